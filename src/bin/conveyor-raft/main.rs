@@ -1,0 +1,2 @@
+//! The `conveyor-raft` program.
+fn main() {}

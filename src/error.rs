@@ -1,0 +1,112 @@
+//! What can go wrong, one small enum per public operation.
+
+use crate::config::ConfigError;
+use crate::state_machine::CommandError;
+use crate::types::{LogIndex, NodeId, Term};
+
+/// Why a node did not start. Nothing on disk was damaged.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be used; the text says what to do.
+    #[error("{0}")]
+    Storage(String),
+    /// The peer listener or its credentials cannot be used; the text says what to do.
+    #[error("{0}")]
+    Transport(String),
+    /// A thread could not be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Whether a proposal may have taken effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// It certainly never will.
+    NotApplied,
+    /// It may have, or may yet.
+    Unknown,
+}
+
+/// Who leads, as far as a node knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaderHint {
+    /// The leader's number, if one is known.
+    pub node: Option<NodeId>,
+    /// Where clients reach it; empty if it said none.
+    pub endpoint: String,
+    /// The term this is about.
+    pub term: Term,
+}
+
+/// Why a proposal did not resolve to a response.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// This node does not lead; nothing entered the log.
+    #[error("not the leader{}", leader_text(.0))]
+    NotLeader(LeaderHint),
+    /// A budget is used up; nothing entered the log. Try again in a moment.
+    #[error("overloaded: {budget} is used up; try again in {retry_after_ms} ms")]
+    Overloaded {
+        /// Which budget.
+        budget: &'static str,
+        /// When to try again, milliseconds.
+        retry_after_ms: u64,
+    },
+    /// The command is malformed or too large; nothing entered the log.
+    #[error("invalid command: {0}")]
+    Invalid(#[from] CommandError),
+    /// The command entered the log, but leadership or time ran out before its fate was known.
+    #[error("outcome unknown: appended at index {index} in term {term}; it may still be applied")]
+    Unknown {
+        /// Where it was appended.
+        index: LogIndex,
+        /// In which term.
+        term: Term,
+    },
+    /// The deadline passed before the command entered the log.
+    #[error("the deadline passed before the command entered the log")]
+    Deadline,
+    /// The node is shutting down; nothing entered the log.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// The replica failed (disk, log, state machine) and takes nothing more until it is restarted.
+    #[error("the replica has failed: {0}")]
+    Failed(String),
+}
+
+impl ProposeError {
+    /// Whether the command may have taken effect all the same.
+    pub fn certainty(&self) -> Certainty {
+        match self {
+            Self::Unknown { .. } => Certainty::Unknown,
+            _ => Certainty::NotApplied,
+        }
+    }
+}
+
+fn leader_text(hint: &LeaderHint) -> String {
+    match hint.node {
+        Some(node) if !hint.endpoint.is_empty() => format!(": node {node} at {}", hint.endpoint),
+        Some(node) => format!(": node {node}"),
+        None => "; none is known at the moment".to_owned(),
+    }
+}
+
+/// Why waiting for an index ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WaitError {
+    /// The deadline passed.
+    #[error("index {wanted} was not applied in time; this node is at {applied}")]
+    Deadline {
+        /// What was waited for.
+        wanted: LogIndex,
+        /// How far the node is.
+        applied: LogIndex,
+    },
+    /// The node stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}

@@ -1,0 +1,123 @@
+//! The seam between the node and its peers: [`RaftNetwork`].
+//!
+//! Sending never waits. What does not fit is refused, and the core asks again later; what is lost
+//! is the core's business. Everything a transport learns comes back as a [`NetworkEvent`].
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::core::{Class, Message};
+use crate::entry::EntryBatch;
+use crate::types::{Incarnation, NodeId, ReplicaId};
+
+/// What became of a [`RaftNetwork::send`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendOutcome {
+    /// Taken: it will be sent, or the stream's epoch ends.
+    Sent,
+    /// Nothing was taken for want of room; [`NetworkEvent::Writable`] follows.
+    Full,
+    /// No stream to that peer, or one of another epoch; an `Up` or nothing follows.
+    Down,
+}
+
+/// A peer to dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// Who must answer there.
+    pub node: NodeId,
+    /// Which life of it, once the configuration names one.
+    pub incarnation: Option<Incarnation>,
+    /// `host:port`; a name is resolved anew at each dial.
+    pub address: String,
+}
+
+/// What a node says of itself in its hello. Changes as the node's life goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalFacts {
+    /// No configuration yet.
+    pub blank: bool,
+    /// Incarnation of the cluster's founder; none while blank.
+    pub genesis: Incarnation,
+    /// Update counter of META: a lower one than seen before is a rolled-back directory.
+    pub meta_seq: u64,
+    /// Where peers reach this node.
+    pub peer_address: String,
+    /// Where clients reach this node.
+    pub client_endpoint: String,
+}
+
+/// What a peer's hello said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerFacts {
+    /// The same facts as the peer stated them.
+    pub facts: LocalFacts,
+    /// Where the connection really goes.
+    pub remote: Option<SocketAddr>,
+}
+
+/// What the network tells the node.
+#[derive(Clone, Debug)]
+pub enum NetworkEvent {
+    /// A stream that this node dialled is ready; its requests go there from now on.
+    Up {
+        /// Who answered, by certificate and hello.
+        peer: ReplicaId,
+        /// Which class.
+        class: Class,
+        /// The stream's epoch.
+        epoch: u64,
+        /// What its hello said.
+        facts: PeerFacts,
+    },
+    /// That stream is gone.
+    Down {
+        /// The peer's number.
+        node: NodeId,
+        /// Which class.
+        class: Class,
+        /// The epoch that ended.
+        epoch: u64,
+        /// Why, for the log.
+        reason: String,
+    },
+    /// After [`SendOutcome::Full`]: there is room again.
+    Writable {
+        /// The peer's number.
+        node: NodeId,
+        /// The epoch it is about.
+        epoch: u64,
+    },
+    /// A message came in.
+    Message {
+        /// Who sent it: the TLS identity, in the life that its hello stated.
+        from: ReplicaId,
+        /// What it says.
+        message: Message,
+        /// The verified entries of an `Append` or `Found`.
+        entries: EntryBatch,
+    },
+}
+
+/// Where a network puts its events. Called from the network's own threads; must not block.
+pub type EventSink = Arc<dyn Fn(NetworkEvent) + Send + Sync>;
+
+/// A way to the peers. One per node; owned by its driver.
+pub trait RaftNetwork: Send + 'static {
+    /// Tries to send `message`, followed by `body` (whole entry frames), to node `to`.
+    ///
+    /// A request goes on the stream of its class that this node dialled; it must carry that
+    /// stream's epoch if it has one. A reply goes back on the stream that the peer dialled.
+    fn send(&mut self, to: NodeId, message: &Message, body: &[Bytes]) -> SendOutcome;
+
+    /// Dials exactly these peers from now on; others are hung up on.
+    fn set_peers(&mut self, peers: &[PeerAddress]);
+
+    /// What later hellos say.
+    fn set_local(&mut self, facts: &LocalFacts);
+
+    /// Ends the current data epoch to a peer and opens the next.
+    fn reopen(&mut self, to: NodeId);
+}
