@@ -198,6 +198,7 @@ impl RaftCore {
     /// When [`Input::Tick`] is due.
     pub fn deadline(&self) -> Micros {
         match self.role {
+            _ if self.failed => Micros::MAX,
             RaftRole::Leader => self.leader_deadline(),
             _ if self.founding_in_progress() => self.heartbeat_due.min(self.election_deadline),
             _ => self.election_deadline,
