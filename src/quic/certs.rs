@@ -257,7 +257,7 @@ fn dated(life: Duration) -> Result<CertificateParams, CertsError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.not_before = date_time_ymd(1970, 1, 1) + since_epoch().saturating_sub(BACKDATE);
-    params.not_after = date_time_ymd(1970, 1, 1) + since_date_time_ymd(1970, 1, 1) + life;
+    params.not_after = date_time_ymd(1970, 1, 1) + since_epoch() + life;
     params.serial_number = Some(random_serial()?);
     Ok(params)
 }
@@ -267,7 +267,7 @@ fn dated(life: Duration) -> Result<CertificateParams, CertsError> {
 fn empty_crl(issuer: &Issuer<'_, KeyPair>) -> Result<String, CertsError> {
     let params = CertificateRevocationListParams {
         this_update: date_time_ymd(1970, 1, 1) + since_epoch().saturating_sub(BACKDATE),
-        next_update: date_time_ymd(1970, 1, 1) + since_date_time_ymd(1970, 1, 1) + LEAF_LIFE,
+        next_update: date_time_ymd(1970, 1, 1) + since_epoch() + LEAF_LIFE,
         crl_number: SerialNumber::from(1u64),
         issuing_distribution_point: None,
         revoked_certs: Vec::new(),
