@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::{
-    EventSink, LocalFacts, NetworkEvent, PeerAddress, PeerFacts, RaftNetwork, SendOutcome,
+    EventSink, Held, LocalFacts, NetworkEvent, PeerAddress, PeerFacts, RaftNetwork, SendOutcome,
 };
 use crate::config::limits;
 use crate::core::{Class, Message};
@@ -90,7 +90,7 @@ impl Hub {
             port.up.insert(to, epoch);
             for class in CLASSES {
                 let facts = PeerFacts { facts: facts.clone(), remote: None };
-                (port.sink)(NetworkEvent::Up { peer, class, epoch, facts });
+                (port.sink)(&mut vec![NetworkEvent::Up { peer, class, epoch, facts }]);
             }
         }
     }
@@ -102,8 +102,8 @@ impl Hub {
                 let ends = *node == gone || *peer == gone;
                 if ends {
                     for class in CLASSES {
-                        let (epoch, reason) = (*epoch, "hung up".to_owned());
-                        (port.sink)(NetworkEvent::Down { node: *peer, class, epoch, reason });
+                        let (node, epoch, reason) = (*peer, *epoch, "hung up".to_owned());
+                        (port.sink)(&mut vec![NetworkEvent::Down { node, class, epoch, reason }]);
                     }
                 }
                 !ends
@@ -129,7 +129,9 @@ impl RaftNetwork for InProcessNetwork {
             return SendOutcome::Down;
         };
         let Some(entries) = batch(message, body) else { return SendOutcome::Down };
-        (target.sink)(NetworkEvent::Message { from: self.me, message: *message, entries });
+        let held = Held::default();
+        let (from, message) = (self.me, *message);
+        (target.sink)(&mut vec![NetworkEvent::Message { from, message, entries, held }]);
         SendOutcome::Sent
     }
 

@@ -393,8 +393,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             return;
         }
         if !self.core.is_leader() || self.stopping {
-            let refused = self.pending.drain(..).chain(proposals.drain(..));
             let error = self.refusal();
+            let refused = self.pending.drain(..).chain(proposals.drain(..));
             return refused.for_each(|submission| submission.waiter.answer(Err(error.clone())));
         }
         if self.pending.is_empty() && self.all_fit(proposals) {
@@ -596,7 +596,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if !same {
             brief.configuration = configuration.cloned();
         }
-        if peers_too || !same {
+        let ended = brief.failure != self.failure || brief.stopping != self.stopping;
+        if peers_too || !same || ended {
             brief.syncs = self.log.counters().syncs;
             brief.stopping = self.stopping;
             brief.advice.clone_from(&self.advice);

@@ -99,7 +99,9 @@ fn start_blocking<S: StateMachine>(
     };
     let sink = {
         let inbox = Arc::clone(&inbox);
-        Arc::new(move |event: NetworkEvent| inbox.put(|lanes| lanes.network.push(event)))
+        Arc::new(move |events: &mut Vec<NetworkEvent>| {
+            inbox.put(|lanes| lanes.network.append(events));
+        })
     };
     let transport = TransportOptions {
         listen: cluster.listen,
@@ -108,8 +110,10 @@ fn start_blocking<S: StateMachine>(
         facts: facts.clone(),
         reset_key: log.reset_key(),
         idle_timeout: idle_timeout(&config),
-        election_timeout_min_ms: config.election_timeout_min_ms as u32,
-        heartbeat_interval_ms: config.heartbeat_interval_ms as u32,
+        election_timeout_min_ms: config.election_timeout_min_ms,
+        heartbeat_interval_ms: config.heartbeat_interval_ms,
+        seed: seed(ReplicaId::new(config.node_id, log.incarnation())),
+        mtu: None,
     };
     let network = RaftTransport::bind(transport, sink)
         .map_err(|error| StartError::Transport(error.to_string()))?;
@@ -212,11 +216,13 @@ pub(super) fn recovered<M: Medium>(log: &LogStorage<M>) -> Result<Recovered, Str
     })
 }
 
-/// The core's settings; the seed differs for every life of every node.
-pub(super) fn settings(config: &RaftConfig, me: ReplicaId) -> Settings {
+/// Differs for every life of every node, so that timeouts do not run in step.
+fn seed(me: ReplicaId) -> u64 {
     let Incarnation(bytes) = me.incarnation;
-    let (low, high) = bytes.split_at(8);
-    let half = |bytes: &[u8]| bytes.iter().fold(0, |seed: u64, byte| seed << 8 | u64::from(*byte));
+    bytes.iter().fold(me.node, |seed, byte| seed.rotate_left(8) ^ u64::from(*byte))
+}
+
+pub(super) fn settings(config: &RaftConfig, me: ReplicaId) -> Settings {
     Settings {
         election_timeout_min: config.election_timeout_min_ms * 1000,
         election_timeout_max: config.election_timeout_max_ms * 1000,
@@ -224,7 +230,7 @@ pub(super) fn settings(config: &RaftConfig, me: ReplicaId) -> Settings {
         max_inflight_bytes: limits::MAX_INFLIGHT,
         max_inflight_appends: limits::MAX_INFLIGHT_APPENDS,
         max_append_bytes: limits::MAX_APPEND,
-        seed: half(low) ^ half(high) ^ me.node,
+        seed: seed(me),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::config::RaftConfig;
 use crate::core::{FoundingList, Message, RaftCore, RaftRole};
 use crate::error::ProposeError;
 use crate::network::{
-    InProcessHub, InProcessNetwork, LocalFacts, PeerAddress, RaftNetwork, SendOutcome,
+    InProcessHub, InProcessNetwork, LocalFacts, NetworkEvent, PeerAddress, RaftNetwork, SendOutcome,
 };
 use crate::node::applier::{Applier, ApplyJob};
 use crate::node::driver::{Driver, Now, Parts};
@@ -165,7 +165,9 @@ impl Bed {
         let sent = Sent::default();
         let inner = {
             let inbox = Arc::clone(&inbox);
-            let sink = Arc::new(move |event| inbox.put(|lanes| lanes.network.push(event)));
+            let sink = Arc::new(move |events: &mut Vec<NetworkEvent>| {
+                inbox.put(|lanes| lanes.network.append(events));
+            });
             self.hub.attach(me, facts.clone(), sink)
         };
         let network = Recording { inner, sent: Arc::clone(&sent) };
