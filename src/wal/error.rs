@@ -13,13 +13,17 @@ pub enum OpenError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// Another process (or another node of this one) has the directory open.
-    #[error("{directory} is in use by another process; stop that one, or give this node a directory of its own")]
+    #[error(
+        "{directory} is in use by another process; stop that one, or give this node a directory of its own"
+    )]
     Locked {
         /// The directory.
         directory: String,
     },
     /// The file system is none that the log's promises were shown on.
-    #[error("{directory} is on {found}; use ext4, XFS or tmpfs, or set allow_unsupported_fs and accept that a full disk may kill the process")]
+    #[error(
+        "{directory} is on {found}; use ext4, XFS or tmpfs, or set allow_unsupported_fs and accept that a full disk may kill the process"
+    )]
     UnsupportedFileSystem {
         /// The directory.
         directory: String,
@@ -27,7 +31,9 @@ pub enum OpenError {
         found: String,
     },
     /// The directory belongs to someone else.
-    #[error("{directory} belongs to node {node} of cluster {cluster}; give this node its own directory")]
+    #[error(
+        "{directory} belongs to node {node} of cluster {cluster}; give this node its own directory"
+    )]
     WrongOwner {
         /// The directory.
         directory: String,
@@ -38,7 +44,9 @@ pub enum OpenError {
     },
     /// Neither slot of META is valid although there are segments: term and vote are lost, and peers
     /// cannot tell them.
-    #[error("{file} is damaged ({why}): this replica's term and vote cannot be repaired from its peers; move the directory away, start the node with an empty one and let the leader `replace` it")]
+    #[error(
+        "{file} is damaged ({why}): this replica's term and vote cannot be repaired from its peers; move the directory away, start the node with an empty one and let the leader `replace` it"
+    )]
     MetaDamaged {
         /// The file.
         file: String,
@@ -173,7 +181,9 @@ pub enum ReadError {
         last: LogIndex,
     },
     /// They are there but damaged.
-    #[error("{file} is damaged at offset {offset} (index {index}); restart the node to have the log checked")]
+    #[error(
+        "{file} is damaged at offset {offset} (index {index}); restart the node to have the log checked"
+    )]
     Damaged {
         /// The file.
         file: String,

@@ -68,7 +68,10 @@ pub(crate) struct Flight {
 impl<M: Medium> LogStorage<M> {
     /// Whether there is anything that is not yet durable.
     pub(super) fn unsynced(&self) -> bool {
-        let open = self.tails.iter().any(|tail| tail.closed > tail.synced || tail.open.is_some());
+        let open = self
+            .tails
+            .iter()
+            .any(|tail| tail.closed > tail.synced || tail.open.is_some());
         open || self.meta_dirty || self.newest_write > self.durable_write
     }
 
@@ -89,7 +92,8 @@ impl<M: Medium> LogStorage<M> {
                 let _ = outcome.set(result.clone());
                 MediumEvent(Event::Flushed(FlushDone { number, result }))
             };
-            self.medium.submit(Lane::Sync, Duration::ZERO, Box::new(task));
+            self.medium
+                .submit(Lane::Sync, Duration::ZERO, Box::new(task));
         }
     }
 
@@ -166,7 +170,11 @@ impl<M: Medium> LogStorage<M> {
     }
 
     fn flushed(&mut self, done: FlushDone) -> Result<Option<WriteId>, LogFailure> {
-        if self.flight.as_ref().is_none_or(|flight| flight.number != done.number) {
+        if self
+            .flight
+            .as_ref()
+            .is_none_or(|flight| flight.number != done.number)
+        {
             return Ok(None);
         }
         match done.result {
@@ -246,7 +254,11 @@ impl<M: Medium> LogStorage<M> {
             return Ok(());
         };
         // A segment whose header is not written yet is not part of the log: it has no batch.
-        let end = if tail.head.is_some() { 0 } else { Lsn::new(tail.seq, tail.closed).0 };
+        let end = if tail.head.is_some() {
+            0
+        } else {
+            Lsn::new(tail.seq, tail.closed).0
+        };
         self.meta.clean_end = end.into();
         self.meta_dirty = true;
         self.flush_here()

@@ -98,8 +98,13 @@ impl SegmentIndex {
     /// The last place known in `piece` at or below offset `limit`: (index, offset).
     pub(crate) fn last_mark_below(&self, piece: &Piece, limit: u32) -> (LogIndex, u32) {
         let first_mark = piece.first.next_multiple_of(STRIDE);
-        let nth = first_mark.checked_sub(self.mark_first).map(|gap| (gap / STRIDE) as usize);
-        let in_piece = piece.last().checked_sub(first_mark).map_or(0, |gap| gap / STRIDE + 1);
+        let nth = first_mark
+            .checked_sub(self.mark_first)
+            .map(|gap| (gap / STRIDE) as usize);
+        let in_piece = piece
+            .last()
+            .checked_sub(first_mark)
+            .map_or(0, |gap| gap / STRIDE + 1);
         let marks = nth.and_then(|nth| self.marks.get(nth..nth + in_piece as usize));
         let marks = marks.unwrap_or_default();
         match marks.partition_point(|&at| at <= limit).checked_sub(1) {
@@ -130,7 +135,10 @@ impl SegmentIndex {
 
     /// Says where the piece that ends with `last` ends.
     pub(crate) fn fasten(&mut self, last: LogIndex, at: u32) {
-        let found = self.pieces.iter_mut().find(|piece| piece.end == LOOSE && piece.last() == last);
+        let found = self
+            .pieces
+            .iter_mut()
+            .find(|piece| piece.end == LOOSE && piece.last() == last);
         if let Some(piece) = found {
             piece.end = at;
         }
@@ -185,7 +193,10 @@ mod tests {
         assert_eq!(offset_of(&index, 14), Some(8192 + 160));
         for wanted in 15..115 {
             let second = 12288 + 64;
-            assert_eq!(offset_of(&index, wanted), Some(second + (wanted as u32 - 15) * 40));
+            assert_eq!(
+                offset_of(&index, wanted),
+                Some(second + (wanted as u32 - 15) * 40)
+            );
         }
         assert_eq!(offset_of(&index, 9), None);
         assert_eq!(offset_of(&index, 116), None);
@@ -206,7 +217,10 @@ mod tests {
                 index.push(from + nth, 60_000 + nth as u32 * 40, 40);
             }
             for nth in 0..70 {
-                assert_eq!(offset_of(&index, from + nth), Some(60_000 + nth as u32 * 40));
+                assert_eq!(
+                    offset_of(&index, from + nth),
+                    Some(60_000 + nth as u32 * 40)
+                );
             }
         }
     }
@@ -215,10 +229,16 @@ mod tests {
     fn the_mark_below_an_offset() {
         let index = filled();
         let (piece, _, _) = index.seek(50).expect("there");
-        assert_eq!(index.last_mark_below(&piece, piece.start), (15, piece.start));
+        assert_eq!(
+            index.last_mark_below(&piece, piece.start),
+            (15, piece.start)
+        );
         let at = piece.start + (64 - 15) * 40;
         assert_eq!(index.last_mark_below(&piece, at + 39), (64, at));
-        assert_eq!(index.last_mark_below(&piece, at - 1), (32, piece.start + 17 * 40));
+        assert_eq!(
+            index.last_mark_below(&piece, at - 1),
+            (32, piece.start + 17 * 40)
+        );
         assert!(index.memory() > 0);
         assert_eq!(index.frame_bytes(), 106 * 40);
     }

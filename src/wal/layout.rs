@@ -142,8 +142,8 @@ impl MetaSlot {
         let Ok((slot, _)) = Self::read_from_prefix(bytes) else {
             return Record::Damaged;
         };
-        let whole = slot.magic == META_MAGIC
-            && slot.crc.get() == crc32fast::hash(&slot.as_bytes()[12..]);
+        let whole =
+            slot.magic == META_MAGIC && slot.crc.get() == crc32fast::hash(&slot.as_bytes()[12..]);
         match (whole, slot.version.get()) {
             (false, _) => Record::Damaged,
             (true, VERSION) => Record::Valid(slot),
@@ -154,10 +154,7 @@ impl MetaSlot {
     pub(crate) fn hard_state(&self) -> HardState {
         HardState {
             term: self.term.get(),
-            voted_for: ReplicaId::new(
-                self.voted_node.get(),
-                Incarnation(self.voted_incarnation),
-            ),
+            voted_for: ReplicaId::new(self.voted_node.get(), Incarnation(self.voted_incarnation)),
         }
     }
 
@@ -446,5 +443,6 @@ impl BatchHeader {
 /// Whether these first bytes of a batch look like those of one that was closed in segment `seq`,
 /// whatever its checksum says.
 pub(crate) fn looks_closed(bytes: &[u8], seq: u64) -> bool {
-    bytes.get(..4) == Some(&BATCH_MAGIC.to_le_bytes()) && bytes.get(8..16) == Some(&seq.to_le_bytes())
+    bytes.get(..4) == Some(&BATCH_MAGIC.to_le_bytes())
+        && bytes.get(8..16) == Some(&seq.to_le_bytes())
 }

@@ -205,12 +205,18 @@ impl<M: Medium> LogStorage<M> {
 
     /// Bytes of memory that the index takes.
     pub fn index_memory(&self) -> usize {
-        self.segments.iter().map(|segment| segment.index.memory()).sum()
+        self.segments
+            .iter()
+            .map(|segment| segment.index.memory())
+            .sum()
     }
 
     /// Live segments, and bytes of entry frames in them.
     pub fn extent(&self) -> (usize, u64) {
-        let bytes = self.segments.iter().map(|segment| segment.index.frame_bytes());
+        let bytes = self
+            .segments
+            .iter()
+            .map(|segment| segment.index.frame_bytes());
         (self.segments.len(), bytes.sum())
     }
 

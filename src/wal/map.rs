@@ -117,9 +117,7 @@ impl Mapping {
         // below `data`; the range touches none of them, now or later, since `readable` never
         // falls and a new hole opens above it. Its bytes were stored before the Release store
         // that the Acquire load above saw.
-        Some(unsafe {
-            std::slice::from_raw_parts(self.raw.as_ptr().add(range.start), range.len())
-        })
+        Some(unsafe { std::slice::from_raw_parts(self.raw.as_ptr().add(range.start), range.len()) })
     }
 
     /// Published bytes that keep the mapping alive: no copy.
@@ -156,7 +154,9 @@ impl Mapping {
     /// filler, of which there is one) and has checked that no reader looks there.
     #[inline]
     fn store(&self, at: usize, bytes: &[u8]) {
-        let fits = at.checked_add(bytes.len()).is_some_and(|end| end <= self.len());
+        let fits = at
+            .checked_add(bytes.len())
+            .is_some_and(|end| end <= self.len());
         assert!(fits, "store outside of the mapping");
         // SAFETY: within the mapping, as was just checked. No other thread stores or reads there,
         // as the callers see to. `bytes` cannot overlap: no slice of the mapping covers memory
@@ -237,7 +237,10 @@ impl Writer {
     pub(crate) fn put_head(&mut self, copy_at: usize, header: &[u8]) {
         let data = self.map.data.load(Ordering::Relaxed);
         let fits = header.len() <= copy_at && copy_at + header.len() <= data;
-        assert!(fits && !self.head_is_final(), "segment header written twice");
+        assert!(
+            fits && !self.head_is_final(),
+            "segment header written twice"
+        );
         self.map.store(0, header);
         self.map.store(copy_at, header);
         self.set_head_final();
@@ -265,7 +268,10 @@ impl Writer {
     /// Shows everything below `end` to readers.
     #[inline]
     pub(crate) fn publish(&mut self, end: usize) {
-        assert!(end >= self.readable && end <= self.map.len(), "publishing backwards");
+        assert!(
+            end >= self.readable && end <= self.map.len(),
+            "publishing backwards"
+        );
         self.readable = end;
         self.map.readable.store(end, Ordering::Release);
     }

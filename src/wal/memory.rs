@@ -90,7 +90,9 @@ impl Inode {
             let span = page * PAGE..((page + 1) * PAGE).min(self.cache.len());
             self.cache.get(span.clone()) != self.durable.get(span)
         };
-        (range.start / PAGE..range.end.div_ceil(PAGE)).filter(page_differs).collect()
+        (range.start / PAGE..range.end.div_ceil(PAGE))
+            .filter(page_differs)
+            .collect()
     }
 
     fn page(&self, page: usize) -> &[u8] {
@@ -224,7 +226,12 @@ impl MemoryDisk {
             disk.names.clone_from(&disk.durable_names);
             disk.late = false;
         }
-        let named: HashSet<u64> = disk.names.values().chain(disk.durable_names.values()).copied().collect();
+        let named: HashSet<u64> = disk
+            .names
+            .values()
+            .chain(disk.durable_names.values())
+            .copied()
+            .collect();
         disk.files.retain(|number, _| named.contains(number));
         disk.fuse = None;
         disk.fault = None;
@@ -267,7 +274,10 @@ impl MemoryDisk {
             inode.settle_all();
             inode.cache.clone()
         };
-        names.iter().map(|(name, inode)| (name.clone(), bytes(inode))).collect()
+        names
+            .iter()
+            .map(|(name, inode)| (name.clone(), bytes(inode)))
+            .collect()
     }
 
     /// A disk that holds these files, durably.
@@ -358,7 +368,9 @@ impl Files for MemoryDisk {
     }
 
     fn size(&self, name: &str) -> io::Result<u64> {
-        self.lock().inode(name).map(|inode| inode.cache.len() as u64)
+        self.lock()
+            .inode(name)
+            .map(|inode| inode.cache.len() as u64)
     }
 
     fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
@@ -392,7 +404,11 @@ impl Files for MemoryDisk {
     fn allocate(&self, name: &str, len: u64) -> io::Result<()> {
         let mut disk = self.lock();
         disk.changes()?;
-        let used: u64 = disk.files.values().map(|inode| inode.cache.len() as u64).sum();
+        let used: u64 = disk
+            .files
+            .values()
+            .map(|inode| inode.cache.len() as u64)
+            .sum();
         if disk.quota.is_some_and(|quota| used + len > quota) {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -417,8 +433,12 @@ impl Files for MemoryDisk {
         let mut disk = self.lock();
         disk.changes()?;
         disk.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
-        let kept: HashSet<u64> =
-            disk.names.values().chain(disk.durable_names.values()).copied().collect();
+        let kept: HashSet<u64> = disk
+            .names
+            .values()
+            .chain(disk.durable_names.values())
+            .copied()
+            .collect();
         disk.files.retain(|number, _| kept.contains(number));
         Ok(())
     }
@@ -499,7 +519,10 @@ impl Stepper {
 
     /// Runs everything that waits, and what that leads to.
     pub fn run_all(&self) {
-        while [Lane::Sync, Lane::Prepare, Lane::Warm].iter().any(|&lane| self.run(lane)) {}
+        while [Lane::Sync, Lane::Prepare, Lane::Warm]
+            .iter()
+            .any(|&lane| self.run(lane))
+        {}
     }
 }
 

@@ -74,7 +74,11 @@ pub(crate) fn settle<F: Files>(files: &F, found: &Found) -> io::Result<()> {
         return Ok(());
     };
     let bytes = slot.to_bytes();
-    let (winner, loser) = if found.second { (META_STRIDE, 0) } else { (0, META_STRIDE) };
+    let (winner, loser) = if found.second {
+        (META_STRIDE, 0)
+    } else {
+        (0, META_STRIDE)
+    };
     for offset in [loser, winner] {
         files.write(META_FILE, offset, &bytes)?;
         files.sync(META_FILE)?;

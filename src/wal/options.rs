@@ -100,7 +100,10 @@ impl LogOptions {
             return Err(ConfigError::new("early_close_bytes", why));
         }
         if (self.ready_window_bytes as u64) < 2 * frame {
-            let why = format!("must be at least twice the largest entry, {} bytes", 2 * frame);
+            let why = format!(
+                "must be at least twice the largest entry, {} bytes",
+                2 * frame
+            );
             return Err(ConfigError::new("ready_window_bytes", why));
         }
         Ok(())

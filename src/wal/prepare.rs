@@ -146,7 +146,8 @@ impl<M: Medium> LogStorage<M> {
             let _ = files.warm(&map, from as usize..upto as usize);
             MediumEvent(Event::Warmed(Warmed { seq, upto }))
         };
-        self.medium.submit(Lane::Warm, Duration::ZERO, Box::new(task));
+        self.medium
+            .submit(Lane::Warm, Duration::ZERO, Box::new(task));
     }
 
     pub(super) fn warmed(&mut self, done: &Warmed) {

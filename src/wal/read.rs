@@ -131,7 +131,11 @@ impl<M: Medium> LogStorage<M> {
             Some(place) if place.index < by_bytes.index => place,
             _ => by_bytes,
         };
-        if near.index < begin.index { begin } else { near }
+        if near.index < begin.index {
+            begin
+        } else {
+            near
+        }
     }
 
     /// Steps from frame to frame within `piece` while `go(place, end of its frame)` says so.
@@ -251,7 +255,9 @@ impl<M: Medium> LogStorage<M> {
     pub(super) fn time_of(&self, index: LogIndex) -> Option<Micros> {
         let segment = self.segment_of(index)?;
         let (piece, near) = seek(segment, index)?;
-        let place = self.walk(segment, &piece, near, |place, _| place.index < index).ok()?;
+        let place = self
+            .walk(segment, &piece, near, |place, _| place.index < index)
+            .ok()?;
         let header = self.header_at(segment, place).ok()?;
         Some(header.time_us())
     }

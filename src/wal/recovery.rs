@@ -47,11 +47,7 @@ impl<M: Medium> LogStorage<M> {
     ///
     /// # Errors
     /// [`OpenError`]; its text says what to do. Nothing was truncated then.
-    pub fn open(
-        medium: M,
-        identity: LogIdentity,
-        options: LogOptions,
-    ) -> Result<Self, OpenError> {
+    pub fn open(medium: M, identity: LogIdentity, options: LogOptions) -> Result<Self, OpenError> {
         options.validate()?;
         Self::open_checked(medium, identity, options)
     }
@@ -131,12 +127,25 @@ impl<M: Medium> LogStorage<M> {
                 index,
             });
         }
-        if let Some(segment) = segments.back_mut() {
-            segment.map = Some(Arc::clone(tail.tail.writer.map()));
-            segment.pinned = Arc::downgrade(tail.tail.writer.map());
+        let map = tail.tail.writer.map();
+        match segments.back_mut() {
+            Some(segment) => {
+                segment.map = Some(Arc::clone(map));
+                segment.pinned = Arc::downgrade(map);
+            }
+            None => {
+                let name = tail.tail.name.clone();
+                segments.push_back(Segment::mapped(tail.tail.seq, name, start, map));
+            }
         }
-        let last = if replay.last.index < start.index { start } else { replay.last };
-        replay.configurations.retain(|entry| entry.id.index > start.index);
+        let last = if replay.last.index < start.index {
+            start
+        } else {
+            replay.last
+        };
+        replay
+            .configurations
+            .retain(|entry| entry.id.index > start.index);
         let mut log = Self {
             files,
             medium,
@@ -262,7 +271,9 @@ impl<F: Files> Ground<'_, F> {
         let start = self.meta.start();
         let chain = scan::chain(self.files, listing, start)?;
         self.check_dead(listing, &chain)?;
-        let base = chain.first().map_or(start, |first| first.header.prev_last());
+        let base = chain
+            .first()
+            .map_or(start, |first| first.header.prev_last());
         let mut recovered = Recovered {
             replay: Replay::begin(base),
             cursor: Cursor {
@@ -359,11 +370,15 @@ impl<F: Files> Ground<'_, F> {
     fn evidence(&self, place: Lsn, beyond: &Beyond) -> Option<String> {
         if beyond.synced_upto > place {
             let upto = beyond.synced_upto;
-            return Some(format!("a later batch says that everything up to {upto} was durable"));
+            return Some(format!(
+                "a later batch says that everything up to {upto} was durable"
+            ));
         }
         let hint = self.hint.map(|hint| Lsn(hint.durable.get()));
         if let Some(upto) = hint.filter(|&upto| upto > place) {
-            return Some(format!("HINT says that everything up to {upto} was durable"));
+            return Some(format!(
+                "HINT says that everything up to {upto} was durable"
+            ));
         }
         let clean = Lsn(self.meta.clean_end.get());
         if clean > place {
@@ -407,7 +422,11 @@ impl<F: Files> Ground<'_, F> {
         let named = newest.max(clean);
         if named.segment() > listing.highest && named.offset() > 0 {
             return Err(OpenError::Corrupt(Box::new(Damage {
-                file: format!("{} in {}", segment_name(named.segment()), self.files.place()),
+                file: format!(
+                    "{} in {}",
+                    segment_name(named.segment()),
+                    self.files.place()
+                ),
                 offset: 0,
                 first: self.meta.start().index + 1,
                 last: None,
@@ -479,7 +498,10 @@ impl<F: Files> Ground<'_, F> {
     fn start_is_known(&self, recovered: &Recovered) -> bool {
         let start = self.meta.start();
         recovered.replay.term(start.index) == Some(start.term)
-            || recovered.chain.first().is_some_and(|first| first.header.prev_last() == start)
+            || recovered
+                .chain
+                .first()
+                .is_some_and(|first| first.header.prev_last() == start)
     }
 
     /// One update of META: who opens, that the log is not clean any more, and the largest election
@@ -511,9 +533,8 @@ impl<F: Files> Ground<'_, F> {
         recovered: &Recovered,
         tail: &NewTail,
     ) -> Result<(), OpenError> {
-        let keep = |seq: u64| {
-            recovered.chain.iter().any(|live| live.seq == seq) || tail.tail.seq == seq
-        };
+        let keep =
+            |seq: u64| recovered.chain.iter().any(|live| live.seq == seq) || tail.tail.seq == seq;
         let io = |name: &str| OpenError::io(format!("removing {name} in {}", self.files.place()));
         let live = listing.live.iter().map(|live| (live.seq, &live.name));
         let dead = listing.dead.iter().map(|(seq, name)| (*seq, name));
@@ -533,7 +554,9 @@ impl<F: Files> Ground<'_, F> {
         let commit = recovered.replay.commit.min(recovered.replay.last.index);
         let hint = HintRecord::new(self.meta.log_id, tail.durable, commit, false);
         // Clears the mark of an earlier failure; now everything that counts was written anew.
-        let _ = self.files.write(super::layout::HINT_FILE, 0, &hint.to_bytes());
+        let _ = self
+            .files
+            .write(super::layout::HINT_FILE, 0, &hint.to_bytes());
         Ok(())
     }
 }

@@ -37,7 +37,9 @@ fn tail_over<F: Files>(
     last: LogId,
 ) -> Result<Tail, OpenError> {
     let files = ground.files;
-    let map = files.map(&name).map_err(io_error(files, "mapping a segment"))?;
+    let map = files
+        .map(&name)
+        .map_err(io_error(files, "mapping a segment"))?;
     let data = header.data_start();
     let Some(mut writer) = map.writer(data as usize, end as usize) else {
         let error = std::io::Error::other("the mapping is in use");
@@ -45,7 +47,9 @@ fn tail_over<F: Files>(
     };
     writer.set_head_final();
     let size = map.len() as u32;
-    let warm = end.saturating_add(ground.options.ready_window_bytes as u32).min(size);
+    let warm = end
+        .saturating_add(ground.options.ready_window_bytes as u32)
+        .min(size);
     let _ = files.warm(&map, end as usize..warm as usize);
     Ok(Tail {
         seq: header.segment_seq.get(),
@@ -170,7 +174,13 @@ pub(super) fn copy_unproven<F: Files>(
     let kept = batches.iter().take_while(is_proven).count();
     let (kept, moved) = batches.split_at(kept);
     ground.replay_last(&old, kept, &mut recovered.replay)?;
-    let start = follow(ground, &old, (kept, moved), &recovered.replay, recovered.cursor);
+    let start = follow(
+        ground,
+        &old,
+        (kept, moved),
+        &recovered.replay,
+        recovered.cursor,
+    );
     let copied = copy(ground, &old, moved, &start, &mut recovered.cursor)?;
     if kept.is_empty() {
         recovered.chain.pop();
@@ -272,7 +282,9 @@ fn copy<F: Files>(
         let mut bytes = Vec::with_capacity(BATCH_HEADER + body.len());
         bytes.extend_from_slice(header.as_bytes());
         bytes.extend_from_slice(body);
-        files.write(&name, u64::from(at), &bytes).map_err(writing())?;
+        files
+            .write(&name, u64::from(at), &bytes)
+            .map_err(writing())?;
         batches.push(Batch { at, header });
         cursor.crc = header.crc();
         at = (at + bytes.len() as u32).next_multiple_of(start.unit);
@@ -284,7 +296,9 @@ fn copy<F: Files>(
         ..*start
     });
     for offset in [0, u64::from(start.unit)] {
-        files.write(&name, offset, header.as_bytes()).map_err(writing())?;
+        files
+            .write(&name, offset, header.as_bytes())
+            .map_err(writing())?;
     }
     files.sync(&name).map_err(writing())?;
     if moved.is_empty() {
@@ -356,7 +370,9 @@ pub(super) fn reset<F: Files>(
     });
     let writing = || io_error(files, "writing a segment");
     for offset in [0, u64::from(unit)] {
-        files.write(&name, offset, header.as_bytes()).map_err(writing())?;
+        files
+            .write(&name, offset, header.as_bytes())
+            .map_err(writing())?;
     }
     files.sync(&name).map_err(writing())?;
     recovered.cursor.crc = 0;

@@ -85,7 +85,9 @@ fn read_header<F: Files>(
     let mut copy = 0;
     while copy <= MAX_UNIT && u64::from(copy) + 128 <= size {
         let mut bytes = [0; 128];
-        files.read(name, u64::from(copy), &mut bytes).map_err(io_error(files, name))?;
+        files
+            .read(name, u64::from(copy), &mut bytes)
+            .map_err(io_error(files, name))?;
         match SegmentHeader::parse(&bytes) {
             Record::Valid(header) if copy == 0 || header.unit.get() == copy => {
                 return own(files, name, seq, size, header, log_id);
@@ -169,7 +171,9 @@ impl<'a, F: Files> Reader<'a, F> {
             let len = range.len().max(WINDOW).min(self.size - range.start);
             self.window.resize(len, 0);
             self.at = range.start;
-            let read = self.files.read(self.name, range.start as u64, &mut self.window);
+            let read = self
+                .files
+                .read(self.name, range.start as u64, &mut self.window);
             read.map_err(io_error(self.files, self.name))?;
         }
         Ok(self.window.get(range.start - self.at..range.end - self.at))
@@ -241,7 +245,10 @@ pub(crate) fn read_batch<F: Files>(
 fn check_batch(header: &BatchHeader, body: &[u8], cursor: &mut Cursor) -> Result<(), String> {
     if header.batch_seq.get() != cursor.next_seq {
         let found = header.batch_seq.get();
-        return Err(format!("batch number {found}, expected {}", cursor.next_seq));
+        return Err(format!(
+            "batch number {found}, expected {}",
+            cursor.next_seq
+        ));
     }
     let Some(kind) = header.kind() else {
         return Err(format!("batch kind {} is unknown", header.kind));
@@ -252,7 +259,10 @@ fn check_batch(header: &BatchHeader, body: &[u8], cursor: &mut Cursor) -> Result
         last = LogId::new(0, first - 1);
     }
     if first != last.index + 1 {
-        return Err(format!("batch begins at index {first}, expected {}", last.index + 1));
+        return Err(format!(
+            "batch begins at index {first}, expected {}",
+            last.index + 1
+        ));
     }
     let mut crcs = crc32fast::Hasher::new();
     let mut rest = body;

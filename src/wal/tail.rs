@@ -139,7 +139,11 @@ impl<M: Medium> LogStorage<M> {
     /// Puts one frame at the end of the open batch. `body` is called with the writer and the place
     /// of the payload, which it must fill.
     #[inline]
-    pub(super) fn put_frame(&mut self, header: &EntryHeader, body: impl FnOnce(&mut Writer, usize)) {
+    pub(super) fn put_frame(
+        &mut self,
+        header: &EntryHeader,
+        body: impl FnOnce(&mut Writer, usize),
+    ) {
         let (id, len) = (header.id(), header.frame_len() as u32);
         let tail = self.tails.back_mut().expect("a log has a tail");
         let at = tail.at;

@@ -72,8 +72,14 @@ impl<M: Medium> LogStorage<M> {
         // The entry after a segment must be covered up to the start of the next one: a later
         // truncation may have reached back into it.
         while self.segments.len() > 1
-            && self.segments.get(1).is_some_and(|next| next.base.index <= start.index)
-            && self.segments.front().is_some_and(|first| !self.is_tail(first.seq))
+            && self
+                .segments
+                .get(1)
+                .is_some_and(|next| next.base.index <= start.index)
+            && self
+                .segments
+                .front()
+                .is_some_and(|first| !self.is_tail(first.seq))
         {
             let Some(segment) = self.segments.pop_front() else {
                 break;
@@ -112,7 +118,13 @@ impl<M: Medium> LogStorage<M> {
         }
         let (mut reuse, mut remove) = (Vec::new(), Vec::new());
         for segment in self.trim.waiting.drain(..) {
-            let Segment { name, map, pinned, size, .. } = segment;
+            let Segment {
+                name,
+                map,
+                pinned,
+                size,
+                ..
+            } = segment;
             drop(map);
             // Recycled only by its sole owner: who still reads published bytes keeps them as they
             // are, the file just loses its name.
@@ -126,7 +138,8 @@ impl<M: Medium> LogStorage<M> {
         }
         let files = Arc::clone(&self.files);
         let task = move || MediumEvent(Event::Trimmed(discard(&*files, &reuse, &remove)));
-        self.medium.submit(Lane::Prepare, Duration::ZERO, Box::new(task));
+        self.medium
+            .submit(Lane::Prepare, Duration::ZERO, Box::new(task));
     }
 
     pub(super) fn trimmed(&mut self, result: io::Result<Trimmed>) -> Result<(), LogFailure> {
