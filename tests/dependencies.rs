@@ -33,13 +33,19 @@ fn without_default_features_neither_clap_nor_tonic_is_built() {
         assert!(!bare.contains(unwanted), "{unwanted} is in {bare:?}");
     }
     // What cannot be missing: the tree that was looked at is the right one.
-    assert!(bare.contains("quinn") && bare.contains("rustls"), "{bare:?}");
+    assert!(
+        bare.contains("quinn") && bare.contains("rustls"),
+        "{bare:?}"
+    );
 }
 
 #[test]
 fn the_default_features_bring_both() {
     let whole = tree(&[]);
-    assert!(whole.contains("clap") && whole.contains("tonic"), "{whole:?}");
+    assert!(
+        whole.contains("clap") && whole.contains("tonic"),
+        "{whole:?}"
+    );
 }
 
 #[test]

@@ -20,7 +20,8 @@ pub(crate) fn real_time_turn() -> RealTimeTurn {
     turn_at(Path::new(env!("CARGO_TARGET_TMPDIR")))
 }
 
-fn turn_at(dir: &Path) -> RealTimeTurn {
+/// The same with a lock in `dir`.
+pub(crate) fn turn_at(dir: &Path) -> RealTimeTurn {
     fs::create_dir_all(dir).expect("the target directory can be written");
     let lock = File::create(dir.join("real-time-turn.lock")).expect("the lock file can be made");
     lock.lock().expect("the lock file can be locked");
@@ -43,37 +44,4 @@ pub(crate) fn needs(what: &str, there: bool) -> bool {
 pub(crate) fn has_program(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{real_time_turn, turn_at};
-    use std::path::Path;
-    use std::sync::atomic::{AtomicU32, Ordering};
-    use std::time::Duration;
-
-    #[test]
-    fn turns_of_threads_do_not_overlap() {
-        // A folder of its own: this must not wait behind the real tests.
-        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("turns_of_threads");
-        let (inside, most) = (AtomicU32::new(0), AtomicU32::new(0));
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                scope.spawn(|| {
-                    let _turn = turn_at(&dir);
-                    let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
-                    most.fetch_max(now, Ordering::SeqCst);
-                    std::thread::sleep(Duration::from_millis(5));
-                    inside.fetch_sub(1, Ordering::SeqCst);
-                });
-            }
-        });
-        assert_eq!(most.load(Ordering::SeqCst), 1);
-    }
-
-    #[test]
-    fn a_turn_can_be_had_again_after_it_was_given_back() {
-        drop(real_time_turn());
-        drop(real_time_turn());
-    }
 }
