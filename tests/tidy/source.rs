@@ -54,10 +54,12 @@ pub(crate) fn line_of(text: &str, offset: usize) -> usize {
 
 /// All files that belong to the repository.
 pub(crate) fn repository() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let listed = git_files(root).unwrap_or_else(|| {
+    // As the runner says it; as it was when compiled, if the binary is started by hand.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR");
+    let root = root.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    let listed = git_files(&root).unwrap_or_else(|| {
         let mut found = Vec::new();
-        walk(root, root, &mut found);
+        walk(&root, &root, &mut found);
         found
     });
     let mut sources = Vec::new();
@@ -99,7 +101,9 @@ fn walk(root: &Path, dir: &Path, found: &mut Vec<String>) {
     for path in paths {
         let relative = path.strip_prefix(root).expect("below the root");
         let relative = relative.to_string_lossy().replace('\\', "/");
-        if ["target", ".git"].contains(&relative.as_str()) {
+        // What git would leave out as well: builds, and certificates that were made here.
+        let made_here = relative.starts_with("certs/") && relative != "certs/README.md";
+        if made_here || ["target", ".git"].contains(&relative.as_str()) {
             continue;
         }
         match path.is_dir() {
