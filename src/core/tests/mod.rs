@@ -3,6 +3,8 @@
 
 mod bed;
 mod disk;
+mod election;
 mod ghost;
 mod net;
+mod script;
 mod seeds;
