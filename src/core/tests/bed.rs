@@ -246,7 +246,7 @@ impl Bed {
         for a in self.ids() {
             for b in self.ids() {
                 if side.contains(&a) != side.contains(&b) {
-                    self.net.cut.insert((a, b));
+                    self.net.cut(a, b);
                 }
             }
         }

@@ -104,7 +104,7 @@ fn a4_an_isolated_node_does_not_depose_the_leader() {
         bed.run_for(5 * T_MAX);
         assert_eq!(bed.core(lonely).term(), term, "a pre-vote changes no term");
         bed.propose(leads, 3);
-        bed.net.cut.clear();
+        bed.net.mend();
         bed.run_for(2 * T_MAX);
         assert_eq!(leader(&bed), Some(leads));
         assert_eq!(bed.core(leads).term(), term);
@@ -214,7 +214,7 @@ fn a8_a_leader_that_hears_nobody_steps_down() {
         let leads = leader(&bed).expect("led");
         for other in bed.ids().filter(|node| *node != leads) {
             let way = if deaf { (other, leads) } else { (leads, other) };
-            bed.net.cut.insert(way);
+            bed.net.cut(way.0, way.1);
         }
         let stepped = bed.run_while(2 * T_MAX, |bed| !bed.core(leads).is_leader());
         assert!(stepped, "deaf {deaf}: it leads on");

@@ -6,5 +6,6 @@ mod disk;
 mod election;
 mod ghost;
 mod net;
+mod replication;
 mod script;
 mod seeds;

@@ -74,7 +74,7 @@ impl Faults {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Net {
     up: BTreeMap<(NodeId, NodeId, Class), u64>,
-    pub(super) cut: BTreeSet<(NodeId, NodeId)>,
+    cut: BTreeSet<(NodeId, NodeId, Class)>,
     epochs: u64,
 }
 
@@ -104,6 +104,22 @@ impl Net {
 
     /// Whether what `from` sends now reaches `to`.
     pub(super) fn carries(&self, from: NodeId, to: NodeId, class: Class) -> bool {
-        self.epoch(from, to, class).is_some() && !self.cut.contains(&(from, to))
+        self.epoch(from, to, class).is_some() && !self.cut.contains(&(from, to, class))
+    }
+
+    /// From now on nothing that `from` sends in this class reaches `to`.
+    pub(super) fn cut_class(&mut self, from: NodeId, to: NodeId, class: Class) {
+        self.cut.insert((from, to, class));
+    }
+
+    /// The same for both classes.
+    pub(super) fn cut(&mut self, from: NodeId, to: NodeId) {
+        self.cut_class(from, to, Class::Control);
+        self.cut_class(from, to, Class::Data);
+    }
+
+    /// Ends all cuts.
+    pub(super) fn mend(&mut self) {
+        self.cut.clear();
     }
 }

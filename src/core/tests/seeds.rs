@@ -3,6 +3,7 @@
 //! `CONVEYOR_SIM_SEEDS=n` runs n times as many seeds, `CONVEYOR_SIM_SEED=s` only that one, and
 //! `CONVEYOR_SIM_TRACE=1` prints every event.
 
+use super::super::Class;
 use super::bed::{Bed, MS, T_MAX};
 use super::net::Faults;
 use crate::types::{Micros, NodeId};
@@ -66,10 +67,12 @@ impl Nemesis {
                 .for_each(|id| bed.crash(id)),
             4 => bed.partition(&[node]),
             5 => bed.partition(&[node, other]),
-            6 | 7 => {
-                bed.net.cut.insert((node, other));
-            }
-            8 | 9 => bed.net.cut.clear(),
+            6 | 7 => match bed.rng.between(0, 4) {
+                0 => bed.net.cut_class(node, other, Class::Control),
+                1 => bed.net.cut_class(node, other, Class::Data),
+                _ => bed.net.cut(node, other),
+            },
+            8 | 9 => bed.net.mend(),
             10 => {
                 bed.hang_up(node, other);
                 if node != other {
@@ -134,7 +137,7 @@ fn chaos(bed: &mut Bed, time: Micros) {
 
 pub(super) fn heal(bed: &mut Bed) {
     bed.faults = Faults::NONE;
-    bed.net.cut.clear();
+    bed.net.mend();
     for node in bed.ids() {
         bed.node_mut(node).disk_lag = 0;
         bed.node_mut(node).frozen_until = 0;
@@ -175,7 +178,7 @@ fn voters(bed: &Bed) -> Vec<NodeId> {
     bed.ids().filter(member).collect()
 }
 
-fn converged(bed: &Bed) -> bool {
+pub(super) fn converged(bed: &Bed) -> bool {
     let Some(leader) = leader(bed) else {
         return false;
     };
