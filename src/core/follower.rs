@@ -26,10 +26,9 @@ impl RaftCore {
             return false;
         }
         self.step_down(now, "another leader", out);
-        if self.leader != Some(from) {
-            self.leader = Some(from);
-            self.verified = 0;
-        }
+        // A term has one leader: what was verified in this term stays verified even if this node
+        // lost sight of it in between, or an idle cluster would never tell it the commit (B9).
+        self.leader = Some(from);
         self.sticky_until = now + self.settings.election_timeout_min;
         self.restart_election_timer(now);
         true

@@ -76,6 +76,10 @@ impl RaftCore {
     fn heartbeat(&mut self, now: Micros, out: &mut Vec<Output>) {
         self.heartbeat_due = now + self.settings.heartbeat_interval;
         for member in self.others().iter() {
+            // A refusal ends by a timer too, should the transport never say that there is room (B9).
+            if let Some(peer) = self.peers.get_mut(&member.node) {
+                peer.refused = false;
+            }
             self.send_heartbeat(now, member.node, out);
         }
     }
