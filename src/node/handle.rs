@@ -17,6 +17,7 @@ use super::waiters::Waiter;
 use crate::config::limits;
 use crate::core::RaftRole;
 use crate::error::{ProposeError, WaitError};
+use crate::quic::{PeerTransportStats, TransportObserver};
 use crate::state_machine::{RouterStateMachine, StateMachine};
 use crate::types::{LogIndex, Micros, NodeId, Term};
 
@@ -42,6 +43,7 @@ pub struct RaftNode<S: StateMachine = RouterStateMachine> {
 struct Inner<S: StateMachine> {
     shared: Arc<Shared<S>>,
     jobs: mpsc::Sender<ApplyJob<S>>,
+    transport: TransportObserver,
 }
 
 impl<S: StateMachine> Drop for Inner<S> {
@@ -63,8 +65,12 @@ impl<S: StateMachine> std::fmt::Debug for RaftNode<S> {
 }
 
 impl<S: StateMachine> RaftNode<S> {
-    pub(super) fn from_parts(shared: Arc<Shared<S>>, jobs: mpsc::Sender<ApplyJob<S>>) -> Self {
-        Self { inner: Arc::new(Inner { shared, jobs }) }
+    pub(super) fn from_parts(
+        shared: Arc<Shared<S>>,
+        jobs: mpsc::Sender<ApplyJob<S>>,
+        transport: TransportObserver,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { shared, jobs, transport }) }
     }
 
     fn shared(&self) -> &Shared<S> {
@@ -104,6 +110,11 @@ impl<S: StateMachine> RaftNode<S> {
     /// The address that the peer listener is bound to.
     pub fn peer_address(&self) -> SocketAddr {
         self.shared().peer_address
+    }
+
+    /// The live connections to and from the peers.
+    pub fn transport_stats(&self) -> Vec<PeerTransportStats> {
+        self.inner.transport.stats()
     }
 
     /// Everything that this node knows of itself and its peers at this moment. What changes slowly

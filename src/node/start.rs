@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use super::applier::ApplyJob;
 use super::driver::{Driver, Parts};
 use super::handle::RaftNode;
 use super::inbox::Inbox;
@@ -118,8 +119,10 @@ fn start_blocking<S: StateMachine>(
     let network = RaftTransport::bind(transport, sink)
         .map_err(|error| StartError::Transport(error.to_string()))?;
     let listening = network.local_addr();
+    let observer = network.observer();
     let placement = Placement { cluster, facts, listening };
-    launch(&config, machine, log, network, inbox, placement)
+    let (shared, jobs) = launch(&config, machine, log, network, inbox, placement)?;
+    Ok(RaftNode::from_parts(shared, jobs, observer))
 }
 
 /// A dead peer is found after three election timeouts; elections never wait for it.
@@ -149,6 +152,8 @@ struct Placement {
     listening: SocketAddr,
 }
 
+type Launched<S> = (Arc<Shared<S>>, mpsc::Sender<ApplyJob<S>>);
+
 fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     config: &RaftConfig,
     machine: S,
@@ -156,7 +161,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     network: N,
     inbox: Arc<Inbox<S::Response>>,
     placement: Placement,
-) -> Result<RaftNode<S>, StartError> {
+) -> Result<Launched<S>, StartError> {
     let Placement { cluster, mut facts, listening } = placement;
     if facts.peer_address.is_empty() {
         facts.peer_address = listening.to_string();
@@ -193,7 +198,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         Parts { core, log, network, apply, shared: Arc::clone(&shared), facts, listed };
     start_driver(move || Driver::new(parts), Arc::clone(&shared), jobs.clone())
         .map_err(StartError::Thread)?;
-    Ok(RaftNode::from_parts(shared, jobs))
+    Ok((shared, jobs))
 }
 
 /// What the core needs to know of a recovered log.
