@@ -7,6 +7,7 @@ pub mod entry;
 pub mod error;
 pub mod network;
 pub mod node;
+pub mod proto;
 pub mod quic;
 pub mod snapshot;
 pub mod state_machine;
