@@ -1118,8 +1118,498 @@ pub mod cluster_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RouterCommand {
+    #[prost(
+        oneof = "router_command::Command",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25"
+    )]
+    pub command: ::core::option::Option<router_command::Command>,
+}
+/// Nested message and enum types in `RouterCommand`.
+pub mod router_command {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Command {
+        #[prost(message, tag = "1")]
+        Noop(super::Noop),
+        #[prost(message, tag = "2")]
+        RegisterService(super::RegisterService),
+        #[prost(message, tag = "3")]
+        DeregisterService(super::DeregisterService),
+        #[prost(message, tag = "4")]
+        RenewLease(super::RenewLease),
+        #[prost(message, tag = "5")]
+        UpdateServiceHealth(super::UpdateServiceHealth),
+        #[prost(message, tag = "6")]
+        CreatePipeline(super::CreatePipeline),
+        #[prost(message, tag = "7")]
+        UpdatePipeline(super::UpdatePipeline),
+        #[prost(message, tag = "8")]
+        DeletePipeline(super::DeletePipeline),
+        #[prost(message, tag = "9")]
+        EnablePipeline(super::EnablePipeline),
+        #[prost(message, tag = "10")]
+        DisablePipeline(super::DisablePipeline),
+        #[prost(message, tag = "11")]
+        CommitSourceOffset(super::CommitSourceOffset),
+        #[prost(message, tag = "12")]
+        AdvanceWatermark(super::AdvanceWatermark),
+        #[prost(message, tag = "13")]
+        SaveServiceCheckpoint(super::SaveServiceCheckpoint),
+        #[prost(message, tag = "14")]
+        JoinGroup(super::JoinGroup),
+        #[prost(message, tag = "15")]
+        LeaveGroup(super::LeaveGroup),
+        #[prost(message, tag = "16")]
+        AssignPartitions(super::AssignPartitions),
+        #[prost(message, tag = "17")]
+        CommitGroupOffset(super::CommitGroupOffset),
+        #[prost(message, tag = "18")]
+        RegisterSidecar(super::RegisterSidecar),
+        #[prost(message, tag = "19")]
+        DeregisterSidecar(super::DeregisterSidecar),
+        #[prost(message, tag = "20")]
+        UpdateSidecarHeartbeat(super::UpdateSidecarHeartbeat),
+        #[prost(message, tag = "21")]
+        AssignPipeline(super::AssignPipeline),
+        #[prost(message, tag = "22")]
+        RevokePipeline(super::RevokePipeline),
+        #[prost(message, tag = "23")]
+        CommitGroupOffsets(super::CommitGroupOffsets),
+        #[prost(message, tag = "24")]
+        ReportSource(super::ReportSource),
+        #[prost(message, tag = "25")]
+        ExpireLeases(super::ExpireLeases),
+    }
+}
+/// Does nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RouterCommand {}
+pub struct Noop {}
+/// Inserts or replaces a service; its health is set to healthy.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RegisterService {
+    #[prost(string, tag = "1")]
+    pub service_id: ::prost::alloc::string::String,
+    /// source, transform, sink, lookup, or any other lower-case word.
+    #[prost(string, tag = "2")]
+    pub service_type: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub endpoint: ::prost::alloc::string::String,
+    /// Empty: the service_id.
+    #[prost(string, tag = "4")]
+    pub service_name: ::prost::alloc::string::String,
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// A tag; joining a group is JoinGroup.
+    #[prost(string, optional, tag = "6")]
+    pub group_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// The service lives by this sidecar's lease.
+    #[prost(string, optional, tag = "7")]
+    pub sidecar_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// Milliseconds without a renewal until it expires; 0 never, absent 30,000.
+    #[prost(uint32, optional, tag = "8")]
+    pub lease_ms: ::core::option::Option<u32>,
+}
+/// Removes a service; it leaves all groups, its offsets and checkpoints stay.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeregisterService {
+    #[prost(string, tag = "1")]
+    pub service_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewLease {
+    #[prost(string, tag = "1")]
+    pub service_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateServiceHealth {
+    #[prost(string, tag = "1")]
+    pub service_id: ::prost::alloc::string::String,
+    /// healthy, degraded, unhealthy or unknown.
+    #[prost(string, tag = "2")]
+    pub health: ::prost::alloc::string::String,
+}
+/// Inserts a pipeline, disabled, at version 1.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CreatePipeline {
+    #[prost(string, tag = "1")]
+    pub pipeline_id: ::prost::alloc::string::String,
+    /// Empty: the pipeline_id.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub config: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdatePipeline {
+    #[prost(string, tag = "1")]
+    pub pipeline_id: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub config: ::prost::alloc::vec::Vec<u8>,
+    /// Refused unless this is the version there is.
+    #[prost(uint64, optional, tag = "3")]
+    pub expected_version: ::core::option::Option<u64>,
+}
+/// Removes a pipeline with its assignments.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeletePipeline {
+    #[prost(string, tag = "1")]
+    pub pipeline_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnablePipeline {
+    #[prost(string, tag = "1")]
+    pub pipeline_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DisablePipeline {
+    #[prost(string, tag = "1")]
+    pub pipeline_id: ::prost::alloc::string::String,
+}
+/// Raises the next offset to read. A lower one is refused unless rewind is set.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommitSourceOffset {
+    #[prost(string, tag = "1")]
+    pub source_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    /// Needs the role operator.
+    #[prost(bool, tag = "4")]
+    pub rewind: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EventTime {
+    /// Since the Unix epoch.
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+    /// 0 to 999,999,999.
+    #[prost(int32, tag = "2")]
+    pub nanos: i32,
+}
+/// Raises position and event time of a partition, each by itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AdvanceWatermark {
+    #[prost(string, tag = "1")]
+    pub source_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    #[prost(uint64, tag = "3")]
+    pub position: u64,
+    #[prost(message, optional, tag = "4")]
+    pub event_time: ::core::option::Option<EventTime>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PartitionOffsets {
+    #[prost(btree_map = "uint32, uint64", tag = "1")]
+    pub offsets: ::prost::alloc::collections::BTreeMap<u32, u64>,
+}
+/// Replaces the service's checkpoint.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SaveServiceCheckpoint {
+    #[prost(string, tag = "1")]
+    pub service_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub checkpoint_id: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub data: ::prost::alloc::vec::Vec<u8>,
+    /// By source.
+    #[prost(btree_map = "string, message", tag = "4")]
+    pub source_offsets: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        PartitionOffsets,
+    >,
+}
+/// The group is made by the first join.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JoinGroup {
+    #[prost(string, tag = "1")]
+    pub service_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub group_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub stage_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaveGroup {
+    #[prost(string, tag = "1")]
+    pub service_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub group_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Partitions {
+    #[prost(uint32, repeated, tag = "1")]
+    pub partitions: ::prost::alloc::vec::Vec<u32>,
+}
+/// Replaces the whole assignment of a group.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AssignPartitions {
+    #[prost(string, tag = "1")]
+    pub group_id: ::prost::alloc::string::String,
+    /// By service.
+    #[prost(btree_map = "string, message", tag = "2")]
+    pub assignments: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        Partitions,
+    >,
+    /// The group's generation, plus one.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+}
+/// Raises a group's offset. With service_id and generation (both or none) only the partition's owner
+/// may.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommitGroupOffset {
+    #[prost(string, tag = "1")]
+    pub group_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub source_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub partition: u32,
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+    #[prost(string, optional, tag = "5")]
+    pub service_id: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, optional, tag = "6")]
+    pub generation: ::core::option::Option<u64>,
+    /// Needs the role operator.
+    #[prost(bool, tag = "7")]
+    pub rewind: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LocalService {
+    #[prost(string, tag = "1")]
+    pub service_name: ::prost::alloc::string::String,
+    /// Empty: unknown.
+    #[prost(string, tag = "2")]
+    pub service_type: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub local_endpoint: ::prost::alloc::string::String,
+}
+/// Inserts or replaces a sidecar. Assignments stay, but for those to a local endpoint that it no
+/// longer offers.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RegisterSidecar {
+    #[prost(string, tag = "1")]
+    pub sidecar_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub endpoint: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub services: ::prost::alloc::vec::Vec<LocalService>,
+    /// Empty: from an id namespace/pod.
+    #[prost(string, tag = "4")]
+    pub pod_name: ::prost::alloc::string::String,
+    /// Empty: from an id namespace/pod.
+    #[prost(string, tag = "5")]
+    pub namespace: ::prost::alloc::string::String,
+    /// As in RegisterService.
+    #[prost(uint32, optional, tag = "6")]
+    pub lease_ms: ::core::option::Option<u32>,
+}
+/// Removes a sidecar with its locations, assignments and bound services.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeregisterSidecar {
+    #[prost(string, tag = "1")]
+    pub sidecar_id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateSidecarHeartbeat {
+    #[prost(string, tag = "1")]
+    pub sidecar_id: ::prost::alloc::string::String,
+    /// The sender's clock, for display.
+    #[prost(uint64, tag = "2")]
+    pub timestamp: u64,
+    /// By service name.
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub health: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StageTarget {
+    #[prost(oneof = "stage_target::Target", tags = "1, 2")]
+    pub target: ::core::option::Option<stage_target::Target>,
+}
+/// Nested message and enum types in `StageTarget`.
+pub mod stage_target {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Local {
+        #[prost(string, tag = "1")]
+        pub endpoint: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Remote {
+        #[prost(string, tag = "1")]
+        pub sidecar_id: ::prost::alloc::string::String,
+        #[prost(string, tag = "2")]
+        pub endpoint: ::prost::alloc::string::String,
+    }
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Target {
+        #[prost(message, tag = "1")]
+        Local(Local),
+        #[prost(message, tag = "2")]
+        Remote(Remote),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StageAssignment {
+    #[prost(string, tag = "1")]
+    pub stage_id: ::prost::alloc::string::String,
+    /// Absent: local, without an endpoint.
+    #[prost(message, optional, tag = "2")]
+    pub target: ::core::option::Option<StageTarget>,
+}
+/// Sets what a sidecar runs of a pipeline; the pipeline need not exist yet.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AssignPipeline {
+    #[prost(string, tag = "1")]
+    pub pipeline_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub sidecar_id: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "3")]
+    pub stages: ::prost::alloc::vec::Vec<StageAssignment>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RevokePipeline {
+    #[prost(string, tag = "1")]
+    pub pipeline_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub sidecar_id: ::prost::alloc::string::String,
+}
+/// As many CommitGroupOffset behind one fence.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CommitGroupOffsets {
+    #[prost(string, tag = "1")]
+    pub group_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub service_id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    /// By source.
+    #[prost(btree_map = "string, message", tag = "4")]
+    pub offsets: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        PartitionOffsets,
+    >,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SourceWatermark {
+    #[prost(uint64, tag = "1")]
+    pub position: u64,
+    #[prost(message, optional, tag = "2")]
+    pub event_time: ::core::option::Option<EventTime>,
+}
+/// As many CommitSourceOffset and AdvanceWatermark of one source.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReportSource {
+    #[prost(string, tag = "1")]
+    pub source_id: ::prost::alloc::string::String,
+    #[prost(btree_map = "uint32, uint64", tag = "2")]
+    pub offsets: ::prost::alloc::collections::BTreeMap<u32, u64>,
+    #[prost(btree_map = "uint32, message", tag = "3")]
+    pub watermarks: ::prost::alloc::collections::BTreeMap<u32, SourceWatermark>,
+}
+/// Removes those of these that have expired by log time.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExpireLeases {
+    #[prost(string, repeated, tag = "1")]
+    pub sidecars: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// What a command came to. Which fields are set depends on the command.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Answer {
+    /// Index of the record's last change.
+    #[prost(uint64, optional, tag = "1")]
+    pub revision: ::core::option::Option<u64>,
+    #[prost(uint32, optional, tag = "2")]
+    pub lease_ms: ::core::option::Option<u32>,
+    /// Absent where nothing expires.
+    #[prost(uint64, optional, tag = "3")]
+    pub expires_at_ms: ::core::option::Option<u64>,
+    #[prost(bool, optional, tag = "4")]
+    pub replaced: ::core::option::Option<bool>,
+    #[prost(string, optional, tag = "5")]
+    pub previous_health: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint64, optional, tag = "6")]
+    pub version: ::core::option::Option<u64>,
+    /// The offset there is now.
+    #[prost(uint64, optional, tag = "7")]
+    pub current: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "8")]
+    pub generation: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "9")]
+    pub created_at_ms: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "10")]
+    pub assignments_revision: ::core::option::Option<u64>,
+    /// The watermark of the partition.
+    #[prost(message, optional, tag = "11")]
+    pub watermark: ::core::option::Option<PartitionWatermark>,
+    /// The watermark of the source: that of its slowest partition.
+    #[prost(message, optional, tag = "12")]
+    pub global_watermark: ::core::option::Option<PartitionWatermark>,
+    /// Own partitions.
+    #[prost(uint32, repeated, tag = "13")]
+    pub partitions: ::prost::alloc::vec::Vec<u32>,
+    #[prost(string, repeated, tag = "14")]
+    pub members: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "15")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "16")]
+    pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "17")]
+    pub sidecars: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "18")]
+    pub pipelines: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Assignments that were dropped.
+    #[prost(string, repeated, tag = "19")]
+    pub dropped: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Assignments elsewhere that still name the sidecar that went.
+    #[prost(message, repeated, tag = "20")]
+    pub remote_users: ::prost::alloc::vec::Vec<SidecarPipeline>,
+    /// Sidecars named as targets that are not registered.
+    #[prost(string, repeated, tag = "21")]
+    pub unknown_targets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(message, repeated, tag = "22")]
+    pub behind: ::prost::alloc::vec::Vec<Behind>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PartitionWatermark {
+    #[prost(uint32, tag = "1")]
+    pub partition: u32,
+    #[prost(uint64, tag = "2")]
+    pub position: u64,
+    #[prost(message, optional, tag = "3")]
+    pub event_time: ::core::option::Option<EventTime>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SidecarPipeline {
+    #[prost(string, tag = "1")]
+    pub sidecar_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub pipeline_id: ::prost::alloc::string::String,
+}
+/// A part of a plural command that was lower than what there is.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Behind {
+    #[prost(string, tag = "1")]
+    pub source_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// A watermark's position rather than an offset.
+    #[prost(bool, tag = "3")]
+    pub watermark: bool,
+    #[prost(uint64, tag = "4")]
+    pub current: u64,
+}
 /// This node does not lead (UNAVAILABLE).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NotLeader {
@@ -1264,7 +1754,7 @@ impl Certainty {
         }
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProposeRequest {
     #[prost(message, optional, tag = "1")]
     pub command: ::core::option::Option<RouterCommand>,
@@ -1896,4 +2386,240 @@ pub mod router_server {
     impl<T> tonic::server::NamedService for RouterServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
+}
+/// One record. Snapshots hold them by section, in key order.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StateRecord {
+    #[prost(oneof = "state_record::Record", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub record: ::core::option::Option<state_record::Record>,
+}
+/// Nested message and enum types in `StateRecord`.
+pub mod state_record {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Record {
+        #[prost(message, tag = "1")]
+        Service(super::ServiceRecord),
+        #[prost(message, tag = "2")]
+        Pipeline(super::PipelineRecord),
+        #[prost(message, tag = "3")]
+        SourceOffset(super::OffsetRecord),
+        #[prost(message, tag = "4")]
+        Watermark(super::WatermarkRecord),
+        #[prost(message, tag = "5")]
+        Checkpoint(super::CheckpointRecord),
+        #[prost(message, tag = "6")]
+        GroupOffset(super::GroupOffsetRecord),
+        #[prost(message, tag = "7")]
+        Group(super::GroupRecord),
+        #[prost(message, tag = "8")]
+        Sidecar(super::SidecarRecord),
+    }
+}
+/// What a snapshot says of itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SnapshotHeader {
+    #[prost(uint32, tag = "1")]
+    pub feature_level: u32,
+    /// The entry applied last.
+    #[prost(uint64, tag = "2")]
+    pub index: u64,
+    #[prost(uint64, tag = "3")]
+    pub term: u64,
+    /// Its log time, microseconds.
+    #[prost(uint64, tag = "4")]
+    pub time_us: u64,
+    /// Log time that passed without a leader, microseconds.
+    #[prost(uint64, tag = "5")]
+    pub leaderless_us: u64,
+    /// Commands refused so far.
+    #[prost(uint64, tag = "6")]
+    pub rejections: u64,
+    /// Sum over the refusals, 16 bytes, little-endian.
+    #[prost(bytes = "vec", tag = "7")]
+    pub rejection_digest: ::prost::alloc::vec::Vec<u8>,
+    /// Of the whole state, 16 bytes, little-endian.
+    #[prost(bytes = "vec", tag = "8")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Lease {
+    /// Milliseconds; 0: never expires.
+    #[prost(uint32, tag = "1")]
+    pub lease_ms: u32,
+    /// Log time of the last renewal, milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub last_heartbeat_ms: u64,
+    /// Active time of the last renewal, microseconds.
+    #[prost(uint64, tag = "3")]
+    pub renewed_us: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ServiceRecord {
+    #[prost(string, tag = "1")]
+    pub service_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub service_type: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub endpoint: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub service_name: ::prost::alloc::string::String,
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(string, optional, tag = "6")]
+    pub group_id: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "7")]
+    pub sidecar_id: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, tag = "8")]
+    pub health: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "9")]
+    pub registered_at_ms: u64,
+    #[prost(uint64, tag = "10")]
+    pub revision: u64,
+    #[prost(message, optional, tag = "11")]
+    pub lease: ::core::option::Option<Lease>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PipelineRecord {
+    #[prost(string, tag = "1")]
+    pub pipeline_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub config: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bool, tag = "4")]
+    pub enabled: bool,
+    #[prost(uint64, tag = "5")]
+    pub version: u64,
+    #[prost(uint64, tag = "6")]
+    pub created_at_ms: u64,
+    #[prost(uint64, tag = "7")]
+    pub updated_at_ms: u64,
+    #[prost(uint64, tag = "8")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OffsetRecord {
+    #[prost(string, tag = "1")]
+    pub source_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatermarkRecord {
+    #[prost(string, tag = "1")]
+    pub source_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    #[prost(uint64, tag = "3")]
+    pub position: u64,
+    #[prost(message, optional, tag = "4")]
+    pub event_time: ::core::option::Option<EventTime>,
+    #[prost(uint64, tag = "5")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CheckpointRecord {
+    #[prost(string, tag = "1")]
+    pub service_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub checkpoint_id: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub data: ::prost::alloc::vec::Vec<u8>,
+    #[prost(btree_map = "string, message", tag = "4")]
+    pub source_offsets: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        PartitionOffsets,
+    >,
+    #[prost(uint64, tag = "5")]
+    pub created_at_ms: u64,
+    #[prost(uint64, tag = "6")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupOffsetRecord {
+    #[prost(string, tag = "1")]
+    pub group_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub source_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub partition: u32,
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+    #[prost(uint64, tag = "5")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GroupMember {
+    #[prost(string, tag = "1")]
+    pub service_id: ::prost::alloc::string::String,
+    #[prost(uint32, repeated, tag = "2")]
+    pub partitions: ::prost::alloc::vec::Vec<u32>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GroupRecord {
+    #[prost(string, tag = "1")]
+    pub group_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub stage_id: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    #[prost(uint64, tag = "4")]
+    pub assigned_generation: u64,
+    #[prost(message, repeated, tag = "5")]
+    pub members: ::prost::alloc::vec::Vec<GroupMember>,
+    #[prost(uint64, tag = "6")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SidecarService {
+    #[prost(string, tag = "1")]
+    pub service_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub service_type: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub local_endpoint: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub health: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PipelineAssignment {
+    #[prost(string, tag = "1")]
+    pub pipeline_id: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub stages: ::prost::alloc::vec::Vec<StageAssignment>,
+    #[prost(uint64, tag = "3")]
+    pub revision: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct SidecarRecord {
+    #[prost(string, tag = "1")]
+    pub sidecar_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub endpoint: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub pod_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "5")]
+    pub services: ::prost::alloc::vec::Vec<SidecarService>,
+    #[prost(uint64, tag = "6")]
+    pub registered_at_ms: u64,
+    #[prost(uint64, tag = "7")]
+    pub revision: u64,
+    #[prost(uint64, tag = "8")]
+    pub assignments_revision: u64,
+    #[prost(message, repeated, tag = "9")]
+    pub assignments: ::prost::alloc::vec::Vec<PipelineAssignment>,
+    /// The sender's clock at the last heartbeat, for display.
+    #[prost(uint64, tag = "10")]
+    pub timestamp: u64,
+    #[prost(message, optional, tag = "11")]
+    pub lease: ::core::option::Option<Lease>,
 }
