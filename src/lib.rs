@@ -56,7 +56,7 @@ pub mod entry;
 pub mod error;
 pub mod network;
 pub mod node;
-// pub mod proto;
+pub mod proto;
 pub mod quic;
 pub mod snapshot;
 pub mod state_machine;
@@ -73,7 +73,7 @@ pub use error::{Certainty, LeaderHint, ProposeError, StartError, WaitError};
 pub use network::RaftNetwork;
 pub use node::{NodeStatus, ProposeOptions, RaftNode};
 pub use quic::{Credentials, RaftTransport, RaftTransportService};
-pub use state_machine::{RouterStateMachine, StateMachine};
+pub use state_machine::{RouterCommand, RouterState, RouterStateMachine, StateMachine};
 pub use types::{LogId, LogIndex, NodeId, Term};
 pub use wal::LogStorage;
 
