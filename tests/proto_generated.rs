@@ -33,6 +33,9 @@ fn generate() -> (String, Vec<u8>) {
     let descriptors = protox::compile(&files, [root().join("proto")]).expect("protos compile");
 
     let out = tempfile::tempdir().expect("temporary directory");
+    // Names make the typed error details of `google.rpc.Status` possible.
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
     tonic_prost_build::configure()
         .out_dir(out.path())
         .btree_map(".")
@@ -41,7 +44,7 @@ fn generate() -> (String, Vec<u8>) {
         // The crate brings its own TLS, so `connect(address)` without any would be a trap.
         .build_transport(false)
         .emit_rerun_if_changed(false)
-        .compile_fds(descriptors.clone())
+        .compile_fds_with_config(descriptors.clone(), config)
         .expect("code generation");
     let code = fs::read_to_string(out.path().join(CODE)).expect("generated code");
 
