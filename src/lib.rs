@@ -13,6 +13,7 @@ pub mod snapshot;
 pub mod state_machine;
 pub mod types;
 pub mod wal;
+mod wire;
 
 #[cfg(feature = "grpc")]
 pub mod grpc;

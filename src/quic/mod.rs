@@ -1,5 +1,9 @@
-//! quic
+//! Peers over QUIC with mutual TLS 1.3.
 
-/// Skeleton, replaced by the transport.
-#[derive(Clone, Debug)]
-pub struct Credentials;
+pub mod certs;
+mod credentials;
+mod identity;
+mod tls;
+
+pub use credentials::{CredentialFiles, Credentials, CredentialsError, check_key_file};
+pub use identity::{ClientRole, Identity, IdentityError, Role};
