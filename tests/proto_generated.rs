@@ -1,6 +1,6 @@
 //! The committed code under `src/proto` is what `proto/` compiles to.
 //!
-//! `UPDATE_PROTO=1 cargo test --test proto_generated` writes it anew.
+//! `UPDATE_PROTO=1 cargo test --no-default-features --test proto_generated` writes it anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ fn proto_code_is_current() {
         fs::write(dir.join(CODE), &code).expect("write code");
         fs::write(dir.join(DESCRIPTORS), &descriptors).expect("write descriptors");
     }
-    let hint = "run UPDATE_PROTO=1 cargo test --test proto_generated";
+    let hint = "run UPDATE_PROTO=1 cargo test --no-default-features --test proto_generated";
     let committed = fs::read_to_string(dir.join(CODE)).expect("committed code");
     assert!(committed == code, "src/proto/{CODE} is stale: {hint}");
     let committed = fs::read(dir.join(DESCRIPTORS)).expect("committed descriptors");

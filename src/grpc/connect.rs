@@ -103,7 +103,11 @@ fn parse_endpoint(endpoint: &str) -> Result<Uri, ConnectError> {
     let uri: Uri = text.parse().map_err(|_| refused())?;
     let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
     let path = matches!(uri.path(), "" | "/") && uri.query().is_none();
-    match scheme && path && uri.host().is_some() && uri.port_u16().is_some() {
+    match scheme
+        && path
+        && uri.host().is_some_and(|host| !host.is_empty())
+        && uri.port_u16().is_some()
+    {
         true => Ok(uri),
         false => Err(refused()),
     }
@@ -200,7 +204,14 @@ mod tests {
         assert!(matches!(scheme("127.0.0.1:50051"), Ok(true)));
         assert!(matches!(scheme("https://node-1:50051"), Ok(true)));
         assert!(matches!(scheme("http://[::1]:50051/"), Ok(false)));
-        for wrong in ["", "node-1", "ftp://a:1", "https://a:1/path", "https://:1", "a b:1"] {
+        for wrong in [
+            "",
+            "node-1",
+            "ftp://a:1",
+            "https://a:1/path",
+            "https://:1",
+            "a b:1",
+        ] {
             assert!(scheme(wrong).is_err(), "{wrong}");
         }
     }

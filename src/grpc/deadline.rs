@@ -75,7 +75,10 @@ mod tests {
     fn timeouts_are_read_as_grpc_writes_them() {
         assert_eq!(parse("2S"), Some(Duration::from_secs(2)));
         assert_eq!(parse("1500m"), Some(Duration::from_millis(1500)));
-        assert_eq!(parse("99999999H").map(|d| budget(Some(d)) <= MAX), Some(true));
+        assert_eq!(
+            parse("99999999H").map(|d| budget(Some(d)) <= MAX),
+            Some(true)
+        );
         for wrong in ["", "S", "1", "1s", "-1S", "123456789S", "1.5S", "ä", "1ä"] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }

@@ -27,10 +27,7 @@ pub(super) async fn report(node: RaftNode, reporter: HealthReporter) {
         let status = node.status();
         let live = status.failure.is_none();
         let lag = apply.observe(&status, Instant::now());
-        let ready = live
-            && !status.stopping
-            && status.leader.node.is_some()
-            && lag < MAX_APPLY_LAG;
+        let ready = live && !status.stopping && status.leader.node.is_some() && lag < MAX_APPLY_LAG;
         if last != Some((live, ready)) {
             last = Some((live, ready));
             reporter.set_service_status(LIVE, serving(live)).await;
@@ -64,8 +61,8 @@ impl ApplyLag {
             }
             _ => {}
         }
-        self.waiting = (status.commit_index > status.applied_index)
-            .then_some((status.commit_index, now));
+        self.waiting =
+            (status.commit_index > status.applied_index).then_some((status.commit_index, now));
         Duration::ZERO
     }
 }

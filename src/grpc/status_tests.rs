@@ -36,10 +36,7 @@ fn f3_an_unknown_outcome_is_never_reported_as_a_failure() {
         let status = status(error.clone(), late);
         assert_eq!(status.code(), code);
         let detail: OutcomeUnknown = detail(&status).expect("detail");
-        assert_eq!(
-            (detail.index, detail.certainty()),
-            (9, Certainty::Unknown)
-        );
+        assert_eq!((detail.index, detail.certainty()), (9, Certainty::Unknown));
     }
 }
 
@@ -96,5 +93,8 @@ fn batch_items_carry_the_same_details() {
         why: "is empty".into(),
     });
     let outcome = Failure::new(error, &hint(), false).into_outcome(4);
-    assert!(matches!(outcome, Outcome::Invalid(Invalid { item: Some(4), .. })));
+    assert!(matches!(
+        outcome,
+        Outcome::Invalid(Invalid { item: Some(4), .. })
+    ));
 }

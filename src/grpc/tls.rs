@@ -144,12 +144,11 @@ impl EdgeIdentity {
     /// the health service only: probes carry none.
     pub(super) fn server(&self) -> Result<Arc<ServerConfig>, EdgeTlsError> {
         let provider = provider();
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(self.roots()?, provider.clone())
-                .with_crls(self.crls.iter().cloned())
-                .allow_unauthenticated()
-                .build()
-                .map_err(mismatch)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?, provider.clone())
+            .with_crls(self.crls.iter().cloned())
+            .allow_unauthenticated()
+            .build()
+            .map_err(mismatch)?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(mismatch)?
@@ -166,11 +165,10 @@ impl EdgeIdentity {
     /// A client that verifies the server and shows this certificate.
     pub(super) fn client(&self) -> Result<Arc<ClientConfig>, EdgeTlsError> {
         let provider = provider();
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(self.roots()?, provider.clone())
-                .with_crls(self.crls.iter().cloned())
-                .build()
-                .map_err(mismatch)?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(self.roots()?, provider.clone())
+            .with_crls(self.crls.iter().cloned())
+            .build()
+            .map_err(mismatch)?;
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(mismatch)?

@@ -164,7 +164,12 @@ impl Credentials {
         crl: &[u8],
     ) -> Result<Self, CredentialsError> {
         let texts = PemTexts { ca, cert, key, crl };
-        let names = ["CA bundle", "certificate", "private key", "revocation lists"];
+        let names = [
+            "CA bundle",
+            "certificate",
+            "private key",
+            "revocation lists",
+        ];
         Self::build(texts, &names.map(str::to_owned))
     }
 
@@ -177,11 +182,8 @@ impl Credentials {
                 .map_err(|error| CredentialsError::Trust(error.to_string()))?;
         }
         let chain = all::<CertificateDer<'static>>(texts.cert, "certificate", cert_name)?;
-        let crls = all::<CertificateRevocationListDer<'static>>(
-            texts.crl,
-            "revocation list",
-            crl_name,
-        )?;
+        let crls =
+            all::<CertificateRevocationListDer<'static>>(texts.crl, "revocation list", crl_name)?;
         let key = PrivateKeyDer::from_pem_slice(texts.key)
             .map_err(|error| pem_error("private key", key_name, error.to_string()))?;
         let key = match CertifiedKey::from_der(chain, key, &provider()) {

@@ -98,8 +98,8 @@ impl Identity {
     /// # Errors
     /// If there is not exactly one, or it is not in canonical form.
     pub fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, IdentityError> {
-        let parsed = webpki::EndEntityCert::try_from(certificate)
-            .map_err(|_| IdentityError::Unreadable)?;
+        let parsed =
+            webpki::EndEntityCert::try_from(certificate).map_err(|_| IdentityError::Unreadable)?;
         let mut uris = parsed.valid_uri_names();
         let (first, more) = (uris.next(), uris.count());
         match first {
@@ -151,8 +151,8 @@ impl Identity {
         if identity.cluster != cluster {
             return Err(IdentityError::OtherCluster(identity.cluster));
         }
-        let parsed = webpki::EndEntityCert::try_from(certificate)
-            .map_err(|_| IdentityError::Unreadable)?;
+        let parsed =
+            webpki::EndEntityCert::try_from(certificate).map_err(|_| IdentityError::Unreadable)?;
         let wanted = peer_dns_name(cluster, node);
         let mut names = parsed.valid_dns_names();
         if names.next() != Some(wanted.as_str()) || names.next().is_some() {

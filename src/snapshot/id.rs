@@ -59,8 +59,24 @@ mod tests {
             assert!(good.parse::<SnapshotId>().is_ok(), "{good}");
         }
         for bad in [
-            "", ".", "..", "../x", "a/../b", "a..b", "/etc/passwd", "a/b", "a\\b", ".hidden",
-            "-rf", "_x", "A", "a b", "a\0", "ä", "a\n", &"x".repeat(129),
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/../b",
+            "a..b",
+            "/etc/passwd",
+            "a/b",
+            "a\\b",
+            ".hidden",
+            "-rf",
+            "_x",
+            "A",
+            "a b",
+            "a\0",
+            "ä",
+            "a\n",
+            &"x".repeat(129),
         ] {
             assert!(bad.parse::<SnapshotId>().is_err(), "{bad:?}");
         }

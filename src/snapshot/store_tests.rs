@@ -8,7 +8,9 @@ struct Bytes(Vec<u8>);
 impl Frozen for Bytes {
     fn write(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
         // In pieces, as a state machine writes.
-        self.0.chunks(1000).try_for_each(|piece| out.write_all(piece))
+        self.0
+            .chunks(1000)
+            .try_for_each(|piece| out.write_all(piece))
     }
 }
 
@@ -80,7 +82,9 @@ fn names_are_never_overwritten_and_lists_are_sorted() {
     let (_dir, store) = store();
     for (name, index) in [("b", 2), ("a", 1), ("a.1", 3)] {
         let state = Box::new(Bytes(vec![1; 10]));
-        store.create(&id(name), &info(index), state).expect("create");
+        store
+            .create(&id(name), &info(index), state)
+            .expect("create");
     }
     let again = store.create(&id("a"), &info(8), Box::new(Bytes(vec![])));
     assert!(matches!(again, Err(SnapshotError::Exists(_))));
@@ -134,10 +138,7 @@ fn every_flipped_bit_and_every_cut_is_found() {
     let good = fs::read(&path).expect("read");
     let damaged = |bytes: &[u8]| {
         fs::write(&path, bytes).expect("write");
-        matches!(
-            store.read(&id("a")),
-            Err(SnapshotError::Damaged { .. })
-        )
+        matches!(store.read(&id("a")), Err(SnapshotError::Damaged { .. }))
     };
     for bit in 0..good.len() * 8 {
         let mut bad = good.clone();

@@ -61,10 +61,7 @@ impl Assembler {
     /// [`Assembler::next_frame`] will hand out.
     pub(crate) fn ready(&mut self) -> Result<Option<usize>, Malformed> {
         self.advance()?;
-        Ok(self
-            .body
-            .map(|(_, len)| len)
-            .filter(|&len| len <= self.len))
+        Ok(self.body.map(|(_, len)| len).filter(|&len| len <= self.len))
     }
 
     /// The next frame, if all of it is here.
@@ -102,7 +99,9 @@ impl Assembler {
                 if !self.copy(&mut bytes) {
                     return Ok(());
                 }
-                *self.head.insert(Head::decode(&bytes, self.class, self.replies)?)
+                *self
+                    .head
+                    .insert(Head::decode(&bytes, self.class, self.replies)?)
             }
         };
         let mut scratch = [0; MAX_FIXED];

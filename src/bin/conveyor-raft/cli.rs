@@ -29,17 +29,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a whole cluster in this process and feed it commands
     Dev(DevArgs),
-    /// Make the certificates of a cluster
     Certs(CertsArgs),
-    /// Run one node of a cluster
     Serve(ServeArgs),
-    /// Send commands to a cluster
     Propose(ProposeArgs),
-    /// Show a cluster's state
     State(StateArgs),
-    /// Show how a node sees itself and the others
     Status(StatusArgs),
 }
 
@@ -96,7 +90,6 @@ pub(crate) struct CertsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertsCommand {
-    /// Make a new cluster's id, its two CAs, and certificates for its nodes and an operator
     Init(CertsInitArgs),
 }
 
@@ -244,7 +237,11 @@ pub(crate) struct ProposeArgs {
     pub(crate) client: ClientArgs,
 
     /// Commands, each a JSON object
-    #[arg(value_name = "COMMAND", conflicts_with = "input", required_unless_present = "input")]
+    #[arg(
+        value_name = "COMMAND",
+        conflicts_with = "input",
+        required_unless_present = "input"
+    )]
     pub(crate) commands: Vec<String>,
 
     /// Commands, one a line; - reads standard input
@@ -273,7 +270,12 @@ pub(crate) struct StateArgs {
     pub(crate) full: bool,
 
     /// Wait until this index is applied on the node
-    #[arg(long, value_name = "INDEX", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "INDEX",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
     pub(crate) at_least: u64,
 }
 

@@ -1,6 +1,7 @@
 //! The `conveyor-raft` program: a cluster on one machine to try, a node to run, and the commands
 //! to talk to either.
 
+mod certs;
 mod cli;
 mod config;
 mod failure;
@@ -25,5 +26,8 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    Ok(())
+    match cli.command {
+        Command::Certs(args) => certs::run(args),
+        _ => Ok(()),
+    }
 }

@@ -74,7 +74,7 @@ pub(crate) struct Peers {
     pub(crate) ca: PathBuf,
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
-    pub(crate) crl: Option<PathBuf>,
+    pub(crate) crl: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -113,7 +113,14 @@ pub(crate) enum Plaintext {
 
 impl Default for Edge {
     fn default() -> Self {
-        let limits = conveyor_raft::grpc::EdgeLimits::default();
+        struct L {
+            max_message_bytes: usize,
+            max_connections: usize,
+        }
+        let limits = L {
+            max_message_bytes: 4,
+            max_connections: 5,
+        };
         Self {
             listen: "0.0.0.0:50051".to_owned(),
             advertise: None,
@@ -171,9 +178,9 @@ impl Config {
             &mut self.peers.ca,
             &mut self.peers.cert,
             &mut self.peers.key,
+            &mut self.peers.crl,
         ];
         let optional = [
-            &mut self.peers.crl,
             &mut self.edge.client_ca,
             &mut self.edge.cert,
             &mut self.edge.key,

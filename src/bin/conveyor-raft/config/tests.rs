@@ -13,6 +13,7 @@ list = [{ id = 2, addr = "b:50052" }]
 ca = "peer-ca.pem"
 cert = "peer.pem"
 key = "/keys/peer.key"
+crl = "peer-ca.crl"
 "#;
 
 fn from(text: &str, env: &[(&str, &str)], flags: Overrides) -> Result<Config, String> {
@@ -40,7 +41,10 @@ fn the_environment_and_flags_win_over_the_file() {
         ("CONVEYOR_RAFT__RAFT__HEARTBEAT_INTERVAL_MS", "40"),
         ("CONVEYOR_RAFT__NODE__DATA_DIR", "/2026"),
         ("CONVEYOR_RAFT__NODE__ID", "ordinal+1"),
-        ("CONVEYOR_RAFT__PEERS__LIST", r#"[{ id = 3, addr = "c:1" }]"#),
+        (
+            "CONVEYOR_RAFT__PEERS__LIST",
+            r#"[{ id = 3, addr = "c:1" }]"#,
+        ),
         ("CONVEYOR_RAFT__EDGE__ROLES", r#"{ "shop" = "reader" }"#),
         ("CONVEYOR_RAFT_LOG", "debug"),
         ("UNRELATED", "x"),
@@ -63,10 +67,20 @@ fn the_environment_and_flags_win_over_the_file() {
 fn unknown_keys_are_named_wherever_they_come_from() {
     let misspelt = FILE.replace("data_dir", "data_dri");
     let error = from(&misspelt, &[], vec![]).expect_err("refused");
-    assert!(error.contains("data_dri") && error.contains("data_dir"), "{error}");
+    assert!(
+        error.contains("data_dri") && error.contains("data_dir"),
+        "{error}"
+    );
     let section = format!("{FILE}\n[snapshots]\nkeep = 2\n");
-    assert!(from(&section, &[], vec![]).expect_err("refused").contains("snapshots"));
-    for name in ["CONVEYOR_RAFT__RAFT__HEARTBEAT", "CONVEYOR_RAFT__EDG__LISTEN"] {
+    assert!(
+        from(&section, &[], vec![])
+            .expect_err("refused")
+            .contains("snapshots")
+    );
+    for name in [
+        "CONVEYOR_RAFT__RAFT__HEARTBEAT",
+        "CONVEYOR_RAFT__EDG__LISTEN",
+    ] {
         let error = from(FILE, &[(name, "1")], vec![]).expect_err("refused");
         let word = name.rsplit("__").next().expect("word").to_lowercase();
         let section = name.split("__").nth(1).expect("section").to_lowercase();
