@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use protox::prost::Message;
 
 const CODE: &str = "conveyor.raft.v1.rs";
+const BYTES_AS_TEXT: &str = "#[serde(serialize_with = \"crate::state_machine::json::bytes\")]";
+const ROLE_AS_WORD: &str = "#[serde(serialize_with = \"super::role_as_word\")]";
 const DESCRIPTORS: &str = "descriptors.bin";
 
 fn root() -> PathBuf {
@@ -39,6 +41,11 @@ fn generate() -> (String, Vec<u8>) {
     tonic_prost_build::configure()
         .out_dir(out.path())
         .btree_map(".")
+        .type_attribute(".", "#[derive(serde::Serialize)]")
+        .field_attribute(".conveyor.raft.v1.StateRecord.record", "#[serde(flatten)]")
+        .field_attribute(".conveyor.raft.v1.PipelineRecord.config", BYTES_AS_TEXT)
+        .field_attribute(".conveyor.raft.v1.CheckpointRecord.data", BYTES_AS_TEXT)
+        .field_attribute(".conveyor.raft.v1.StatusResponse.role", ROLE_AS_WORD)
         .client_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
         .server_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
         // The crate brings its own TLS, so `connect(address)` without any would be a trap.

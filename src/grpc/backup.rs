@@ -18,6 +18,8 @@ use crate::proto::{
 use crate::snapshot::{
     FORMAT_VERSION, Listed, SnapshotError, SnapshotId, SnapshotInfo, SnapshotReader, SnapshotStore,
 };
+use crate::state_machine::{RouterState, RouterStateMachine, StateMachine};
+use crate::types::{LogIndex, Micros};
 
 use super::authorize::Roles;
 use super::cluster::FEATURE_LEVEL;
@@ -70,36 +72,53 @@ impl BackupServiceImpl {
     /// If the node has stopped, the name is taken, or the disk refuses.
     pub async fn create(&self, id: Option<SnapshotId>) -> Result<Listed, Status> {
         let cut = self.node.freeze().await.map_err(|error| wait(&error))?;
-        let info = SnapshotInfo {
-            cluster: self.node.status().cluster,
-            applied: cut.id,
-            time_us: cut.time_us,
-            digest: cut.digest,
-            sidecars: cut.view.sidecars.len() as u64,
-            groups: cut.view.groups.len() as u64,
-        };
         let id = match id {
             Some(id) => id,
-            None => name_for(&info)?,
+            None => name_for(cut.id.index, cut.time_us)?,
         };
-        let (store, name, about) = (self.store.clone(), id.clone(), info.clone());
-        let size = blocking(move || store.create(&name, &about, cut.frozen)).await?;
-        tracing::info!(snapshot = %id, index = info.applied.index, size, "snapshot made");
-        Ok(Listed { id, size, info })
+        let (store, cluster) = (self.store.clone(), self.node.status().cluster);
+        let (applied, time_us, digest) = (cut.id, cut.time_us, cut.digest);
+        let check = move |written: &mut dyn io::Read| {
+            let view = restored(written, digest)?;
+            Ok(SnapshotInfo {
+                cluster,
+                applied,
+                time_us,
+                digest,
+                sidecars: view.sidecars.len() as u64,
+                groups: view.groups.len() as u64,
+            })
+        };
+        let made = blocking(move || store.create(&id, cut.frozen, check)).await?;
+        tracing::info!(snapshot = %made.id, index = applied.index, size = made.size, "snapshot made");
+        Ok(made)
+    }
+}
+
+/// The state in a snapshot, if it is the one that was to be written.
+fn restored(written: &mut dyn io::Read, digest: u128) -> Result<Arc<RouterState>, String> {
+    let mut scratch = RouterStateMachine::new();
+    scratch
+        .restore(written)
+        .map_err(|error| error.to_string())?;
+    match scratch.digest() == digest {
+        true => Ok(scratch.view()),
+        false => Err("what was written is not the state that was frozen".to_owned()),
     }
 }
 
 /// A name that sorts by age and says what is in the file.
-fn name_for(info: &SnapshotInfo) -> Result<SnapshotId, Status> {
-    let (millis, index) = (info.time_us / 1000, info.applied.index);
-    format!("at-{millis:015}-index-{index}")
+fn name_for(index: LogIndex, time_us: Micros) -> Result<SnapshotId, Status> {
+    format!("at-{:015}-index-{index}", time_us / 1000)
         .parse()
         .map_err(|error: crate::snapshot::SnapshotIdError| Status::internal(error.to_string()))
 }
 
 fn parse_id(text: &str) -> Result<SnapshotId, Status> {
     text.parse()
-        .map_err(|error: crate::snapshot::SnapshotIdError| invalid("snapshot_id", error.to_string()))
+        .map_err(|error: crate::snapshot::SnapshotIdError| {
+            invalid("snapshot_id", error.to_string())
+        })
 }
 
 #[tonic::async_trait]

@@ -13,20 +13,21 @@
 
 mod accept;
 mod authorize;
-//mod backup;
+mod backup;
 mod cluster;
 mod connect;
+mod convert;
 mod deadline;
 mod health;
 mod identity;
-//mod router;
-//mod serve;
+mod router;
+mod serve;
 mod status;
 mod tls;
 
-//pub use backup::BackupServiceImpl;
+pub use backup::BackupServiceImpl;
 pub use connect::{ConnectError, connect};
 pub use identity::{ParseRoleError, Role};
-//pub use serve::{Edge, EdgeError, EdgeLimits, EdgeOptions, EdgeSecurity, serve};
+pub use serve::{Edge, EdgeError, EdgeLimits, EdgeOptions, EdgeSecurity, serve};
 pub use status::detail;
 pub use tls::{EdgeFiles, EdgeIdentity, EdgeTlsError};

@@ -204,9 +204,7 @@ pub async fn serve(
     let routes = builder(limits)
         .add_service(health)
         .add_service(reflection)
-        .add_service(
-            RouterServer::new(router).max_decoding_message_size(limits.max_message_bytes),
-        )
+        .add_service(RouterServer::new(router).max_decoding_message_size(limits.max_message_bytes))
         .add_service(
             ClusterServer::new(cluster).max_decoding_message_size(limits.max_message_bytes),
         )

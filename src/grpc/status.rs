@@ -8,8 +8,8 @@ use tonic::{Code, Status};
 
 use crate::error::{LeaderHint, ProposeError, WaitError};
 use crate::proto::{
-    self, Certainty, Invalid, NotAppended, NotLeader, OutcomeUnknown, Overloaded, ReplicaFailed,
-    RoleRequired,
+    self, Certainty, Invalid, NotAppended, NotLeader, OutcomeUnknown, Overloaded, Rejected,
+    ReplicaFailed, RoleRequired,
 };
 
 use super::identity::Role;
@@ -270,6 +270,17 @@ fn invalid_status(detail: &Invalid) -> Status {
         None => format!("{}: {}", detail.field, detail.why),
     };
     with_detail(Code::InvalidArgument, text, detail)
+}
+
+/// The state machine refused the command: committed, and without effect.
+pub(super) fn rejected(detail: &Rejected) -> Status {
+    let code = match detail.reason.as_str() {
+        "NotFound" => Code::NotFound,
+        "AlreadyExists" => Code::AlreadyExists,
+        _ => Code::FailedPrecondition,
+    };
+    let text = format!("{}: {}", detail.reason, detail.message);
+    with_detail(code, text, detail)
 }
 
 /// A request that never got as far as a proposal.

@@ -10,6 +10,18 @@ mod generated;
 
 pub use generated::*;
 
+/// Printed as JSON, a role is a word.
+fn role_as_word<S: serde::Serializer>(role: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    let word = match Role::try_from(*role) {
+        Ok(Role::Follower) => "follower",
+        Ok(Role::PreCandidate) => "pre-candidate",
+        Ok(Role::Candidate) => "candidate",
+        Ok(Role::Leader) => "leader",
+        Ok(Role::Unspecified) | Err(_) => "unknown",
+    };
+    serializer.serialize_str(word)
+}
+
 /// The compiled descriptors of all protos, for reflection.
 #[cfg(feature = "grpc")]
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("descriptors.bin");

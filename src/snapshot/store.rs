@@ -103,21 +103,25 @@ impl SnapshotStore {
         Ok(store)
     }
 
-    /// Writes a snapshot and returns its size in bytes, once it is on disk for certain.
+    /// Writes a snapshot and returns it once it is on disk for certain.
+    ///
+    /// `check` reads back what was written and says what it holds, or why that is wrong: a backup
+    /// that cannot be restored is none, and now is the time to learn it.
     ///
     /// # Errors
-    /// If the name is taken or the disk refuses; then nothing is left behind.
+    /// If the name is taken, the disk refuses, or `check` does; then nothing is left behind.
     pub fn create(
         &self,
         id: &SnapshotId,
-        info: &SnapshotInfo,
         state: Box<dyn Frozen>,
-    ) -> Result<u64, SnapshotError> {
+        check: impl FnOnce(&mut dyn Read) -> Result<SnapshotInfo, String>,
+    ) -> Result<Listed, SnapshotError> {
         let (partial, path) = (self.path(id, PARTIAL), self.path(id, SUFFIX));
         if path.exists() {
             return Err(SnapshotError::Exists(id.clone()));
         }
         let file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create_new(true)
             .mode(0o600)
@@ -129,21 +133,28 @@ impl SnapshotStore {
             }
             Err(error) => return Err(self.fail(&partial, error)),
         };
-        let written = write_file(file, info, state).and_then(|size| {
+        let written = write_file(file, state, check).and_then(|done| {
             // A hard link refuses to replace what another call put there meanwhile; a rename
             // would not.
             fs::hard_link(&partial, &path)?;
-            Ok(size)
+            Ok(done)
         });
         let removed = fs::remove_file(&partial);
         match written {
-            Ok(size) => {
+            Ok((size, info)) => {
                 removed.map_err(|error| self.fail(&partial, error))?;
                 self.sync_dir()?;
-                Ok(size)
+                let id = id.clone();
+                Ok(Listed { id, size, info })
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 Err(SnapshotError::Exists(id.clone()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(SnapshotError::Damaged {
+                    id: id.clone(),
+                    why: error.to_string(),
+                })
             }
             Err(error) => Err(self.fail(&partial, error)),
         }
@@ -332,7 +343,11 @@ impl SnapshotReader {
     }
 }
 
-fn write_file(mut file: File, info: &SnapshotInfo, state: Box<dyn Frozen>) -> io::Result<u64> {
+fn write_file(
+    mut file: File,
+    state: Box<dyn Frozen>,
+    check: impl FnOnce(&mut dyn Read) -> Result<SnapshotInfo, String>,
+) -> io::Result<(u64, SnapshotInfo)> {
     file.write_all(&[0; HEAD_LEN])?;
     let mut body = Checked {
         out: BufWriter::with_capacity(BUFFER, file),
@@ -343,10 +358,14 @@ fn write_file(mut file: File, info: &SnapshotInfo, state: Box<dyn Frozen>) -> io
     body.out.flush()?;
     let Checked { out, crc, len } = body;
     let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.seek(SeekFrom::Start(HEAD_LEN as u64))?;
+    let mut written = io::BufReader::with_capacity(BUFFER, &file);
+    let info =
+        check(&mut written).map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
     file.seek(SeekFrom::Start(0))?;
-    file.write_all(Head::seal(info, len, crc.finalize()).as_bytes())?;
+    file.write_all(Head::seal(&info, len, crc.finalize()).as_bytes())?;
     file.sync_all()?;
-    Ok(len + HEAD_LEN as u64)
+    Ok((len + HEAD_LEN as u64, info))
 }
 
 /// Checksum of what follows the head, and SHA-256 of everything.

@@ -54,9 +54,15 @@ fn files(store: &SnapshotStore) -> Vec<String> {
 fn what_is_written_is_read_back() {
     let (_dir, store) = store();
     let body: Vec<u8> = (0..700_000u32).map(|n| (n * 7) as u8).collect();
-    let size = store
-        .create(&id("a"), &info(9), Box::new(Bytes(body.clone())))
+    let listed = store
+        .create(&id("a"), Box::new(Bytes(body.clone())), |written| {
+            let mut read_back = Vec::new();
+            written.read_to_end(&mut read_back).expect("read back");
+            assert_eq!(read_back, body);
+            Ok(info(9))
+        })
         .expect("create");
+    let size = listed.size;
     assert_eq!(size, (HEAD_LEN + body.len()) as u64);
     let mut reader = store.read(&id("a")).expect("read");
     assert_eq!((reader.size(), reader.info()), (size, &info(9)));
@@ -83,10 +89,10 @@ fn names_are_never_overwritten_and_lists_are_sorted() {
     for (name, index) in [("b", 2), ("a", 1), ("a.1", 3)] {
         let state = Box::new(Bytes(vec![1; 10]));
         store
-            .create(&id(name), &info(index), state)
+            .create(&id(name), state, |_| Ok(info(index)))
             .expect("create");
     }
-    let again = store.create(&id("a"), &info(8), Box::new(Bytes(vec![])));
+    let again = store.create(&id("a"), Box::new(Bytes(vec![])), |_| Ok(info(8)));
     assert!(matches!(again, Err(SnapshotError::Exists(_))));
     let list = store.list().expect("list");
     let names: Vec<_> = list
@@ -110,14 +116,16 @@ fn a_failed_write_leaves_nothing_and_names_a_full_disk() {
     let (_dir, store) = store();
     let full = Fails(io::ErrorKind::StorageFull);
     assert!(matches!(
-        store.create(&id("a"), &info(1), Box::new(full)),
+        store.create(&id("a"), Box::new(full), |_| Ok(info(1))),
         Err(SnapshotError::Full { .. })
     ));
     let broken = Fails(io::ErrorKind::Other);
     assert!(matches!(
-        store.create(&id("a"), &info(1), Box::new(broken)),
+        store.create(&id("a"), Box::new(broken), |_| Ok(info(1))),
         Err(SnapshotError::Io { .. })
     ));
+    let wrong = store.create(&id("a"), Box::new(Bytes(vec![1])), |_| Err("digest".into()));
+    assert!(matches!(wrong, Err(SnapshotError::Damaged { .. })));
     assert!(files(&store).is_empty());
 }
 
@@ -133,7 +141,9 @@ fn leftovers_of_a_crash_are_removed_at_the_next_start() {
 fn every_flipped_bit_and_every_cut_is_found() {
     let (_dir, store) = store();
     let state = Box::new(Bytes(vec![42; 64]));
-    store.create(&id("a"), &info(1), state).expect("create");
+    store
+        .create(&id("a"), state, |_| Ok(info(1)))
+        .expect("create");
     let path = store.path(&id("a"), SUFFIX);
     let good = fs::read(&path).expect("read");
     let damaged = |bytes: &[u8]| {
@@ -157,7 +167,9 @@ fn every_flipped_bit_and_every_cut_is_found() {
 fn i7_a_symbolic_link_is_not_followed() {
     let (dir, store) = store();
     let state = Box::new(Bytes(vec![42; 64]));
-    store.create(&id("a"), &info(1), state).expect("create");
+    store
+        .create(&id("a"), state, |_| Ok(info(1)))
+        .expect("create");
     let outside = dir.path().join("outside");
     fs::rename(store.path(&id("a"), SUFFIX), &outside).expect("move");
     std::os::unix::fs::symlink(&outside, store.path(&id("a"), SUFFIX)).expect("link");

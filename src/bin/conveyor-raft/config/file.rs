@@ -113,14 +113,7 @@ pub(crate) enum Plaintext {
 
 impl Default for Edge {
     fn default() -> Self {
-        struct L {
-            max_message_bytes: usize,
-            max_connections: usize,
-        }
-        let limits = L {
-            max_message_bytes: 4,
-            max_connections: 5,
-        };
+        let limits = conveyor_raft::grpc::EdgeLimits::default();
         Self {
             listen: "0.0.0.0:50051".to_owned(),
             advertise: None,
