@@ -111,6 +111,7 @@ impl<M: Medium> LogStorage<M> {
             self.meta_dirty = true;
         }
         if let Some(from) = cut {
+            self.make_truncation_place();
             self.cut_suffix(from);
             self.open_truncation();
         }
@@ -121,13 +122,18 @@ impl<M: Medium> LogStorage<M> {
         }
         self.note_term();
         self.publish();
-        self.newest_write = write.id;
-        if let Some(tail) = self.tails.back_mut() {
-            tail.id = write.id;
-        }
-        self.ages.push_back((write.id, write.now));
-        self.last_write_at = write.now;
+        self.note_write(write.id, write.now);
         Ok(())
+    }
+
+    pub(super) fn note_write(&mut self, id: WriteId, now: Micros) {
+        self.newest_write = id;
+        if let Some(tail) = self.tails.back_mut() {
+            tail.id = id;
+        }
+        self.ages.push_back((id, now));
+        self.last_write_at = now;
+        self.idle_marked = false;
     }
 
     /// Bytes of entry frames (32 + payload, rounded up to 8, each) that can be appended right now
@@ -212,7 +218,7 @@ impl<M: Medium> LogStorage<M> {
 
     /// An entry of a term holds that term as well as META does; the next update of META carries
     /// it, with no vote.
-    fn note_term(&mut self) {
+    pub(super) fn note_term(&mut self) {
         if self.last.term > self.meta.term.get() {
             self.meta.set_hard_state(HardState {
                 term: self.last.term,
@@ -264,7 +270,6 @@ impl<M: Medium> LogStorage<M> {
     /// Drops `from` and everything after it from what can be read. The bytes stay where they are:
     /// readers may hold them, and the batch that says so is yet to be written.
     fn cut_suffix(&mut self, from: LogIndex) {
-        self.close_batch();
         for nth in (0..self.segments.len()).rev() {
             let at = self.offset_of(nth, from);
             let Some(segment) = self.segments.get_mut(nth) else {

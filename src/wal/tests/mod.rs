@@ -1,4 +1,7 @@
 //! The log over memory: crashes of every kind, damage of every bit.
 
 mod basics;
+mod crashes;
+mod damage;
+mod faults;
 mod harness;
