@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::WriteError;
-use super::layout::BATCH_HEADER;
 use super::log::LogStorage;
 use super::medium::{Files, Medium};
+use super::options::RESERVE;
 use crate::entry::{EntryBatch, EntryHeader, FRAME_HEADER, frame_len};
 use crate::types::{
     EntryKind, HardState, Incarnation, LogId, LogIndex, MAX_TERM, Micros, Term, WriteId,
@@ -58,10 +58,6 @@ pub struct NewEntry {
     /// The payload.
     pub payload: Bytes,
 }
-
-/// What stays ready beyond what [`LogStorage::ready_bytes`] shows, so that a no-op or a
-/// configuration always fits.
-const RESERVE: usize = 64 << 10;
 
 impl Write<'_> {
     /// Frame bytes to append, and the largest payload among them.
@@ -149,24 +145,22 @@ impl<M: Medium> LogStorage<M> {
             return 0;
         };
         let end = tail.warm.min(tail.limit());
-        let here = self.usable(end.saturating_sub(tail.at) as usize);
+        let here = self
+            .options
+            .usable(end.saturating_sub(tail.at) as usize, tail.unit);
         match &self.next {
             Some(next) if tail.warm >= tail.limit() => {
                 let unit = self.files.unit();
                 let end = next.warm.min((next.map.len() as u32).saturating_sub(unit));
-                let there = self.usable(end.saturating_sub(2 * unit) as usize);
+                let there = self
+                    .options
+                    .usable(end.saturating_sub(2 * unit) as usize, unit);
                 // An entry that no longer fits here leaves the rest of this segment empty.
                 let waste = frame_len(self.options.max_entry_bytes);
                 (here + there).saturating_sub(waste)
             }
             _ => here,
         }
-    }
-
-    /// Of so much memory, what is left for frames after headers and padding.
-    fn usable(&self, bytes: usize) -> usize {
-        let batches = bytes / self.options.early_close_bytes + 3;
-        bytes.saturating_sub(batches * (self.files.unit() as usize + BATCH_HEADER))
     }
 
     /// Refuses what cannot be done; returns where to truncate, if anywhere.

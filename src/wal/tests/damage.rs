@@ -13,8 +13,8 @@ fn tiny() -> LogOptions {
     LogOptions {
         segment_bytes: 64 << 10,
         max_entry_bytes: 2 << 10,
-        early_close_bytes: 8 << 10,
-        ready_window_bytes: 32 << 10,
+        early_close_bytes: 32 << 10,
+        ready_window_bytes: 64 << 10,
         pool_segments: 0,
         ..LogOptions::default()
     }

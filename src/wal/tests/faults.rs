@@ -2,8 +2,8 @@
 
 use super::harness::*;
 use crate::types::{Entry, LogId};
-use crate::wal::memory::SyncFault;
-use crate::wal::{Append, Crash, Lane, LogOptions, MemoryDisk, OpenError, WriteError};
+use crate::wal::memory::{Stepper, SyncFault};
+use crate::wal::{Append, Crash, Lane, LogOptions, Memory, MemoryDisk, OpenError, WriteError};
 
 const FAULTS: [SyncFault; 3] = [SyncFault::Keep, SyncFault::Revert, SyncFault::Late];
 
@@ -57,7 +57,12 @@ fn c2_a_failed_sync_poisons_and_what_it_covered_is_written_anew() {
             drop(rig);
             // What the restarted log reported now counts: it must survive a power cut.
             disk.crash(Crash::PowerCut);
-            let rig = open(&disk);
+            let rig = match try_open(&disk, small()) {
+                Ok(rig) => rig,
+                // The disk said yes and meant no: noticed, and refused.
+                Err(OpenError::Corrupt(_)) if fault == SyncFault::Late => continue,
+                Err(error) => panic!("{fault:?} {nth}: {error}"),
+            };
             assert_eq!(rig.read_all(), found, "{fault:?} {nth}");
             assert_eq!(rig.log.hard_state(), hard, "{fault:?} {nth}");
         }
@@ -70,9 +75,14 @@ fn a_failed_sync_then_a_power_cut_loses_nothing_acknowledged() {
         for nth in 0..3 {
             let (disk, durable, _) = after_failed_sync(fault, nth);
             disk.crash(Crash::PowerCut);
-            let rig = open(&disk);
-            assert!(rig.read_all().starts_with(&durable), "{fault:?} {nth}");
-            assert!(rig.log.hard_state().term >= 2);
+            match try_open(&disk, small()) {
+                Ok(rig) => {
+                    assert!(rig.read_all().starts_with(&durable), "{fault:?} {nth}");
+                    assert!(rig.log.hard_state().term >= 2);
+                }
+                Err(OpenError::Corrupt(_)) if fault == SyncFault::Late => {}
+                Err(error) => panic!("{fault:?} {nth}: {error}"),
+            }
         }
     }
 }
@@ -85,9 +95,7 @@ fn unclean_ground() -> (MemoryDisk, Vec<Entry>) {
     rig.settle();
     for _ in 0..30 {
         rig.append(1, &[3000, 2000]);
-        rig.log.pump();
-        stepper.run_all();
-        rig.settle();
+        rig.drain(&stepper);
     }
     let list = entries(55, &[100, 200]);
     let append = Append::Entries {
@@ -96,9 +104,7 @@ fn unclean_ground() -> (MemoryDisk, Vec<Entry>) {
         entries: &list,
     };
     rig.try_write(None, Some(55), append).expect("written");
-    rig.log.pump();
-    stepper.run(Lane::Sync);
-    rig.settle();
+    rig.drain(&stepper);
     rig.append(2, &[7, 8, 9]);
     rig.log.pump();
     let all = rig.read_all();
@@ -194,26 +200,26 @@ fn c8_a_full_disk_is_an_error_and_goes_away_with_room() {
     // Votes go on: META has its room.
     rig.try_write(Some(state(5, 2)), None, Append::None)
         .expect("no room is needed");
-    rig.log.pump();
-    stepper.run(Lane::Sync);
-    rig.settle();
-    assert_eq!(rig.durable, rig.next);
+    assert_eq!(drain_syncs(&mut rig, &stepper), rig.next);
     let before = rig.read_all();
     disk.set_quota(None);
-    stepper.run_all();
-    rig.settle();
-    stepper.run_all();
-    rig.settle();
+    rig.drain(&stepper);
     assert!(!rig.log.disk_full());
     rig.append(5, &[8000, 8000, 8000]);
-    rig.log.pump();
-    stepper.run_all();
-    rig.settle();
+    rig.drain(&stepper);
     assert_eq!(rig.read_all().len(), before.len() + 3);
     assert!(rig.log.counters().disk_full > 0);
     drop(rig);
     disk.crash(Crash::PowerCut);
     assert_eq!(open(&disk).read_all().len(), before.len() + 3);
+}
+
+fn drain_syncs(rig: &mut Rig<Memory>, stepper: &Stepper) -> u64 {
+    while {
+        rig.settle();
+        stepper.run(Lane::Sync)
+    } {}
+    rig.durable
 }
 
 #[test]
