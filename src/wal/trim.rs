@@ -197,9 +197,9 @@ impl<M: Medium> LogStorage<M> {
                 ..
             } = segment;
             drop(map);
-            // Recycled only by its sole owner: who still reads published bytes keeps them as they
+            // Used again only when nobody reads it: who still reads published bytes keeps them as they
             // are, the file just loses its name.
-            let sole = pinned.upgrade().is_none();
+            let sole = pinned.upgrade().is_none_or(|map| !map.is_read());
             let room = self.pool.len() + reuse.len() < self.options.pool_segments;
             if sole && room && u64::from(size) == self.options.segment_bytes {
                 reuse.push(name);

@@ -140,7 +140,7 @@ impl<M: Medium> LogStorage<M> {
     }
 
     /// What is certain to fit, however it falls into batches and segments.
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         let Some(tail) = self.tails.back() else {
             return 0;
         };

@@ -4,4 +4,5 @@ mod basics;
 mod crashes;
 mod damage;
 mod faults;
+mod front;
 mod harness;
