@@ -34,6 +34,8 @@ impl RaftCore {
         self.restart_election_timer(now);
         if self.may_campaign() {
             self.pre_campaign(now, out);
+        } else {
+            self.advise_if_left_out(out);
         }
     }
 
