@@ -70,6 +70,7 @@ fn a2_a_deposed_leader_keeps_its_vote() {
     let mut one = Script::new(1, 3, &[1, 2], 2);
     one.lead(2);
     while one.core.is_leader() {
+        assert!(one.now < 9 * T_MAX, "nobody answers it");
         one.time_out();
     }
     one.tell(3, Message::Vote(request(3, 3, LogId::new(9, 9))));

@@ -4,6 +4,7 @@
 mod bed;
 mod disk;
 mod election;
+mod founding;
 mod ghost;
 mod net;
 mod replication;

@@ -9,7 +9,7 @@ use super::net::Faults;
 use crate::types::{Micros, NodeId};
 
 /// Says which seed failed, whatever failed.
-struct Named(u64);
+pub(super) struct Named(pub(super) u64);
 
 impl Drop for Named {
     fn drop(&mut self) {
