@@ -6,6 +6,7 @@ mod disk;
 mod election;
 mod founding;
 mod ghost;
+mod links;
 mod net;
 mod replication;
 mod script;
