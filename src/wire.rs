@@ -11,9 +11,9 @@ mod hello;
 mod tests;
 
 pub(crate) use assemble::{Assembler, Received};
-pub(crate) use code::CloseCode;
-pub(crate) use frame::{Head, Kind, MAX_FIXED, encode_into};
-pub(crate) use hello::{HELLO_FIXED, HELLO_MAX, Hello, HelloError};
+pub(crate) use code::{CloseCode, Redial, SLOW_RETRY};
+pub(crate) use frame::{Kind, MAX_FIXED, encode_into};
+pub(crate) use hello::{HELLO_FIXED, HELLO_MAX, Hello, HelloError, addresses_fit};
 
 use crate::config::limits;
 use crate::entry::FrameError;
