@@ -73,7 +73,7 @@ pub use error::{Certainty, LeaderHint, ProposeError, StartError, WaitError};
 pub use network::RaftNetwork;
 pub use node::{NodeStatus, ProposeOptions, RaftNode};
 pub use quic::{Credentials, RaftTransport, RaftTransportService};
-pub use state_machine::{RouterStateMachine, StateMachine};
+pub use state_machine::{RouterCommand, RouterState, RouterStateMachine, StateMachine};
 pub use types::{LogId, LogIndex, NodeId, Term};
 pub use wal::LogStorage;
 
