@@ -139,7 +139,7 @@ fn open_log<R: Send + 'static>(
 ) -> Result<LogStorage<MappedDir>, StartError> {
     let storage = |error: crate::wal::OpenError| StartError::Storage(error.to_string());
     let sink = Arc::new(move |event| inbox.put(|lanes| lanes.log.push(event)));
-    let medium = MappedDir::open(&cluster.data_dir, &options, sink).map_err(storage)?;
+    let medium = MappedDir::open(&cluster.data_dir, sink, &options).map_err(storage)?;
     let identity =
         LogIdentity { cluster: cluster.credentials.cluster(), node: config.node_id };
     LogStorage::open(medium, identity, options).map_err(storage)
