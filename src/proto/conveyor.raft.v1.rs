@@ -2435,7 +2435,6 @@ impl Certainty {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StateRecord {
     #[prost(oneof = "state_record::Record", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
-    #[serde(flatten)]
     pub record: ::core::option::Option<state_record::Record>,
 }
 /// Nested message and enum types in `StateRecord`.
@@ -2444,28 +2443,20 @@ pub mod state_record {
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Record {
         #[prost(message, tag = "1")]
-        #[serde(flatten)]
         Service(super::ServiceRecord),
         #[prost(message, tag = "2")]
-        #[serde(flatten)]
         Pipeline(super::PipelineRecord),
         #[prost(message, tag = "3")]
-        #[serde(flatten)]
         SourceOffset(super::OffsetRecord),
         #[prost(message, tag = "4")]
-        #[serde(flatten)]
         Watermark(super::WatermarkRecord),
         #[prost(message, tag = "5")]
-        #[serde(flatten)]
         Checkpoint(super::CheckpointRecord),
         #[prost(message, tag = "6")]
-        #[serde(flatten)]
         GroupOffset(super::GroupOffsetRecord),
         #[prost(message, tag = "7")]
-        #[serde(flatten)]
         Group(super::GroupRecord),
         #[prost(message, tag = "8")]
-        #[serde(flatten)]
         Sidecar(super::SidecarRecord),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use conveyor_raft::proto::router_client::RouterClient;
-use conveyor_raft::proto::{GetStateRequest, StateRecord, SummaryRequest, SummaryResponse};
+use conveyor_raft::proto::{GetStateRequest, SummaryRequest, SummaryResponse};
 
 use crate::cli::StateArgs;
 use crate::client::{Client, failure_of};
@@ -50,15 +50,13 @@ async fn full(
             writeln!(out, "# state at index {}, term {}", part.index, part.term)?;
         }
         for record in &part.records {
-            writeln!(out, "{}", line(record)?)?;
+            if let Some(record) = &record.record {
+                writeln!(out, "{}", output::json(record)?)?;
+            }
         }
     }
     out.flush()?;
     Ok(())
-}
-
-fn line(record: &StateRecord) -> Result<String, Failure> {
-    output::json(record)
 }
 
 fn print(summary: &SummaryResponse) {
