@@ -15,8 +15,7 @@ const MAX_PART: usize = 64 << 20;
 
 pub(crate) async fn run(args: StateArgs) -> Result<(), Failure> {
     let client = Client::new(args.client)?;
-    let mut router =
-        RouterClient::new(client.any().await?).max_decoding_message_size(MAX_PART);
+    let mut router = RouterClient::new(client.any().await?).max_decoding_message_size(MAX_PART);
     if args.full {
         return full(&client, &mut router, args.at_least).await;
     }
@@ -45,7 +44,11 @@ async fn full(
     let mut parts = answer.map_err(|status| failure_of(&status))?.into_inner();
     let mut out = BufWriter::new(io::stdout().lock());
     let mut first = true;
-    while let Some(part) = parts.message().await.map_err(|status| failure_of(&status))? {
+    while let Some(part) = parts
+        .message()
+        .await
+        .map_err(|status| failure_of(&status))?
+    {
         if std::mem::take(&mut first) && !client.json {
             writeln!(out, "# state at index {}, term {}", part.index, part.term)?;
         }
@@ -60,7 +63,11 @@ async fn full(
 }
 
 fn print(summary: &SummaryResponse) {
-    println!("state at index {}, term {}", output::count(summary.index), summary.term);
+    println!(
+        "state at index {}, term {}",
+        output::count(summary.index),
+        summary.term
+    );
     println!("  digest           {}", summary.digest);
     for (name, count) in &summary.counts {
         println!("  {name:<16} {}", output::count(*count));
