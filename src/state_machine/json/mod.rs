@@ -14,9 +14,11 @@
 mod commands;
 mod fields;
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Serializer;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::RouterCommand;
@@ -44,6 +46,35 @@ pub struct Line {
     pub command: RouterCommand,
     /// When in the day it is meant to come, milliseconds, if the line says so.
     pub at_ms: Option<u64>,
+}
+
+impl Serialize for Line {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Form<'a> {
+            #[serde(flatten)]
+            command: &'a RouterCommand,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            at_ms: Option<u64>,
+        }
+        #[derive(Serialize)]
+        struct Noop {
+            #[serde(rename = "Noop")]
+            fields: BTreeMap<String, ()>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            at_ms: Option<u64>,
+        }
+        let at_ms = self.at_ms;
+        match &self.command {
+            // A bare string has no room for the time.
+            RouterCommand::Noop => Noop {
+                fields: BTreeMap::new(),
+                at_ms,
+            }
+            .serialize(serializer),
+            command => Form { command, at_ms }.serialize(serializer),
+        }
+    }
 }
 
 /// What is wrong with a line, naming command and field. Whoever reads lines adds the number.

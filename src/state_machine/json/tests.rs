@@ -230,5 +230,11 @@ fn printing_round_trips() {
     for original in all {
         let printed = serde_json::to_string(&original).expect("prints");
         assert_eq!(command(&printed), original, "{printed}");
+        let line = Line {
+            command: original,
+            at_ms: Some(7),
+        };
+        let printed = serde_json::to_string(&line).expect("prints");
+        assert_eq!(parse_line(&printed), Ok(Some(line)), "{printed}");
     }
 }
