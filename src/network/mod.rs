@@ -3,6 +3,10 @@
 //! Sending never waits. What does not fit is refused, and the core asks again later; what is lost
 //! is the core's business. Everything a transport learns comes back as a [`NetworkEvent`].
 
+mod in_process;
+
+pub use in_process::{InProcessHub, InProcessNetwork};
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;

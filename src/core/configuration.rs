@@ -1,0 +1,334 @@
+//! Who belongs to the cluster, and what a quorum is.
+//!
+//! A configuration is an entry of its own kind, from index 1 on. It takes effect when it is
+//! appended and is rolled back when it is truncated (Raft paper, section 6).
+
+use crate::types::{Incarnation, LogIndex, NodeId, ReplicaId};
+
+/// One member with its addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberInfo {
+    /// Who: a node id in one of its lives.
+    pub replica: ReplicaId,
+    /// `host:port` of its peer listener.
+    pub peer_address: String,
+    /// Where clients reach it.
+    pub client_endpoint: String,
+    /// Lowest and highest feature level it supports.
+    pub features: (u32, u32),
+}
+
+/// The members of the cluster. While `outgoing` is not empty the configuration is *joint*: a
+/// decision needs a majority of both voter sets (section 6).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Configuration {
+    /// The voters; of a joint configuration, the new ones.
+    pub incoming: Vec<MemberInfo>,
+    /// Of a joint configuration, the old voters.
+    pub outgoing: Vec<MemberInfo>,
+    /// Members that receive the log and do not vote.
+    pub learners: Vec<MemberInfo>,
+    /// Incarnations that were removed and never come back.
+    pub tombstones: Vec<ReplicaId>,
+    /// Feature level of the replicated state.
+    pub feature_level: u32,
+}
+
+impl Configuration {
+    /// Every member once.
+    pub fn members(&self) -> impl Iterator<Item = &MemberInfo> {
+        let later = |list: &[MemberInfo], who: &MemberInfo| {
+            list.iter().any(|other| other.replica == who.replica)
+        };
+        let outgoing = self
+            .outgoing
+            .iter()
+            .filter(move |who| !later(&self.incoming, who));
+        let learners = self.learners.iter();
+        self.incoming.iter().chain(outgoing).chain(learners)
+    }
+
+    /// The member with this node id (and, where several lives of it are members, any of them).
+    pub fn member(&self, node: NodeId) -> Option<&MemberInfo> {
+        self.members().find(|who| who.replica.node == node)
+    }
+
+    /// Whether this replica votes.
+    pub fn is_voter(&self, who: ReplicaId) -> bool {
+        self.incoming
+            .iter()
+            .chain(&self.outgoing)
+            .any(|member| member.replica == who)
+    }
+
+    /// Whether those for whom `has` is true form a quorum: a majority of each voter set.
+    ///
+    /// Votes, commits, reads and check-quorum all come down to this function and to
+    /// [`quorum_index`](Self::quorum_index).
+    pub fn is_quorum(&self, has: impl Fn(ReplicaId) -> bool) -> bool {
+        let won = self.quorum_index(|who| u64::from(has(who)));
+        won == 1
+    }
+
+    /// The highest value that a majority of each voter set has reached, for example the highest
+    /// index that a quorum holds. Zero without voters.
+    pub fn quorum_index(&self, reached: impl Fn(ReplicaId) -> u64) -> LogIndex {
+        let of = |set: &[MemberInfo]| majority_value(set, &reached);
+        match (self.incoming.is_empty(), self.outgoing.is_empty()) {
+            (true, _) => 0,
+            (false, true) => of(&self.incoming),
+            (false, false) => of(&self.incoming).min(of(&self.outgoing)),
+        }
+    }
+}
+
+/// More voters than this in one set spill to the heap.
+const INLINE_VOTERS: usize = 16;
+
+fn majority_value(set: &[MemberInfo], reached: &impl Fn(ReplicaId) -> u64) -> u64 {
+    let mut inline = [0; INLINE_VOTERS];
+    let mut heap = Vec::new();
+    let values: &mut [u64] = if set.len() <= INLINE_VOTERS {
+        &mut inline[..set.len()]
+    } else {
+        heap.resize(set.len(), 0);
+        &mut heap
+    };
+    for (value, member) in values.iter_mut().zip(set) {
+        *value = reached(member.replica);
+    }
+    values.sort_unstable_by(|a, b| b.cmp(a));
+    values[set.len() / 2]
+}
+
+/// Bytes that are no configuration of a version known here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a configuration: {0}")]
+pub struct ConfigurationError(&'static str);
+
+const VERSION: u8 = 1;
+const MAX_MEMBERS: u32 = 1024;
+const MAX_TEXT: u32 = 512;
+
+impl Configuration {
+    /// The payload of the entry: version 1, then voters, old voters, learners, tombstones and the
+    /// feature level; integers little-endian, lists and texts with their length before them.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        for list in [&self.incoming, &self.outgoing, &self.learners] {
+            put_u32(&mut out, list.len() as u32);
+            for member in list {
+                put_replica(&mut out, member.replica);
+                put_text(&mut out, &member.peer_address);
+                put_text(&mut out, &member.client_endpoint);
+                put_u32(&mut out, member.features.0);
+                put_u32(&mut out, member.features.1);
+            }
+        }
+        put_u32(&mut out, self.tombstones.len() as u32);
+        self.tombstones
+            .iter()
+            .for_each(|who| put_replica(&mut out, *who));
+        put_u32(&mut out, self.feature_level);
+        out
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    /// If the bytes are cut off, too long, of another version, or name a voter twice.
+    pub fn decode(payload: &[u8]) -> Result<Self, ConfigurationError> {
+        let mut input = payload;
+        if take::<1>(&mut input)? != [VERSION] {
+            return Err(ConfigurationError("unknown version"));
+        }
+        let configuration = Self {
+            incoming: take_members(&mut input)?,
+            outgoing: take_members(&mut input)?,
+            learners: take_members(&mut input)?,
+            tombstones: take_list(&mut input, take_replica)?,
+            feature_level: take_u32(&mut input)?,
+        };
+        if !input.is_empty() {
+            return Err(ConfigurationError("bytes left over"));
+        }
+        configuration.check()?;
+        Ok(configuration)
+    }
+
+    fn check(&self) -> Result<(), ConfigurationError> {
+        if self.incoming.is_empty() {
+            return Err(ConfigurationError("no voter"));
+        }
+        for set in [&self.incoming, &self.outgoing, &self.learners] {
+            let mut nodes: Vec<_> = set.iter().map(|member| member.replica).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            if nodes.len() != set.len() {
+                return Err(ConfigurationError("a member is named twice"));
+            }
+            if nodes
+                .iter()
+                .any(|who| who.node == 0 || who.incarnation.is_none())
+            {
+                return Err(ConfigurationError("a member without id or incarnation"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn put_u32(out: &mut Vec<u8>, value: u32) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+fn put_replica(out: &mut Vec<u8>, who: ReplicaId) {
+    out.extend_from_slice(&who.node.to_le_bytes());
+    out.extend_from_slice(&who.incarnation.0);
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    put_u32(out, text.len() as u32);
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn take<const N: usize>(input: &mut &[u8]) -> Result<[u8; N], ConfigurationError> {
+    let (head, rest) = input
+        .split_first_chunk()
+        .ok_or(ConfigurationError("cut off"))?;
+    *input = rest;
+    Ok(*head)
+}
+
+fn take_u32(input: &mut &[u8]) -> Result<u32, ConfigurationError> {
+    take(input).map(u32::from_le_bytes)
+}
+
+fn take_replica(input: &mut &[u8]) -> Result<ReplicaId, ConfigurationError> {
+    let node = take(input).map(u64::from_le_bytes)?;
+    Ok(ReplicaId::new(node, Incarnation(take(input)?)))
+}
+
+fn take_text(input: &mut &[u8]) -> Result<String, ConfigurationError> {
+    let len = take_u32(input)?;
+    if len > MAX_TEXT {
+        return Err(ConfigurationError("an address over 512 bytes"));
+    }
+    let (text, rest) = input
+        .split_at_checked(len as usize)
+        .ok_or(ConfigurationError("cut off"))?;
+    *input = rest;
+    String::from_utf8(text.to_vec()).map_err(|_| ConfigurationError("an address is not UTF-8"))
+}
+
+fn take_list<T>(
+    input: &mut &[u8],
+    item: impl Fn(&mut &[u8]) -> Result<T, ConfigurationError>,
+) -> Result<Vec<T>, ConfigurationError> {
+    let count = take_u32(input)?;
+    if count > MAX_MEMBERS {
+        return Err(ConfigurationError("more than 1024 members"));
+    }
+    (0..count).map(|_| item(input)).collect()
+}
+
+fn take_members(input: &mut &[u8]) -> Result<Vec<MemberInfo>, ConfigurationError> {
+    take_list(input, |input| {
+        Ok(MemberInfo {
+            replica: take_replica(input)?,
+            peer_address: take_text(input)?,
+            client_endpoint: take_text(input)?,
+            features: (take_u32(input)?, take_u32(input)?),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(node: NodeId) -> MemberInfo {
+        MemberInfo {
+            replica: ReplicaId::new(node, Incarnation([node as u8; 16])),
+            peer_address: format!("host-{node}:50052"),
+            client_endpoint: String::new(),
+            features: (1, 1),
+        }
+    }
+
+    fn sets(incoming: u32, outgoing: u32) -> Configuration {
+        let of = |bits: u32| (1..=7).filter(|n| bits >> n & 1 == 1).map(member).collect();
+        Configuration {
+            incoming: of(incoming),
+            outgoing: of(outgoing),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn b4_quorums_match_counting_them_out() {
+        for (incoming, outgoing) in [
+            (0b10, 0),
+            (0b110, 0),
+            (0b1110, 0),
+            (0b11_1110, 0),
+            (0b1110, 0b111_1000),
+            (0b110, 0b1000),
+        ] {
+            let configuration = sets(incoming, outgoing);
+            for have in 0..256u32 {
+                let majority = |set: u32| (set & have).count_ones() * 2 > set.count_ones();
+                let expected = majority(incoming) && (outgoing == 0 || majority(outgoing));
+                let quorum = configuration.is_quorum(|who| have >> who.node & 1 == 1);
+                assert_eq!(quorum, expected, "{incoming:b} {outgoing:b} {have:b}");
+            }
+        }
+        assert!(
+            !Configuration::default().is_quorum(|_| true),
+            "nobody is no quorum"
+        );
+    }
+
+    #[test]
+    fn the_quorum_index_is_the_highest_that_a_majority_reached() {
+        let configuration = sets(0b11_1110, 0);
+        let reached = [0, 7, 3, 9, 1, 5];
+        assert_eq!(
+            configuration.quorum_index(|who| reached[who.node as usize]),
+            5
+        );
+        let joint = sets(0b1110, 0b11_0000);
+        assert_eq!(joint.quorum_index(|who| reached[who.node as usize]), 1);
+    }
+
+    #[test]
+    fn an_incarnation_outside_the_configuration_counts_nowhere() {
+        let configuration = sets(0b1110, 0);
+        let other_life = ReplicaId::new(2, Incarnation([9; 16]));
+        assert!(!configuration.is_voter(other_life));
+        let voters = [ReplicaId::new(1, Incarnation([1; 16])), other_life];
+        assert!(!configuration.is_quorum(|who| voters.contains(&who)));
+    }
+
+    #[test]
+    fn encoding_round_trips_and_damage_is_refused() {
+        let mut configuration = sets(0b1110, 0b110);
+        configuration.learners.push(member(6));
+        configuration
+            .tombstones
+            .push(ReplicaId::new(4, Incarnation([8; 16])));
+        configuration.feature_level = 3;
+        let bytes = configuration.encode();
+        assert_eq!(Configuration::decode(&bytes), Ok(configuration.clone()));
+        for cut in 0..bytes.len() {
+            Configuration::decode(&bytes[..cut]).expect_err("cut off");
+        }
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0xff;
+            let _ = Configuration::decode(&damaged); // any answer but a panic or a huge allocation
+        }
+        configuration.incoming.push(member(1));
+        Configuration::decode(&configuration.encode()).expect_err("a voter twice");
+    }
+}

@@ -1,0 +1,281 @@
+//! Founding a cluster, unanimously and once.
+//!
+//! The lowest listed id creates entry 1, the configuration, once it holds a live hello from every
+//! listed peer, all of them blank. It gives the entry to each, and campaigns only when **all** have
+//! stored it durably: with a mere majority, a founder that froze, was recreated and came back would
+//! begin a second history. The founder's incarnation names the history (its *genesis*).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::io::FoundingList;
+use super::message::{Found, FoundReply, FoundStatus, Message};
+use super::{
+    AppendSource, Configuration, EntrySummary, Event, MemberInfo, Output, RaftCore, RaftRole,
+};
+use crate::types::{HardState, LogId, Micros, NodeId, ReplicaId};
+
+/// The term of entry 1. The founder's first campaign is for the next.
+const FOUNDING_TERM: u64 = 1;
+/// Highest and lowest feature level of this release.
+const FEATURES: (u32, u32) = (1, 1);
+
+#[derive(Debug)]
+pub(super) struct Founding {
+    list: FoundingList,
+    /// Who has stored entry 1 durably, as the founder knows it.
+    stored: BTreeSet<ReplicaId>,
+    /// Said once, not at every tick.
+    advised: bool,
+}
+
+impl Founding {
+    pub(super) fn new(list: FoundingList) -> Self {
+        Self {
+            list,
+            stored: BTreeSet::new(),
+            advised: false,
+        }
+    }
+}
+
+impl RaftCore {
+    /// Nothing but entry 1 exists and no term has begun: the founder may still be handing it out.
+    pub(super) fn founding_is_open(&self) -> bool {
+        !self.is_blank()
+            && self.log.last() == LogId::new(FOUNDING_TERM, 1)
+            && self.hard.term == FOUNDING_TERM
+    }
+
+    pub(super) fn founding_in_progress(&self) -> bool {
+        self.role == RaftRole::Follower
+            && (self.founding_is_open() || self.is_blank())
+            && self.is_lowest()
+    }
+
+    fn is_lowest(&self) -> bool {
+        let list = &self.founding.list;
+        let others = list.others.iter().all(|other| self.me.node < *other);
+        others && (list.single || !list.others.is_empty())
+    }
+
+    pub(super) fn greet_founding(&mut self, now: Micros, peer: ReplicaId, out: &mut Vec<Output>) {
+        if self.founding_in_progress() {
+            self.go_on_founding(now, out);
+        }
+        self.advise_if_recreated(peer, out);
+    }
+
+    pub(super) fn tick_founding(&mut self, now: Micros, out: &mut Vec<Output>) {
+        if self.founding_in_progress() && now >= self.heartbeat_due {
+            self.go_on_founding(now, out);
+        }
+    }
+
+    fn go_on_founding(&mut self, now: Micros, out: &mut Vec<Output>) {
+        self.heartbeat_due = now + self.settings.heartbeat_interval;
+        if self.is_blank() {
+            self.found_if_all_are_here(out);
+        } else {
+            self.offer_to_all(now, out);
+        }
+    }
+
+    /// Whoever has not answered is offered entry 1 again; the founder that restarted starts here.
+    fn offer_to_all(&mut self, now: Micros, out: &mut Vec<Output>) {
+        if self.durable >= 1 && self.genesis == self.me.incarnation {
+            self.founding.stored.insert(self.me);
+            self.others()
+                .iter()
+                .for_each(|member| self.offer_first_entry(*member, out));
+            self.campaign_if_all_stored(now, out);
+        }
+    }
+
+    /// Step 1: every listed peer is here and blank.
+    fn found_if_all_are_here(&mut self, out: &mut Vec<Output>) {
+        let Some(mut members) = self.blank_members(out) else {
+            return;
+        };
+        members.push(MemberInfo {
+            replica: self.me,
+            peer_address: self.founding.list.peer_address.clone(),
+            client_endpoint: self.founding.list.client_endpoint.clone(),
+            features: FEATURES,
+        });
+        members.sort_by_key(|member| member.replica);
+        let configuration = Arc::new(Configuration {
+            incoming: members,
+            feature_level: FEATURES.1,
+            ..Configuration::default()
+        });
+        self.genesis = self.me.incarnation;
+        self.hard = HardState {
+            term: FOUNDING_TERM,
+            voted_for: ReplicaId::default(),
+        };
+        self.log.append(FOUNDING_TERM, 1);
+        let (hard, genesis) = (self.hard, self.genesis);
+        let source = AppendSource::Configuration {
+            index: 1,
+            configuration: Arc::clone(&configuration),
+        };
+        self.persist(out, |write| {
+            write.hard_state = Some(hard);
+            write.genesis = Some(genesis);
+            write.append = source;
+        });
+        self.adopt_configuration(1, configuration, out);
+    }
+
+    fn blank_members(&mut self, out: &mut Vec<Output>) -> Option<Vec<MemberInfo>> {
+        let mut members = Vec::new();
+        for node in &self.founding.list.others {
+            let peer = self.peers.get(node).filter(|peer| peer.control.is_some())?;
+            let replica = peer.answered?;
+            if !peer.hello.blank {
+                if !std::mem::replace(&mut self.founding.advised, true) {
+                    out.push(Output::Event(Event::Advice(format!(
+                        "node {node} already belongs to a cluster and this directory is blank: \
+                         use replace to bring this node in, or restore its directory"
+                    ))));
+                }
+                return None;
+            }
+            members.push(MemberInfo {
+                replica,
+                peer_address: peer.hello.peer_address.clone(),
+                client_endpoint: peer.hello.client_endpoint.clone(),
+                features: FEATURES,
+            });
+        }
+        Some(members)
+    }
+
+    /// Step 2: the entry is durable here, so others may have it.
+    pub(super) fn founded_durably(&mut self, now: Micros, out: &mut Vec<Output>) {
+        if self.founding_is_open() && !self.founding.stored.contains(&self.me) {
+            self.offer_to_all(now, out);
+        }
+    }
+
+    fn offer_first_entry(&self, to: ReplicaId, out: &mut Vec<Output>) {
+        if !self.founding.stored.contains(&to) {
+            let found = Found {
+                term: FOUNDING_TERM,
+                founder: self.genesis,
+            };
+            out.push(Output::SendFirstEntry {
+                to: to.node,
+                message: Message::Found(found),
+            });
+        }
+    }
+
+    /// Step 3, at a peer: store it, once.
+    pub(super) fn on_found(
+        &mut self,
+        from: ReplicaId,
+        found: Found,
+        entries: EntrySummary,
+        out: &mut Vec<Output>,
+    ) {
+        let named = |configuration: &Configuration| {
+            configuration.is_voter(self.me) && configuration.is_voter(from)
+        };
+        let first = entries
+            .configurations
+            .into_iter()
+            .find(|(index, c)| *index == 1 && named(c));
+        let ours = found.founder == from.incarnation && found.term == FOUNDING_TERM;
+        if let Some((_, configuration)) = first
+            && self.is_blank()
+            && self.log.last().index == 0
+            && self.hard.term <= FOUNDING_TERM
+            && ours
+        {
+            self.store_first_entry(found, configuration, out);
+        }
+        let stored = !self.is_blank() && self.genesis == found.founder;
+        let reply = FoundReply {
+            term: self.hard.term,
+            incarnation: self.me.incarnation,
+            status: if stored {
+                FoundStatus::Stored
+            } else {
+                FoundStatus::Refused
+            },
+        };
+        self.send(
+            from.node,
+            Message::FoundReply(reply),
+            self.durability_of(1),
+            out,
+        );
+    }
+
+    fn store_first_entry(
+        &mut self,
+        found: Found,
+        configuration: Arc<Configuration>,
+        out: &mut Vec<Output>,
+    ) {
+        self.genesis = found.founder;
+        self.hard.term = FOUNDING_TERM;
+        self.log.append(FOUNDING_TERM, 1);
+        let (hard, genesis) = (self.hard, self.genesis);
+        self.persist(out, |write| {
+            write.hard_state = Some(hard);
+            write.genesis = Some(genesis);
+            write.append = AppendSource::Message { from: 1 };
+        });
+        self.adopt_configuration(1, configuration, out);
+    }
+
+    /// Step 4: all have stored it.
+    pub(super) fn on_found_reply(
+        &mut self,
+        now: Micros,
+        from: ReplicaId,
+        reply: FoundReply,
+        out: &mut Vec<Output>,
+    ) {
+        if !self.founding_is_open() || reply.incarnation != from.incarnation {
+            return;
+        }
+        if reply.status == FoundStatus::Stored {
+            self.founding.stored.insert(from);
+            self.campaign_if_all_stored(now, out);
+        } else {
+            self.advise_incomplete(from.node, out);
+        }
+    }
+
+    fn campaign_if_all_stored(&mut self, now: Micros, out: &mut Vec<Output>) {
+        let all = self
+            .others()
+            .iter()
+            .all(|member| self.founding.stored.contains(member));
+        if all && self.founding.stored.contains(&self.me) && self.role == RaftRole::Follower {
+            self.campaign_now(now, out);
+        }
+    }
+
+    /// A member that came back in another life can never store this entry.
+    fn advise_if_recreated(&mut self, peer: ReplicaId, out: &mut Vec<Output>) {
+        let members = self.others();
+        let named = members.iter().any(|member| member.node == peer.node);
+        if self.founding_is_open() && named && !members.contains(&peer) {
+            self.advise_incomplete(peer.node, out);
+        }
+    }
+
+    fn advise_incomplete(&mut self, node: NodeId, out: &mut Vec<Output>) {
+        if !std::mem::replace(&mut self.founding.advised, true) {
+            out.push(Output::Event(Event::Advice(format!(
+                "founding incomplete: node {node} is not the one that this founding named, and \
+                 nothing can have been committed: delete this directory and start again"
+            ))));
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! What goes into the core and what comes out of it.
+
+use std::sync::Arc;
+
+use super::configuration::Configuration;
+use super::message::{AppendEntries, Class, Message};
+use crate::types::{
+    HardState, Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId,
+};
+
+/// How the core is set up. All times in microseconds.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A follower waits at least this long for a leader.
+    pub election_timeout_min: Micros,
+    /// And less than this.
+    pub election_timeout_max: Micros,
+    /// A leader says that it lives this often.
+    pub heartbeat_interval: Micros,
+    /// Append bytes on their way to one peer.
+    pub max_inflight_bytes: usize,
+    /// Appends on their way to one peer.
+    pub max_inflight_appends: usize,
+    /// Entry bytes in one append.
+    pub max_append_bytes: usize,
+    /// Seed of the election timeouts. Different on every node, or votes split.
+    pub seed: u64,
+}
+
+/// What the log held when the node opened it.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// Term and vote.
+    pub hard_state: HardState,
+    /// The cluster's founder; none while blank.
+    pub genesis: Incarnation,
+    /// The log starts after this entry.
+    pub snapshot: LogId,
+    /// The last entry.
+    pub last: LogId,
+    /// Runs of equal terms: term and first index.
+    pub terms: Vec<LogId>,
+    /// Configurations in the log, by index.
+    pub configurations: Vec<(LogIndex, Arc<Configuration>)>,
+}
+
+/// The founding members, known before any configuration exists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundingList {
+    /// Numbers of the *other* first members.
+    pub others: Vec<NodeId>,
+    /// The explicit word that a cluster of one may be founded.
+    pub single: bool,
+    /// Where peers reach this node.
+    pub peer_address: String,
+    /// Where clients reach this node.
+    pub client_endpoint: String,
+}
+
+/// What a peer's hello said that the core needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerHello {
+    /// The peer holds no configuration.
+    pub blank: bool,
+    /// Its cluster's founder.
+    pub genesis: Incarnation,
+    /// Where peers reach it.
+    pub peer_address: String,
+    /// Where clients reach it.
+    pub client_endpoint: String,
+}
+
+/// What the core needs to know of the entries beside a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EntrySummary {
+    /// Index of the first entry.
+    pub first: LogIndex,
+    /// How many.
+    pub count: u32,
+    /// Runs of equal terms: term and first index.
+    pub terms: Vec<LogId>,
+    /// Configurations among them.
+    pub configurations: Vec<(LogIndex, Arc<Configuration>)>,
+    /// Whether the log has room for them at the moment.
+    pub fits: bool,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time passed; due whenever [`RaftCore::deadline`](super::RaftCore::deadline) says so.
+    Tick,
+    /// A message came in.
+    Message {
+        /// Who sent it, by its connection.
+        from: ReplicaId,
+        /// What it says.
+        message: Message,
+        /// The entries beside it.
+        entries: EntrySummary,
+    },
+    /// A stream to a peer is ready.
+    PeerUp {
+        /// Who answered.
+        peer: ReplicaId,
+        /// Which class.
+        class: Class,
+        /// The stream's epoch.
+        epoch: u64,
+        /// What its hello said.
+        hello: PeerHello,
+    },
+    /// A stream to a peer is gone.
+    PeerDown {
+        /// Whose.
+        node: NodeId,
+        /// Which class.
+        class: Class,
+        /// Which epoch.
+        epoch: u64,
+    },
+    /// After a send was refused: there is room again.
+    Writable {
+        /// To whom.
+        node: NodeId,
+        /// In which epoch.
+        epoch: u64,
+    },
+    /// Clients propose `count` commands. Only for a leader, see
+    /// [`RaftCore::is_leader`](super::RaftCore::is_leader).
+    Propose {
+        /// How many.
+        count: u32,
+    },
+    /// What the driver made of an [`Output::Replicate`].
+    Replicated {
+        /// To whom.
+        to: NodeId,
+        /// Its `seq`.
+        seq: u64,
+        /// How far it got, and how many bytes; `None`: nothing was taken.
+        sent: Option<(LogIndex, usize)>,
+    },
+    /// This write and all before it are durable.
+    Durable {
+        /// The newest durable write.
+        id: WriteId,
+    },
+    /// The state machine has applied this far.
+    Applied {
+        /// Index.
+        index: LogIndex,
+    },
+    /// All that came in one burst is in; decide what follows from it as a whole.
+    Settle,
+    /// The log or the state machine failed: promise nothing any more.
+    Fail {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Where the entries of a [`Persist`] come from.
+#[derive(Clone, Debug)]
+pub enum AppendSource {
+    /// None.
+    None,
+    /// The commands of the [`Input::Propose`] being handled.
+    Proposals {
+        /// Index of the first.
+        first: LogIndex,
+        /// How many.
+        count: u32,
+    },
+    /// Those beside the message being handled, from this index on.
+    Message {
+        /// First index to append.
+        from: LogIndex,
+    },
+    /// The empty entry that opens a term (Raft paper, section 8).
+    Noop {
+        /// Its index.
+        index: LogIndex,
+    },
+    /// A configuration.
+    Configuration {
+        /// Its index.
+        index: LogIndex,
+        /// What it says.
+        configuration: Arc<Configuration>,
+    },
+}
+
+/// A write for the log. Order: hard state and genesis, truncation, entries.
+#[derive(Clone, Debug)]
+pub struct Persist {
+    /// Its number; rises by one.
+    pub id: WriteId,
+    /// Term and vote, if they changed.
+    pub hard_state: Option<HardState>,
+    /// The founder, when it becomes known.
+    pub genesis: Option<Incarnation>,
+    /// Drop this entry and all after it first.
+    pub truncate_from: Option<LogIndex>,
+    /// Term of entries that this node makes itself.
+    pub term: Term,
+    /// Then append these.
+    pub append: AppendSource,
+}
+
+/// Something to do, in order.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Hand a write to the log.
+    Persist(Persist),
+    /// Send a message without entries, at once or, which is the durability contract, once the
+    /// write `after` is durable.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+        /// Not before this write is durable.
+        after: Option<WriteId>,
+    },
+    /// Send entries `prev + 1 ..= last`, as many as fit `max_bytes` but at least one if there is
+    /// one, and report with [`Input::Replicated`] before any other input.
+    Replicate {
+        /// To whom.
+        to: NodeId,
+        /// The message; `count` is for the sender to fill in.
+        append: AppendEntries,
+        /// Last entry to send.
+        last: LogIndex,
+        /// Room in the window.
+        max_bytes: usize,
+    },
+    /// Send entry 1 beside a [`Message::Found`].
+    SendFirstEntry {
+        /// To whom.
+        to: NodeId,
+        /// The message.
+        message: Message,
+    },
+    /// Entries up to here are committed and may be applied.
+    Commit {
+        /// Index.
+        index: LogIndex,
+    },
+    /// Something to tell others.
+    Event(Event),
+}
+
+/// What changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// This node leads from now on.
+    BecameLeader {
+        /// The term.
+        term: Term,
+    },
+    /// It leads no more: proposals appended and not committed have an unknown outcome.
+    SteppedDown {
+        /// The term it led.
+        term: Term,
+        /// Why.
+        why: &'static str,
+    },
+    /// Entries from here on were dropped from the log.
+    Truncated {
+        /// First index dropped.
+        from: LogIndex,
+    },
+    /// Another configuration is in force.
+    Configured {
+        /// Its index.
+        index: LogIndex,
+        /// What it says.
+        configuration: Arc<Configuration>,
+    },
+    /// An operator has to do something; the text says what.
+    Advice(String),
+    /// This replica must stop: going on would break a promise.
+    Fatal(String),
+}

@@ -1,0 +1,171 @@
+//! One peer as this node knows it: its streams, and as a leader how far it has the log.
+
+use std::collections::VecDeque;
+
+use super::io::PeerHello;
+use super::message::Class;
+use crate::types::{LogIndex, Micros, ReplicaId};
+
+/// How a leader sends to a peer. Every state but `Replicate` ends by a timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Where the logs agree is not known: one append at a time, sent again after `until`.
+    Probe {
+        /// The outstanding probe's number and when to give up on it.
+        outstanding: Option<(u64, Micros)>,
+    },
+    /// The logs agree up to `next - 1` as far as sent: appends are pipelined.
+    Replicate,
+}
+
+/// An append that was sent and not answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inflight {
+    pub(super) seq: u64,
+    pub(super) bytes: usize,
+    pub(super) sent_at: Micros,
+}
+
+/// A peer. The links outlive roles; the rest is a leader's and starts anew with each term.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) control: Option<u64>,
+    pub(super) data: Option<u64>,
+    /// Who answered on the newest link; may be another life than the configuration names.
+    pub(super) answered: Option<ReplicaId>,
+    pub(super) hello: PeerHello,
+    /// The next append's or heartbeat's number in its epoch.
+    pub(super) data_seq: u64,
+    pub(super) control_seq: u64,
+    pub(super) match_index: LogIndex,
+    pub(super) next: LogIndex,
+    pub(super) progress: Progress,
+    pub(super) inflight: VecDeque<Inflight>,
+    pub(super) inflight_bytes: usize,
+    /// The transport refused; wait until it says that there is room.
+    pub(super) refused: bool,
+    /// Last reply of this term.
+    pub(super) last_contact: Micros,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self {
+            control: None,
+            data: None,
+            answered: None,
+            hello: PeerHello::default(),
+            data_seq: 0,
+            control_seq: 0,
+            match_index: 0,
+            next: 1,
+            progress: Progress::Probe { outstanding: None },
+            inflight: VecDeque::new(),
+            inflight_bytes: 0,
+            refused: false,
+            last_contact: 0,
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn link_up(&mut self, peer: ReplicaId, class: Class, epoch: u64, hello: PeerHello) {
+        self.answered = Some(peer);
+        self.hello = hello;
+        match class {
+            Class::Control => {
+                self.control = Some(epoch);
+                self.control_seq = 0;
+            }
+            Class::Data => {
+                self.data = Some(epoch);
+                self.data_seq = 0;
+                self.probe();
+            }
+        }
+    }
+
+    pub(super) fn link_down(&mut self, class: Class, epoch: u64) {
+        match class {
+            Class::Control if self.control == Some(epoch) => self.control = None,
+            Class::Data if self.data == Some(epoch) => {
+                self.data = None;
+                self.probe();
+            }
+            _ => {}
+        }
+    }
+
+    /// A new leader's view: nothing known, try just after its last entry (section 5.3).
+    pub(super) fn start_term(&mut self, next: LogIndex, now: Micros) {
+        self.match_index = 0;
+        self.last_contact = now;
+        self.refused = false;
+        self.probe_at(next);
+    }
+
+    /// Forget what was sent: after a lost epoch or a silence (hazard B9).
+    pub(super) fn probe(&mut self) {
+        if self.progress == Progress::Replicate {
+            self.next = self.match_index + 1;
+        }
+        self.probe_at(self.next);
+        self.refused = false;
+    }
+
+    /// Nothing was taken: probe again, but not before `until`.
+    pub(super) fn back_off(&mut self, until: Micros) {
+        self.probe();
+        self.progress = Progress::Probe {
+            outstanding: Some((self.data_seq, until)),
+        };
+    }
+
+    /// The logs differ at the last probe; try at `next`.
+    pub(super) fn conflicted(&mut self, next: LogIndex) {
+        self.probe_at(next.max(self.match_index + 1));
+    }
+
+    fn probe_at(&mut self, next: LogIndex) {
+        self.next = next;
+        self.progress = Progress::Probe { outstanding: None };
+        self.inflight.clear();
+        self.inflight_bytes = 0;
+    }
+
+    pub(super) fn sent(&mut self, inflight: Inflight, last: LogIndex, retry_at: Micros) {
+        match &mut self.progress {
+            Progress::Probe { outstanding } => *outstanding = Some((inflight.seq, retry_at)),
+            Progress::Replicate => self.next = last + 1,
+        }
+        self.inflight_bytes += inflight.bytes;
+        self.inflight.push_back(inflight);
+    }
+
+    /// An ack of this epoch frees the window up to `seq`. Whether it was outstanding at all.
+    pub(super) fn acked(&mut self, seq: u64) -> bool {
+        let before = self.inflight.len();
+        while let Some(oldest) = self.inflight.front().filter(|oldest| oldest.seq <= seq) {
+            self.inflight_bytes -= oldest.bytes;
+            self.inflight.pop_front();
+        }
+        self.inflight.len() < before
+    }
+
+    pub(super) fn matched(&mut self, index: LogIndex) {
+        self.match_index = self.match_index.max(index);
+        self.next = self.next.max(self.match_index + 1);
+        self.progress = Progress::Replicate;
+    }
+
+    /// When a probe or a window that got no answer is to be given up.
+    pub(super) fn silence_ends(&self, patience: Micros) -> Option<Micros> {
+        match self.progress {
+            Progress::Probe { outstanding } => outstanding.map(|(_, until)| until),
+            Progress::Replicate => self
+                .inflight
+                .front()
+                .map(|oldest| oldest.sent_at + patience),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The log as the core knows it: runs of equal terms, never payloads.
+
+use crate::types::{LogId, LogIndex, Term};
+
+/// Terms of the entries after the snapshot, as runs.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TermRuns {
+    snapshot: LogId,
+    last: LogIndex,
+    /// Term and first index of each run, rising in both.
+    runs: Vec<LogId>,
+}
+
+impl TermRuns {
+    pub(super) fn new(snapshot: LogId, last: LogIndex, runs: Vec<LogId>) -> Self {
+        Self {
+            snapshot,
+            last: last.max(snapshot.index),
+            runs,
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> LogId {
+        self.snapshot
+    }
+
+    pub(super) fn last(&self) -> LogId {
+        let term = self.runs.last().map_or(self.snapshot.term, |run| run.term);
+        LogId::new(term, self.last)
+    }
+
+    /// Term of the entry at `index`; `None` when it is not in the log. Index 0 has term 0.
+    pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
+        if index == self.snapshot.index {
+            return Some(self.snapshot.term);
+        }
+        if index < self.snapshot.index || index > self.last {
+            return None;
+        }
+        let after = self.runs.partition_point(|run| run.index <= index);
+        after.checked_sub(1).map(|run| self.runs[run].term)
+    }
+
+    /// Appends `count` entries of `term`.
+    pub(super) fn append(&mut self, term: Term, count: u64) {
+        if count == 0 {
+            return;
+        }
+        if self.runs.last().is_none_or(|run| run.term != term) {
+            self.runs.push(LogId::new(term, self.last + 1));
+        }
+        self.last += count;
+    }
+
+    /// Drops `from` and all after it.
+    pub(super) fn truncate(&mut self, from: LogIndex) {
+        let keep = self.runs.partition_point(|run| run.index < from);
+        self.runs.truncate(keep);
+        self.last = self.last.min(from - 1).max(self.snapshot.index);
+    }
+
+    /// The highest entry at or below `index` whose term is at most `term`: where two logs that
+    /// differ at `index` may still agree. One step skips a whole term (Raft paper, section 5.3).
+    pub(super) fn agreement_below(&self, index: LogIndex, term: Term) -> LogId {
+        let index = index.min(self.last);
+        let below = self
+            .runs
+            .iter()
+            .rev()
+            .find(|run| run.index <= index && run.term <= term);
+        let Some(run) = below else {
+            return self.snapshot;
+        };
+        let next = self.runs.iter().find(|other| other.index > run.index);
+        let end = next.map_or(self.last, |other| other.index - 1);
+        LogId::new(run.term, end.min(index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(terms: &[Term]) -> TermRuns {
+        let mut log = TermRuns::default();
+        terms.iter().for_each(|&term| log.append(term, 1));
+        log
+    }
+
+    #[test]
+    fn runs_answer_like_a_list_of_terms() {
+        let terms = [1, 1, 1, 4, 4, 5, 5, 6, 6, 6];
+        let mut log = log(&terms);
+        for cut in (0..=terms.len()).rev() {
+            log.truncate(cut as LogIndex + 1);
+            assert_eq!(log.last().index, cut as LogIndex);
+            for (at, &term) in terms.iter().enumerate() {
+                let expected = (at < cut).then_some(term);
+                assert_eq!(log.term_at(at as LogIndex + 1), expected);
+            }
+            assert_eq!(log.term_at(0), Some(0));
+        }
+    }
+
+    #[test]
+    fn agreement_is_the_highest_entry_of_no_later_term() {
+        let terms = [1, 1, 1, 4, 4, 5, 5, 6, 6, 6];
+        let log = log(&terms);
+        for index in 0..=12u64 {
+            for term in 0..=7u64 {
+                let expected = (1..=index.min(10))
+                    .rev()
+                    .find(|&i| terms[i as usize - 1] <= term);
+                let found = log.agreement_below(index, term);
+                assert_eq!(
+                    found.index,
+                    expected.unwrap_or(0),
+                    "index {index} term {term}"
+                );
+                assert_eq!(log.term_at(found.index), Some(found.term));
+            }
+        }
+    }
+}

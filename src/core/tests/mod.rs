@@ -1,0 +1,11 @@
+//! The core in deterministic company: simulated logs, links and time, and invariants that are
+//! checked on the ground truth after every event. One number replays a whole run.
+
+mod bed;
+mod disk;
+mod election;
+mod ghost;
+mod net;
+mod replication;
+mod script;
+mod seeds;

@@ -1,0 +1,1 @@
+//! Real files: a locked directory, mapped segments, and a thread per lane.
