@@ -78,4 +78,4 @@ pub use types::{LogId, LogIndex, NodeId, Term};
 pub use wal::LogStorage;
 
 #[cfg(feature = "grpc")]
-use grpc as _;
+pub use grpc::BackupServiceImpl;
