@@ -3,6 +3,7 @@
 
 mod bed;
 mod disk;
+mod drive;
 mod election;
 mod founding;
 mod ghost;

@@ -148,6 +148,8 @@ impl Script {
     pub(super) fn time_out(&mut self) {
         self.now = self.now.max(self.core.deadline());
         self.feed(Input::Tick);
+        let next = self.core.deadline();
+        assert!(next > self.now, "the timer fires for ever at {next}");
     }
 
     /// Through pre-vote to a candidate whose own vote is under way; returns that write.
