@@ -429,6 +429,35 @@ fn b9_a_refused_append_is_tried_again_without_a_word_from_the_transport() {
 }
 
 #[test]
+fn c5_a_follower_that_lost_acknowledged_entries_is_not_asked_in_a_tight_loop() {
+    let mut one = leading(&[1, 2]);
+    ack(&mut one, 2, 3);
+    one.feed(Input::Propose { count: 1 });
+    one.settle();
+    let append = *one.appends_to(2).last().expect("entry 4");
+    let mut lost = matched(2, append, 0);
+    lost.status = AppendStatus::Conflict;
+    lost.conflict = LogId::new(1, 1);
+    let before = one.appends_to(2).len();
+    one.tell(2, Message::AppendAck(lost));
+    one.settle();
+    assert_eq!(
+        one.core.match_of(2),
+        3,
+        "what it promised is not taken back"
+    );
+    assert_eq!(one.appends_to(2).len(), before);
+    one.now += HEARTBEAT;
+    one.feed(Input::Tick);
+    one.settle();
+    assert_eq!(
+        one.appends_to(2).len(),
+        before + 1,
+        "it may have been repaired"
+    );
+}
+
+#[test]
 fn b9_a_quiet_follower_learns_the_commit_after_a_lapse() {
     // It missed heartbeats and began to campaign; nothing new is ever appended.
     let mut one = Script::new(1, 3, &[1], 2);
@@ -514,6 +543,7 @@ fn rounds(leader: &[Term], follower: &[Term], term: Term) -> usize {
         let (mut ack, _) = two.last_ack();
         (ack.epoch, ack.seq) = (append.epoch, append.seq);
         conflicts += usize::from(ack.status == AppendStatus::Conflict);
+        assert!(conflicts < 20, "they never agree");
         one.tell(2, Message::AppendAck(ack));
         one.settle();
     }
