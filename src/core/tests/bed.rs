@@ -1,6 +1,6 @@
 //! The test bed: real cores under a driver that keeps the contract, in virtual time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::super::random::Random;
 use super::super::{Class, FoundingList, Input, PeerHello, RaftCore, Settings};
@@ -64,6 +64,8 @@ pub(super) struct Bed {
     /// Folds what happened, to compare runs.
     pub(super) trace: u64,
     pub(super) events: u64,
+    /// Messages that were sent, the newest ones, for replays.
+    pub(super) archive: VecDeque<Envelope>,
     queue: BTreeMap<(Micros, u64), What>,
     next_event: u64,
     pub(super) next_payload: u64,
@@ -123,6 +125,7 @@ impl Bed {
             faults: Faults::NONE,
             trace: 0,
             events: 0,
+            archive: VecDeque::new(),
             queue: BTreeMap::new(),
             next_event: 0,
             next_payload: 1,

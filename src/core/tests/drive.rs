@@ -276,6 +276,22 @@ impl Bed {
             }
             self.schedule(self.now + delay, What::Deliver(envelope.clone()));
         }
+        if self.faults.replay > 0 {
+            self.replay(envelope);
+        }
+    }
+
+    fn replay(&mut self, envelope: Envelope) {
+        self.archive.push_back(envelope);
+        if self.archive.len() > 500 {
+            self.archive.pop_front();
+        }
+        if self.chance(self.faults.replay) {
+            let which = self.rng.between(0, self.archive.len() as u64);
+            let delay = self.rng.between(0, 10 * MS);
+            let old = self.archive[which as usize].clone();
+            self.schedule(self.now + delay, What::Deliver(old));
+        }
     }
 
     fn check_promises(&self, envelope: &Envelope, vouches: Option<u64>) {
