@@ -1,7 +1,7 @@
 //! Rules of replication, by their hazard ids.
 
 use super::super::{AppendStatus, Class, Event, Input, Message, Output};
-use super::bed::{Bed, HEARTBEAT, T_MAX, T_MIN, incarnation};
+use super::bed::{Bed, HEARTBEAT, T_MAX, T_MIN, incarnation, settings};
 use super::election::led;
 use super::net::Faults;
 use super::script::{Script, beat_reply, heartbeat, image, matched, replica};
@@ -248,6 +248,36 @@ fn b5_any_order_and_duplication_is_safe() {
             bed.ghost.committed()
         );
         recovers(&mut bed);
+    }
+}
+
+#[test]
+fn b5_the_window_is_bounded_in_appends_and_bytes() {
+    for (count, bytes, fit) in [(4, 400, 4), (2, 4_000, 2), (9, 250, 3)] {
+        let mut settings = settings(1);
+        settings.max_inflight_appends = count;
+        settings.max_inflight_bytes = bytes; // each append of the script counts 100
+        let mut one = Script::with_settings(1, &image(3, &[1, 2], 2), settings);
+        one.lead(2);
+        one.connect(2, 7);
+        one.settle();
+        ack(&mut one, 2, 3);
+        let before = one.appends_to(2).len();
+        for _ in 0..10 {
+            one.feed(Input::Propose { count: 1 });
+            one.settle();
+        }
+        let sent = one.appends_to(2);
+        assert_eq!(sent.len() - before, fit, "{count} appends, {bytes} bytes");
+        let seqs = sent.iter().map(|append| append.seq);
+        assert!(seqs.eq(0..sent.len() as u64), "+1 for every append");
+        ack(&mut one, 2, 3 + fit as u64);
+        assert_eq!(
+            one.appends_to(2).len(),
+            sent.len() + 1,
+            "the rest in one append"
+        );
+        assert_eq!(one.core.match_of(2), 3 + fit as u64);
     }
 }
 
