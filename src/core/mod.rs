@@ -195,9 +195,10 @@ impl RaftCore {
         }
     }
 
-    /// When [`Input::Tick`] is due.
+    /// When [`Input::Tick`] is due. Never, once the replica has failed: it would take no tick.
     pub fn deadline(&self) -> Micros {
         match self.role {
+            _ if self.failed => Micros::MAX,
             RaftRole::Leader => self.leader_deadline(),
             _ if self.founding_in_progress() => self.heartbeat_due.min(self.election_deadline),
             _ => self.election_deadline,
