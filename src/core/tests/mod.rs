@@ -8,6 +8,7 @@ mod election;
 mod founding;
 mod ghost;
 mod links;
+mod membership;
 mod net;
 mod replication;
 mod script;

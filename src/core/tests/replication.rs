@@ -383,6 +383,7 @@ fn b8_a_leader_that_contradicts_the_committed_stops_this_replica() {
     );
     one.append(3, 3, LogId::new(1, 1), &[], 2);
     assert!(one.sends().is_empty(), "it promises nothing any more");
+    assert_eq!(one.core.deadline(), u64::MAX, "and wants no tick");
 }
 
 #[test]
