@@ -634,3 +634,21 @@ fn b10_conflicts_never_outnumber_the_divergent_terms() {
         }
     }
 }
+
+#[test]
+fn b3_a_stream_that_is_down_gets_nothing() {
+    let mut one = leading(&[1, 2]);
+    ack(&mut one, 2, 3);
+    let (node, class) = (2, Class::Data);
+    for (epoch, sent) in [(6, 1), (7, 0)] {
+        one.feed(Input::PeerDown { node, class, epoch });
+        let before = one.appends_to(2).len();
+        one.feed(Input::Propose { count: 1 });
+        one.settle();
+        assert_eq!(
+            one.appends_to(2).len() - before,
+            sent,
+            "after the end of {epoch}"
+        );
+    }
+}
