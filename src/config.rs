@@ -170,6 +170,8 @@ pub mod limits {
     pub const MAX_ENTRY: usize = MAX_COMMAND + (64 << 10);
     /// Largest body of a peer frame, bytes.
     pub const MAX_FRAME_BODY: usize = 3 << 20;
+    /// Largest body this node sends; one entry may exceed it.
+    pub const MAX_APPEND: usize = 1 << 20;
     /// Most entries in a peer frame.
     pub const MAX_FRAME_ENTRIES: u32 = 16_384;
     /// Append bytes on their way to one peer.

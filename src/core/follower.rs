@@ -63,10 +63,13 @@ impl RaftCore {
                 .agreement_below(append.prev.index, append.prev.term);
             return self.answer(from, &append, AppendStatus::Conflict, hint, out);
         }
-        if let Some(new) = self.first_new(&entries)
-            && !self.take(new, entries, out)
-        {
-            return;
+        if let Some(new) = self.first_new(&entries) {
+            if !entries.fits {
+                return self.answer(from, &append, AppendStatus::Busy, LogId::default(), out);
+            }
+            if !self.take(new, entries, out) {
+                return;
+            }
         }
         self.verified = self
             .verified

@@ -81,6 +81,8 @@ pub struct EntrySummary {
     pub terms: Vec<LogId>,
     /// Configurations among them.
     pub configurations: Vec<(LogIndex, Arc<Configuration>)>,
+    /// Whether the log has room for them at the moment.
+    pub fits: bool,
 }
 
 /// Something that happened.

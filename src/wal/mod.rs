@@ -1,1 +1,54 @@
-//! wal
+//! The write-ahead log: a segmented, memory-mapped, append-only log of Raft entries, and a small
+//! META file for term, vote and log start.
+//!
+//! Entries are stored exactly as they travel: a follower writes the very bytes, checksum included,
+//! that the leader wrote. [`LogStorage`] is a synchronous struct over a small seam ([`Medium`]):
+//! files, mapped regions, and lanes on which blocking work runs. [`MappedDir`] is the real thing;
+//! [`Memory`] keeps a cache image and a durable image, so that a test can crash it.
+//!
+//! What the log promises:
+//!
+//! * A write is reported durable only after the sync that covers it has returned.
+//! * One sync is in flight at a time; everything that gathered meanwhile goes with the next one.
+//! * What is appended can be read at once, as [`bytes::Bytes`] over the mapping, without a copy.
+//! * The first error of a sync or a file operation is final: the log is poisoned, nothing is
+//!   retried, and after a restart everything beyond the last proven sync is written anew.
+//! * A torn tail that was never acknowledged is dropped; damage below anything proven durable is
+//!   refused with its evidence, never truncated.
+//!
+//! The byte layouts are drawn in `docs/wal-format.md`.
+
+mod error;
+mod flush;
+mod hint;
+mod index;
+mod layout;
+mod log;
+mod map;
+mod mapped;
+mod medium;
+mod memory;
+mod meta;
+mod options;
+mod prepare;
+mod read;
+mod recovery;
+mod rewrite;
+mod scan;
+mod tail;
+mod trim;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::{Damage, LogFailure, OpenError, ReadError, WriteError};
+pub use log::LogStorage;
+pub use map::Mapping;
+pub use mapped::{DirFiles, MappedDir};
+
+pub use medium::{EventSink, Files, Lane, Medium, MediumEvent, Task};
+pub use memory::{Crash, Memory, MemoryDisk, Stepper, SyncFault};
+pub use options::{LogCounters, LogIdentity, LogOptions, SyncPolicy};
+pub use read::Runs;
+pub use write::{Append, NewEntry, Write};

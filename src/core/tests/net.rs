@@ -42,6 +42,7 @@ impl Envelope {
             count: self.items.len() as u32,
             terms,
             configurations: self.configurations.clone(),
+            fits: true,
         }
     }
 }

@@ -3,6 +3,11 @@
 //! Sending never waits. What does not fit is refused, and the core asks again later; what is lost
 //! is the core's business. Everything a transport learns comes back as a [`NetworkEvent`].
 
+mod in_process;
+
+pub use in_process::{InProcessHub, InProcessNetwork};
+
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -98,11 +103,33 @@ pub enum NetworkEvent {
         message: Message,
         /// The verified entries of an `Append` or `Found`.
         entries: EntryBatch,
+        /// What the message occupies in the network until it has been dealt with.
+        held: Held,
     },
 }
 
-/// Where a network puts its events. Called from the network's own threads; must not block.
-pub type EventSink = Arc<dyn Fn(NetworkEvent) + Send + Sync>;
+/// Room that an incoming message takes up in the network. Once too much of it is held, the network
+/// stops reading from that peer, and flow control stops the peer: dropping it (with the event, or
+/// when the entries are in the log) makes room. The default holds nothing.
+#[derive(Clone, Default)]
+pub struct Held(Option<Arc<dyn Send + Sync>>);
+
+impl Held {
+    /// Holds `room` until the last clone is dropped.
+    pub fn new(room: impl Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(room)))
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Held").field(&self.0.is_some()).finish()
+    }
+}
+
+/// Where a network puts its events, in order: all that one wake-up brought, to be taken out of the
+/// vector (what is left in it is dropped). Called from the network's own threads; must not block.
+pub type EventSink = Arc<dyn Fn(&mut Vec<NetworkEvent>) + Send + Sync>;
 
 /// A way to the peers. One per node; owned by its driver.
 pub trait RaftNetwork: Send + 'static {

@@ -1,0 +1,306 @@
+//! The command line. The texts here are what a newcomer reads first.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A replicated log and state machine for Conveyor's router cluster.
+///
+/// Several nodes keep one state: a command is applied once a majority has it on disk, and each
+/// node applies the same commands in the same order. One node leads and takes the commands; if it
+/// fails, the others elect another within a fraction of a second.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Try it: conveyor-raft dev --input examples/conveyor-day.ndjson\n\
+                  Every command explains itself: conveyor-raft help COMMAND"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Which events to show on standard error: error, warn, info, debug, or by part, such as
+    /// `warn,conveyor_raft::node=debug`
+    #[arg(long, global = true, value_name = "FILTER", env = "CONVEYOR_RAFT_LOG")]
+    pub(crate) log: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Dev(DevArgs),
+    Certs(CertsArgs),
+    Serve(ServeArgs),
+    Propose(ProposeArgs),
+    State(StateArgs),
+    Status(StatusArgs),
+}
+
+/// Run a whole cluster in this process and feed it commands.
+///
+/// Starts full nodes, each with its own certificates, log on disk, QUIC endpoint for the other
+/// nodes and gRPC port for clients, all on loopback; nothing is simulated. Every command of the
+/// input is proposed to the leader, pipelined and in order. When all nodes have applied the last
+/// one, figures and each node's digest are printed; digests that differ are a failure.
+///
+/// The input has one JSON command a line. Blank lines and lines starting with # are skipped. A
+/// line that is no command is named with its number and what is wrong with it; the rest goes on,
+/// and the exit code is 1. A command that the state machine rejects is no error: that, too, is
+/// part of a day. A command whose outcome is unknown, because the leader was lost, is counted and
+/// never sent again.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        conveyor-raft dev --input examples/conveyor-day.ndjson\n  \
+        conveyor-raft dev --dir /tmp/demo --input day.ndjson --exit\n  \
+        echo '{\"RegisterSidecar\":{\"sidecar_id\":\"shop/a\",\"endpoint\":\"10.0.0.1:50053\"}}' \
+        | conveyor-raft dev --input - --exit"
+)]
+pub(crate) struct DevArgs {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=9))]
+    pub(crate) nodes: u64,
+
+    /// Where to keep certificates and logs. The same directory again goes on with what is there.
+    /// Without it, a temporary directory is used and removed at exit
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// Commands to propose, one JSON object a line; - reads standard input
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// End after the input instead of staying until Ctrl-C
+    #[arg(long)]
+    pub(crate) exit: bool,
+
+    /// Print the figures as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Make the certificates of a cluster.
+#[derive(Debug, Args)]
+pub(crate) struct CertsArgs {
+    #[command(subcommand)]
+    pub(crate) command: CertsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertsCommand {
+    Init(CertsInitArgs),
+}
+
+/// Make a new cluster's id, its two CAs, and certificates for its nodes and an operator.
+///
+/// Peers and clients have a CA each, so that a client's certificate opens no node's peer port.
+/// Copy node-N/, both *-ca.pem and *-ca.crl to the machine of node N. Keep the two CA keys off
+/// the nodes: they are only needed to make further certificates. Keys are readable by their owner
+/// only. Nothing is ever overwritten.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Example:\n  \
+        conveyor-raft certs init --dir certs --cluster shop --node 1 --node 2 --node 3 \
+        --host 10.0.0.1 --host shop.example.org"
+)]
+pub(crate) struct CertsInitArgs {
+    /// Where to write; made if needed
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub(crate) dir: PathBuf,
+
+    /// The cluster's name, for people: 1 to 63 lower-case letters, digits and hyphens
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: String,
+
+    /// A node's number, at least 1; once for each node
+    #[arg(long = "node", value_name = "ID", required = true)]
+    pub(crate) nodes: Vec<u64>,
+
+    /// A name or address under which clients reach the nodes, beside localhost, 127.0.0.1 and ::1
+    #[arg(long = "host", value_name = "NAME|IP")]
+    pub(crate) hosts: Vec<String>,
+
+    /// Print what was made as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Run one node of a cluster.
+///
+/// The settings come from a TOML file; each can be overridden by a variable of the environment,
+/// CONVEYOR_RAFT__SECTION__KEY, and some by a flag. An unknown key is an error. SIGTERM and Ctrl-C
+/// close the node cleanly.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "A file for node 1 of three, with the certificates of `certs init`:\n\n  \
+[node]\n  id = 1\n  data_dir = \"/var/lib/conveyor-raft\"\n\n  \
+[peers]\n  listen = \"0.0.0.0:50052\"\n  advertise = \"10.0.0.1:50052\"\n  \
+list = [{ id = 2, addr = \"10.0.0.2:50052\" }, { id = 3, addr = \"10.0.0.3:50052\" }]\n  \
+ca = \"certs/peer-ca.pem\"\n  crl = \"certs/peer-ca.crl\"\n  \
+cert = \"certs/node-1/peer.pem\"\n  key = \"certs/node-1/peer.key\"\n\n  \
+[edge]\n  listen = \"0.0.0.0:50051\"\n  advertise = \"10.0.0.1:50051\"\n  \
+client_ca = \"certs/client-ca.pem\"\n  crl = \"certs/client-ca.crl\"\n  \
+cert = \"certs/node-1/edge.pem\"\n  key = \"certs/node-1/edge.key\"\n\n\
+Paths in the file are relative to the file. All keys: docs/configuration.md"
+)]
+pub(crate) struct ServeArgs {
+    /// The settings
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// [node] id
+    #[arg(long, value_name = "ID", env = "RAFT_NODE_ID")]
+    pub(crate) node_id: Option<String>,
+
+    /// [node] data_dir
+    #[arg(long, value_name = "DIR", env = "DATA_DIR")]
+    pub(crate) data_dir: Option<String>,
+
+    /// [edge] listen
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen_addr: Option<String>,
+
+    /// [peers] listen
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) raft_addr: Option<String>,
+
+    /// [peers] list: another node as ID:HOST:PORT; repeated, or separated by commas
+    #[arg(
+        long,
+        value_name = "ID:HOST:PORT",
+        value_delimiter = ',',
+        env = "RAFT_PEERS"
+    )]
+    pub(crate) peers: Vec<String>,
+}
+
+/// Where a cluster is and who asks.
+#[derive(Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// Where a node takes calls: https://HOST:PORT, or http://HOST:PORT for a plain listener such
+    /// as those of `dev`. Several, separated by commas, are tried in turn
+    #[arg(
+        long = "endpoint",
+        value_name = "URL",
+        value_delimiter = ',',
+        required = true,
+        env = "CONVEYOR_RAFT_ENDPOINT"
+    )]
+    pub(crate) endpoints: Vec<String>,
+
+    /// The CA of clients and servers, PEM
+    #[arg(long, value_name = "FILE", env = "CONVEYOR_RAFT_CA")]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// The own certificate, PEM
+    #[arg(long, value_name = "FILE", env = "CONVEYOR_RAFT_CERT")]
+    pub(crate) cert: Option<PathBuf>,
+
+    /// The own private key, PEM; readable by its owner only
+    #[arg(long, value_name = "FILE", env = "CONVEYOR_RAFT_KEY")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// Take --ca, --cert and --key from a directory that `certs init` made
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["ca", "cert", "key"])]
+    pub(crate) certs: Option<PathBuf>,
+
+    /// Give up on a call after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 5,
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub(crate) timeout: u64,
+
+    /// Print JSON, one object a line, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Send commands to a cluster.
+///
+/// Commands are JSON objects, given as arguments or, one a line, in a file. They are proposed in
+/// their order; the leader is found by itself. The outcome of each is printed. A command that the
+/// state machine rejects had no effect; one whose outcome is unknown is never sent again. The exit
+/// code is 1 if a line is no command, or a command was not applied or its outcome is unknown.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        conveyor-raft propose --endpoint http://127.0.0.1:50051 \
+        '{\"RegisterSidecar\":{\"sidecar_id\":\"shop/a\",\"endpoint\":\"10.0.0.1:50053\"}}'\n  \
+        conveyor-raft propose --endpoint https://10.0.0.1:50051 --certs certs --input day.ndjson"
+)]
+pub(crate) struct ProposeArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+
+    /// Commands, each a JSON object
+    #[arg(
+        value_name = "COMMAND",
+        conflicts_with = "input",
+        required_unless_present = "input"
+    )]
+    pub(crate) commands: Vec<String>,
+
+    /// Commands, one a line; - reads standard input
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) input: Option<PathBuf>,
+}
+
+/// Show a cluster's state.
+///
+/// The state is that of the node that is asked, as far as it has applied commands, which may be a
+/// little behind the leader. --at-least waits for an index, such as that of a command just
+/// proposed.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        conveyor-raft state --endpoint http://127.0.0.1:50051\n  \
+        conveyor-raft state --endpoint https://10.0.0.1:50051 --certs certs --full --json"
+)]
+pub(crate) struct StateArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+
+    /// Every record, not only how many there are
+    #[arg(long)]
+    pub(crate) full: bool,
+
+    /// Wait until this index is applied on the node
+    #[arg(
+        long,
+        value_name = "INDEX",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(crate) at_least: u64,
+}
+
+/// Show how a node sees itself and the others.
+///
+/// Role, term, leader, how far its log, disk and state are, and, on the leader, how far the other
+/// nodes are. With several endpoints, each is asked.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Example:\n  \
+        conveyor-raft status --endpoint http://127.0.0.1:50051,http://127.0.0.1:50061"
+)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,213 @@
+//! What can be set.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::logging::Format;
+
+/// All settings of a node. An unknown key is an error: a misspelt one would silently be a default.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) node: Node,
+    #[serde(default)]
+    pub(crate) raft: Raft,
+    pub(crate) peers: Peers,
+    #[serde(default)]
+    pub(crate) edge: Edge,
+    #[serde(default)]
+    pub(crate) wal: Wal,
+    #[serde(default)]
+    pub(crate) backup: Backup,
+    #[serde(default)]
+    pub(crate) log: Log,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) data_dir: PathBuf,
+}
+
+/// A node's number, or `"ordinal+1"`: one more than the number at the end of the host name, as a
+/// stateful set of Kubernetes gives them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "a number of at least 1, or \"ordinal+1\"")]
+pub(crate) enum NodeId {
+    Number(u64),
+    Word(String),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Raft {
+    pub(crate) election_timeout_min_ms: u64,
+    pub(crate) election_timeout_max_ms: u64,
+    pub(crate) heartbeat_interval_ms: u64,
+}
+
+impl Default for Raft {
+    fn default() -> Self {
+        let config = conveyor_raft::config::RaftConfig::default();
+        Self {
+            election_timeout_min_ms: config.election_timeout_min_ms,
+            election_timeout_max_ms: config.election_timeout_max_ms,
+            heartbeat_interval_ms: config.heartbeat_interval_ms,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Peers {
+    #[serde(default = "default_peer_listen")]
+    pub(crate) listen: String,
+    pub(crate) advertise: Option<String>,
+    #[serde(default)]
+    pub(crate) list: Vec<PeerEntry>,
+    /// The explicit word that a cluster of one needs.
+    #[serde(default)]
+    pub(crate) single: bool,
+    pub(crate) ca: PathBuf,
+    pub(crate) cert: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) crl: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PeerEntry {
+    pub(crate) id: u64,
+    pub(crate) addr: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Edge {
+    pub(crate) listen: String,
+    pub(crate) advertise: Option<String>,
+    pub(crate) client_ca: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) crl: Option<PathBuf>,
+    pub(crate) plaintext: Plaintext,
+    pub(crate) plaintext_role: String,
+    pub(crate) roles: BTreeMap<String, String>,
+    pub(crate) max_message_bytes: usize,
+    pub(crate) max_connections: usize,
+}
+
+/// Whether the client edge goes without TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Plaintext {
+    /// Never.
+    #[default]
+    Off,
+    /// On a loopback address.
+    Loopback,
+}
+
+impl Default for Edge {
+    fn default() -> Self {
+        let limits = conveyor_raft::grpc::EdgeLimits::default();
+        Self {
+            listen: "0.0.0.0:50051".to_owned(),
+            advertise: None,
+            client_ca: None,
+            cert: None,
+            key: None,
+            crl: None,
+            plaintext: Plaintext::Off,
+            plaintext_role: "writer".to_owned(),
+            roles: BTreeMap::new(),
+            max_message_bytes: limits.max_message_bytes,
+            max_connections: limits.max_connections,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Wal {
+    pub(crate) segment_bytes: Option<u64>,
+    pub(crate) allow_unsupported_fs: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Backup {
+    pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Log {
+    pub(crate) filter: String,
+    pub(crate) format: Format,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            filter: "info".to_owned(),
+            format: Format::Text,
+        }
+    }
+}
+
+fn default_peer_listen() -> String {
+    "0.0.0.0:50052".to_owned()
+}
+
+impl Config {
+    /// Makes relative paths relative to `base`, the directory of the file that named them, so that
+    /// a node starts the same from any directory.
+    pub(super) fn rebase(&mut self, base: &Path) {
+        let required = [
+            &mut self.node.data_dir,
+            &mut self.peers.ca,
+            &mut self.peers.cert,
+            &mut self.peers.key,
+            &mut self.peers.crl,
+        ];
+        let optional = [
+            &mut self.edge.client_ca,
+            &mut self.edge.cert,
+            &mut self.edge.key,
+            &mut self.edge.crl,
+            &mut self.backup.dir,
+        ];
+        for path in required.into_iter().chain(optional.into_iter().flatten()) {
+            *path = base.join(&*path);
+        }
+    }
+}
+
+impl NodeId {
+    /// The number, where `host` is this machine's name.
+    ///
+    /// # Errors
+    /// If there is none, as a sentence.
+    pub(crate) fn resolve(&self, host: &str) -> Result<u64, String> {
+        let number = match self {
+            Self::Number(number) => Some(*number),
+            Self::Word(word) if word == "ordinal+1" => {
+                let ordinal = host.rsplit('-').next().and_then(|end| end.parse().ok());
+                let id = ordinal.and_then(|ordinal: u64| ordinal.checked_add(1));
+                return id.ok_or(format!(
+                    "[node] id = \"ordinal+1\" needs a host name that ends in -NUMBER, \
+                     this one is {host:?}"
+                ));
+            }
+            Self::Word(word) => word.parse().ok(),
+        };
+        match number {
+            Some(number) if number > 0 => Ok(number),
+            _ => Err("[node] id must be a number of at least 1, or \"ordinal+1\"".to_owned()),
+        }
+    }
+}

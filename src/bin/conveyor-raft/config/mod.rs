@@ -1,0 +1,7 @@
+//! The settings of `serve`: a TOML file, the environment over it, flags over both.
+
+mod file;
+mod sources;
+
+pub(crate) use file::{Config, NodeId, PeerEntry, Plaintext};
+pub(crate) use sources::{Overrides, load};

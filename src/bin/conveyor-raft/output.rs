@@ -1,0 +1,61 @@
+//! What is printed.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// One object on one line, without the fields that say nothing.
+pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
+    Ok(prune(serde_json::to_value(value)?).to_string())
+}
+
+fn prune(value: Value) -> Value {
+    let says_something = |value: &Value| match value {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    };
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.into_iter().map(|(key, value)| (key, prune(value)));
+            Value::Object(fields.filter(|(_, value)| says_something(value)).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(prune).collect()),
+        value => value,
+    }
+}
+
+/// A count with separators: `1,234,567`.
+pub(crate) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_fields_are_left_out_and_zeros_stay() {
+        let value = serde_json::json!({
+            "a": null, "b": [], "c": {"d": null}, "e": 0, "f": "", "g": [{"h": null}]
+        });
+        let pruned = json(&value).expect("json");
+        assert_eq!(pruned, r#"{"e":0,"f":"","g":[{}]}"#);
+    }
+
+    #[test]
+    fn counts_have_separators() {
+        let text: Vec<_> = [0, 999, 1_000, 26_201, 1_234_567].map(count).into();
+        assert_eq!(text, ["0", "999", "1,000", "26,201", "1,234,567"]);
+    }
+}

@@ -1,0 +1,88 @@
+//! `conveyor-raft status`.
+
+use conveyor_raft::proto::cluster_client::ClusterClient;
+use conveyor_raft::proto::{StatusRequest, StatusResponse};
+
+use crate::cli::StatusArgs;
+use crate::client::{Client, failure_of};
+use crate::failure::Failure;
+use crate::output;
+
+pub(crate) async fn run(args: StatusArgs) -> Result<(), Failure> {
+    let client = Client::new(args.client)?;
+    let mut failed = Vec::new();
+    for endpoint in client.endpoints() {
+        match ask(&client, endpoint).await {
+            Ok(status) if client.json => println!("{}", output::json(&status)?),
+            Ok(status) => print(endpoint, &status)?,
+            Err(failure) => {
+                eprintln!("{endpoint}: {failure}");
+                failed.push(endpoint.as_str());
+            }
+        }
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(format!(
+            "no status from {}",
+            failed.join(", ")
+        ))),
+    }
+}
+
+async fn ask(client: &Client, endpoint: &str) -> Result<StatusResponse, Failure> {
+    let channel = client.channel(endpoint).await?;
+    let answer = ClusterClient::new(channel)
+        .status(client.request(StatusRequest {}))
+        .await;
+    Ok(answer.map_err(|status| failure_of(&status))?.into_inner())
+}
+
+fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
+    // The word for a role is that of the JSON form.
+    let words = serde_json::to_value(status)?;
+    let role = words
+        .get("role")
+        .and_then(|role| role.as_str())
+        .unwrap_or("unknown");
+    let leader = match (status.leader_id, status.leader_endpoint.as_str()) {
+        (0, _) => "none known".to_owned(),
+        (id, "") => format!("node {id}"),
+        (id, endpoint) => format!("node {id} at {endpoint}"),
+    };
+    println!("node {} at {endpoint}", status.node_id);
+    println!("  role        {role}, term {}", status.term);
+    println!("  leader      {leader}");
+    println!(
+        "  last entry  {} (term {})",
+        status.last_index, status.last_term
+    );
+    println!("  durable     {}", status.durable_index);
+    println!("  committed   {}", status.commit_index);
+    println!("  applied     {}", status.applied_index);
+    println!("  digest      {}", status.digest);
+    println!("  cluster     {}", status.cluster_id);
+    println!("  incarnation {}", status.incarnation);
+    for peer in &status.peers {
+        let link = if peer.connected {
+            "connected"
+        } else {
+            "not connected"
+        };
+        let contact = match peer.last_contact_ms {
+            Some(ms) => format!(", heard {ms} ms ago, equal up to {}", peer.match_index),
+            None => String::new(),
+        };
+        println!(
+            "  peer {}      {} {link}{contact}",
+            peer.node_id, peer.address
+        );
+    }
+    if status.stopping {
+        println!("  stopping");
+    }
+    for note in status.advice.iter().chain(&status.failure) {
+        println!("  note        {note}");
+    }
+    Ok(())
+}

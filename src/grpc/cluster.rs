@@ -1,0 +1,81 @@
+//! The service `Cluster`.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tonic::{Request, Response, Status};
+
+use crate::node::{NodeStatus, RaftNode, RaftRole};
+use crate::proto::cluster_server::Cluster;
+use crate::proto::{self, StatusRequest, StatusResponse};
+
+use super::authorize::Roles;
+use super::identity::Role;
+
+/// What state and commands may contain; rises with the crate's versions.
+pub(super) const FEATURE_LEVEL: u32 = 1;
+
+pub(super) struct ClusterService {
+    pub(super) node: RaftNode,
+    pub(super) roles: Roles,
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn status(
+        &self,
+        request: Request<StatusRequest>,
+    ) -> Result<Response<StatusResponse>, Status> {
+        self.roles.require(&request, Role::Reader)?;
+        let applied = self.node.applied();
+        let mut status = describe(self.node.status(), applied.time_us / 1000);
+        // Digest and index must be of one moment: equal indexes must show equal digests.
+        status.applied_index = applied.id.index;
+        status.digest = format!("{:032x}", applied.digest);
+        Ok(Response::new(status))
+    }
+}
+
+fn describe(status: NodeStatus, log_time_ms: u64) -> StatusResponse {
+    let role = match status.role {
+        RaftRole::Follower => proto::Role::Follower,
+        RaftRole::PreCandidate => proto::Role::PreCandidate,
+        RaftRole::Candidate => proto::Role::Candidate,
+        RaftRole::Leader => proto::Role::Leader,
+    };
+    let now_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64);
+    StatusResponse {
+        node_id: status.id.node,
+        incarnation: status.id.incarnation.to_string(),
+        cluster_id: status.cluster.to_string(),
+        role: role as i32,
+        term: status.term,
+        leader_id: status.leader.node.unwrap_or_default(),
+        leader_endpoint: status.leader.endpoint,
+        last_index: status.last.index,
+        last_term: status.last.term,
+        durable_index: status.durable_index,
+        commit_index: status.commit_index,
+        applied_index: status.applied_index,
+        log_time_ms,
+        log_time_skew_ms: log_time_ms as i64 - now_ms,
+        feature_level: FEATURE_LEVEL,
+        digest: String::new(),
+        peers: status
+            .peers
+            .into_iter()
+            .map(|peer| proto::PeerStatus {
+                node_id: peer.node,
+                address: peer.address,
+                client_endpoint: peer.client_endpoint,
+                connected: peer.connected,
+                match_index: peer.match_index,
+                last_contact_ms: peer.last_contact_ms,
+            })
+            .collect(),
+        advice: status.advice,
+        failure: status.failure,
+        stopping: status.stopping,
+    }
+}

@@ -1,0 +1,218 @@
+//! The caller's side: a channel to a node's client edge.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::codegen::Service;
+use tonic::codegen::http::Uri;
+use tonic::transport::{Channel, Endpoint};
+
+use super::accept::Stream;
+use super::identity::Subject;
+use super::tls::{EdgeIdentity, EdgeTlsError};
+use crate::types::ClusterId;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no channel to a node.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The endpoint is not `https://HOST:PORT` or `http://HOST:PORT`.
+    #[error("{endpoint:?} is no endpoint; write https://HOST:PORT")]
+    Endpoint {
+        /// What was given.
+        endpoint: String,
+    },
+    /// TLS without a certificate.
+    #[error("{endpoint} needs a client certificate: give --ca, --cert and --key")]
+    NoIdentity {
+        /// What was given.
+        endpoint: String,
+    },
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] EdgeTlsError),
+    /// Nobody answers, or not the right one.
+    #[error("cannot reach {endpoint}: {why}")]
+    Unreachable {
+        /// Where.
+        endpoint: String,
+        /// Why.
+        why: String,
+    },
+}
+
+/// Connects to the client edge at `endpoint`: `https://HOST:PORT` with `identity`, which must name
+/// a client of the server's cluster, or `http://HOST:PORT` for a plain listener. Without a scheme,
+/// `https` is meant.
+///
+/// # Errors
+/// See [`ConnectError`]. A certificate that the server refuses shows only in the first call: in
+/// TLS 1.3 the server judges last.
+pub async fn connect(
+    endpoint: &str,
+    identity: Option<&EdgeIdentity>,
+) -> Result<Channel, ConnectError> {
+    let uri = parse_endpoint(endpoint)?;
+    let tls = match (uri.scheme_str(), identity) {
+        (Some("https"), None) => {
+            return Err(ConnectError::NoIdentity {
+                endpoint: endpoint.to_owned(),
+            });
+        }
+        (Some("https"), Some(identity)) => Some(Tls {
+            config: identity.client()?,
+            cluster: own_cluster(identity)?,
+        }),
+        _ => None,
+    };
+    let settings = Endpoint::from(uri)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    let unreachable = |error: tonic::transport::Error| ConnectError::Unreachable {
+        endpoint: endpoint.to_owned(),
+        why: innermost(&error),
+    };
+    settings
+        .connect_with_connector(Connector { tls })
+        .await
+        .map_err(unreachable)
+}
+
+fn parse_endpoint(endpoint: &str) -> Result<Uri, ConnectError> {
+    let text = match endpoint.contains("://") {
+        true => endpoint.to_owned(),
+        false => format!("https://{endpoint}"),
+    };
+    let refused = || ConnectError::Endpoint {
+        endpoint: endpoint.to_owned(),
+    };
+    let uri: Uri = text.parse().map_err(|_| refused())?;
+    let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+    let path = matches!(uri.path(), "" | "/") && uri.query().is_none();
+    match scheme
+        && path
+        && uri.host().is_some_and(|host| !host.is_empty())
+        && uri.port_u16().is_some()
+    {
+        true => Ok(uri),
+        false => Err(refused()),
+    }
+}
+
+fn own_cluster(identity: &EdgeIdentity) -> Result<ClusterId, EdgeTlsError> {
+    let missing = || EdgeTlsError::Mismatch("there is no client certificate".to_owned());
+    match Subject::of(identity.end_entity().ok_or_else(missing)?) {
+        Ok(Subject::Client { cluster, .. }) => Ok(cluster),
+        Ok(subject) => Err(EdgeTlsError::Mismatch(format!(
+            "{subject} is no client's certificate"
+        ))),
+        Err(error) => Err(EdgeTlsError::Mismatch(error.to_string())),
+    }
+}
+
+/// Tonic's texts only say "transport error"; what went wrong is at the end of the chain.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+#[derive(Clone)]
+struct Tls {
+    config: Arc<ClientConfig>,
+    cluster: ClusterId,
+}
+
+#[derive(Clone)]
+struct Connector {
+    tls: Option<Tls>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<Box<dyn Stream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let tls = self.tls.clone();
+        Box::pin(async move { dial(&uri, tls).await.map(TokioIo::new) })
+    }
+}
+
+async fn dial(uri: &Uri, tls: Option<Tls>) -> io::Result<Box<dyn Stream>> {
+    let incomplete = || io::Error::other("the endpoint lacks a host or port");
+    let host = uri.host().ok_or_else(incomplete)?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let port = uri.port_u16().ok_or_else(incomplete)?;
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let Some(tls) = tls else {
+        return Ok(Box::new(stream));
+    };
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let stream = TlsConnector::from(tls.config).connect(name, stream).await?;
+    check_server(&stream, tls.cluster)?;
+    Ok(Box::new(stream))
+}
+
+/// The client CA also signs clients: only a certificate that says "server of this cluster" may
+/// answer for one.
+fn check_server(stream: &TlsStream<TcpStream>, cluster: ClusterId) -> io::Result<()> {
+    let certificate = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .ok_or_else(|| io::Error::other("the server showed no certificate"))?;
+    match Subject::of(certificate).map_err(io::Error::other)? {
+        Subject::Edge {
+            cluster: theirs, ..
+        } if theirs == cluster => Ok(()),
+        subject => Err(io::Error::other(format!(
+            "{subject} does not name a server of cluster {cluster}"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_urls_with_a_port() {
+        let scheme = |text: &str| parse_endpoint(text).map(|uri| uri.scheme_str() == Some("https"));
+        assert!(matches!(scheme("127.0.0.1:50051"), Ok(true)));
+        assert!(matches!(scheme("https://node-1:50051"), Ok(true)));
+        assert!(matches!(scheme("http://[::1]:50051/"), Ok(false)));
+        for wrong in [
+            "",
+            "node-1",
+            "ftp://a:1",
+            "https://a:1/path",
+            "https://:1",
+            "a b:1",
+        ] {
+            assert!(scheme(wrong).is_err(), "{wrong}");
+        }
+    }
+}

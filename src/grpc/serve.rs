@@ -1,0 +1,267 @@
+//! The server of the client edge.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+
+use crate::node::RaftNode;
+use crate::proto::FILE_DESCRIPTOR_SET;
+use crate::proto::backup_server::BackupServer;
+use crate::proto::cluster_server::ClusterServer;
+use crate::proto::router_server::RouterServer;
+use crate::snapshot::SnapshotError;
+
+use super::accept::{self, Security};
+use super::authorize::Roles;
+use super::backup::BackupServiceImpl;
+use super::cluster::ClusterService;
+use super::health;
+use super::identity::Role;
+use super::router::RouterService;
+use super::tls::{EdgeIdentity, EdgeTlsError};
+
+const MAX_HEADER_LIST: u32 = 16 << 10;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams that a client opened and reset before they were handled; above it, it is abuse.
+const MAX_PENDING_RESETS: usize = 32;
+/// How long calls under way may take to end once the edge closes.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// How the client edge is secured.
+#[derive(Clone, Debug)]
+pub enum EdgeSecurity {
+    /// TLS 1.3; the client's certificate says who calls and with which role.
+    Tls(EdgeIdentity),
+    /// No TLS, on a loopback address only. Every program on this machine has the role `role`,
+    /// [`Role::Writer`] at most.
+    PlainLoopback {
+        /// The role that every caller has.
+        role: Role,
+    },
+}
+
+/// Bounds of the client edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EdgeLimits {
+    /// Largest message in, bytes. Default 4 MiB.
+    pub max_message_bytes: usize,
+    /// Connections at a time. Default 10,000.
+    pub max_connections: usize,
+    /// Calls under way on one connection. Default 1,024.
+    pub max_streams: u32,
+}
+
+impl Default for EdgeLimits {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 4 << 20,
+            max_connections: 10_000,
+            max_streams: 1024,
+        }
+    }
+}
+
+/// Settings of the client edge.
+#[derive(Clone, Debug)]
+pub struct EdgeOptions {
+    /// How it is secured.
+    pub security: EdgeSecurity,
+    /// Its bounds.
+    pub limits: EdgeLimits,
+    /// Lower roles than those of the certificates, by the client's name.
+    pub roles: BTreeMap<String, Role>,
+    /// Where backups are kept; without it the service `Backup` is not offered.
+    pub backup_dir: Option<PathBuf>,
+}
+
+impl EdgeOptions {
+    /// The defaults with this security.
+    pub fn new(security: EdgeSecurity) -> Self {
+        Self {
+            security,
+            limits: EdgeLimits::default(),
+            roles: BTreeMap::new(),
+            backup_dir: None,
+        }
+    }
+}
+
+/// Why the client edge did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] EdgeTlsError),
+    /// A plain listener that others than this machine could reach.
+    #[error(
+        "{0} is not a loopback address: without TLS the client edge listens on loopback only; \
+         give it certificates or another address"
+    )]
+    PlainElsewhere(SocketAddr),
+    /// A role that a plain listener does not give.
+    #[error("a plain listener gives the role writer at most, not {0}")]
+    PlainRole(Role),
+    /// The directory of backups cannot be used.
+    #[error("backups: {0}")]
+    Backup(#[from] SnapshotError),
+    /// The listener cannot be used.
+    #[error("the listener of the client edge: {0}")]
+    Listener(io::Error),
+    /// The protos cannot be offered.
+    #[error("reflection: {0}")]
+    Reflection(String),
+}
+
+/// A running client edge. Dropping it closes it at once.
+#[derive(Debug)]
+pub struct Edge {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    server: JoinHandle<()>,
+    helpers: Vec<AbortHandle>,
+}
+
+impl Edge {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes no more calls, lets those under way end (3 s at most), and closes.
+    pub async fn shutdown(mut self) {
+        if let Some(stop) = self.stop.take() {
+            // An error means that the server has ended already.
+            let _ = stop.send(());
+        }
+        if tokio::time::timeout(DRAIN, &mut self.server).await.is_err() {
+            tracing::info!("calls still under way are cut off");
+        }
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.server.abort();
+        for helper in &self.helpers {
+            helper.abort();
+        }
+    }
+}
+
+/// Serves the client edge of `node` on `listener`, until the result is shut down or dropped.
+///
+/// Runs on the tokio runtime of the caller. Where clients find this edge is for the caller to tell
+/// the node ([`RaftNode::set_client_endpoint`]): only it knows names and port mappings.
+///
+/// # Errors
+/// See [`EdgeError`]; the listener is then closed.
+pub async fn serve(
+    node: RaftNode,
+    options: EdgeOptions,
+    listener: TcpListener,
+) -> Result<Edge, EdgeError> {
+    let address = listener.local_addr().map_err(EdgeError::Listener)?;
+    let security = secure(&node, &options.security, address)?;
+    let roles = Roles::new(options.roles);
+    let limits = options.limits;
+
+    let (ready, incoming) = accept::channel();
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| EdgeError::Reflection(error.to_string()))?;
+    let readers = roles.clone();
+    let reflection = InterceptedService::new(reflection, move |request: tonic::Request<()>| {
+        readers.require(&request, Role::Reader).map(|_| request)
+    });
+    let backup = match options.backup_dir {
+        Some(dir) => {
+            let service = BackupServiceImpl::new(node.clone(), dir)?.with_roles(roles.clone());
+            Some(BackupServer::new(service).max_decoding_message_size(limits.max_message_bytes))
+        }
+        None => None,
+    };
+    let cluster = ClusterService {
+        node: node.clone(),
+        roles: roles.clone(),
+    };
+    let router = RouterService {
+        node: node.clone(),
+        roles,
+    };
+    let routes = builder(limits)
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(RouterServer::new(router).max_decoding_message_size(limits.max_message_bytes))
+        .add_service(
+            ClusterServer::new(cluster).max_decoding_message_size(limits.max_message_bytes),
+        )
+        .add_optional_service(backup);
+
+    let accepting = tokio::spawn(accept::accept(
+        listener,
+        security,
+        limits.max_connections,
+        ready,
+    ));
+    let reporting = tokio::spawn(health::report(node, reporter));
+    let helpers = vec![accepting.abort_handle(), reporting.abort_handle()];
+    let (stop, stopped) = oneshot::channel();
+    let server = tokio::spawn(async move {
+        let stopped = async {
+            // An error means that the handle is gone, which is the same word.
+            let _ = stopped.await;
+        };
+        let incoming = ReceiverStream::new(incoming);
+        if let Err(error) = routes.serve_with_incoming_shutdown(incoming, stopped).await {
+            tracing::error!(%error, "the client edge ended");
+        }
+    });
+    Ok(Edge {
+        address,
+        stop: Some(stop),
+        server,
+        helpers,
+    })
+}
+
+fn builder(limits: EdgeLimits) -> Server {
+    Server::builder()
+        .max_concurrent_streams(limits.max_streams)
+        .http2_max_header_list_size(MAX_HEADER_LIST)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+}
+
+fn secure(
+    node: &RaftNode,
+    security: &EdgeSecurity,
+    address: SocketAddr,
+) -> Result<Security, EdgeError> {
+    match security {
+        EdgeSecurity::Tls(identity) => Ok(Security::Tls {
+            acceptor: TlsAcceptor::from(identity.server()?),
+            cluster: node.status().cluster,
+        }),
+        EdgeSecurity::PlainLoopback { role } if *role > Role::Writer => {
+            Err(EdgeError::PlainRole(*role))
+        }
+        EdgeSecurity::PlainLoopback { .. } if !address.ip().is_loopback() => {
+            Err(EdgeError::PlainElsewhere(address))
+        }
+        EdgeSecurity::PlainLoopback { role } => Ok(Security::Plain { role: *role }),
+    }
+}

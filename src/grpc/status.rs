@@ -1,0 +1,326 @@
+//! The gRPC status of each failure, with a typed detail that says what it means for the command.
+//!
+//! The detail travels as `google.rpc.Status` in `grpc-status-details-bin`, the convention that
+//! grpcurl and the client libraries know.
+
+use prost::{Message, Name};
+use tonic::{Code, Status};
+
+use crate::error::{LeaderHint, ProposeError, WaitError};
+use crate::proto::{
+    self, Certainty, Invalid, NotAppended, NotLeader, OutcomeUnknown, Overloaded, Rejected,
+    ReplicaFailed, RoleRequired,
+};
+
+use super::identity::Role;
+
+/// The three messages of google.rpc and google.protobuf that details need, field for field.
+#[derive(Clone, PartialEq, Message)]
+struct RpcStatus {
+    #[prost(int32, tag = "1")]
+    code: i32,
+    #[prost(string, tag = "2")]
+    message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<RetryDelay>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RetryDelay {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+const TYPE_PREFIX: &str = "type.googleapis.com/";
+
+fn any<M: Message>(name: &str, message: &M) -> Any {
+    Any {
+        type_url: format!("{TYPE_PREFIX}{name}"),
+        value: message.encode_to_vec(),
+    }
+}
+
+fn with_details(code: Code, message: String, details: Vec<Any>) -> Status {
+    let status = RpcStatus {
+        code: code as i32,
+        message: message.clone(),
+        details,
+    };
+    Status::with_details(code, message, status.encode_to_vec().into())
+}
+
+fn with_detail<M: Message + Name>(code: Code, message: String, detail: &M) -> Status {
+    with_details(code, message, vec![any(&M::full_name(), detail)])
+}
+
+/// The detail of type `M` that a status carries, if it carries one.
+///
+/// For callers of the services: `detail::<NotLeader>(&status)` says who leads.
+pub fn detail<M: Message + Name + Default>(status: &Status) -> Option<M> {
+    let details = RpcStatus::decode(status.details()).ok()?.details;
+    let name = M::full_name();
+    let any = details
+        .iter()
+        .find(|any| any.type_url.strip_prefix(TYPE_PREFIX) == Some(&name))?;
+    M::decode(any.value.as_slice()).ok()
+}
+
+/// Why one command got no answer from the state machine, in the form that both a call's status and
+/// an item of a batch take.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    NotLeader(NotLeader),
+    Overloaded(Overloaded),
+    Unknown {
+        detail: OutcomeUnknown,
+        deadline: bool,
+    },
+    Invalid(Invalid),
+    NotAppended(NotAppended),
+    Replica {
+        detail: ReplicaFailed,
+        disk_full: bool,
+    },
+}
+
+impl Failure {
+    /// `late`: whether the caller's deadline has passed, which tells a deadline from lost
+    /// leadership where the outcome is unknown.
+    pub(super) fn new(error: ProposeError, leader: &LeaderHint, late: bool) -> Self {
+        let not_applied = Certainty::NotApplied as i32;
+        match error {
+            ProposeError::NotLeader(hint) => Self::NotLeader(not_leader(hint)),
+            ProposeError::Overloaded {
+                budget,
+                retry_after_ms,
+            } => Self::Overloaded(Overloaded {
+                budget: budget.to_owned(),
+                retry_after_ms,
+                certainty: not_applied,
+            }),
+            ProposeError::Invalid(error) => Self::Invalid(Invalid {
+                field: error.field,
+                why: error.why,
+                item: None,
+                certainty: not_applied,
+            }),
+            ProposeError::Unknown { index, term } => Self::Unknown {
+                detail: OutcomeUnknown {
+                    index,
+                    term,
+                    certainty: Certainty::Unknown as i32,
+                },
+                deadline: late,
+            },
+            ProposeError::Deadline => Self::NotAppended(NotAppended {
+                why: error.to_string(),
+                certainty: not_applied,
+            }),
+            ProposeError::ShuttingDown => {
+                Self::replica("the node is shutting down; ask another one".into(), leader)
+            }
+            ProposeError::Failed(why) => Self::replica(
+                format!("the replica has failed: {why}; mend the cause, then restart the node"),
+                leader,
+            ),
+        }
+    }
+
+    fn replica(what_to_do: String, leader: &LeaderHint) -> Self {
+        // The node tells its failures as texts; a full disk has a code of its own.
+        let disk_full = what_to_do.contains("No space left") || what_to_do.contains("disk full");
+        Self::Replica {
+            detail: ReplicaFailed {
+                what_to_do,
+                leader_id: leader.node.unwrap_or_default(),
+                leader_endpoint: leader.endpoint.clone(),
+                certainty: Certainty::NotApplied as i32,
+            },
+            disk_full,
+        }
+    }
+
+    /// As the end of a whole call.
+    pub(super) fn into_status(self) -> Status {
+        match self {
+            Self::NotLeader(detail) => not_leader_status(&detail),
+            Self::Overloaded(detail) => overloaded_status(&detail),
+            Self::Unknown { detail, deadline } => {
+                let (code, why) = match deadline {
+                    true => (Code::DeadlineExceeded, "the deadline passed"),
+                    false => (Code::Unknown, "leadership was lost"),
+                };
+                let text = format!(
+                    "{why} after the command was appended at index {} in term {}; it may still be \
+                     applied, so do not send it again blindly",
+                    detail.index, detail.term
+                );
+                with_detail(code, text, &detail)
+            }
+            Self::Invalid(detail) => invalid_status(&detail),
+            Self::NotAppended(detail) => {
+                with_detail(Code::DeadlineExceeded, detail.why.clone(), &detail)
+            }
+            Self::Replica { detail, disk_full } => {
+                let code = match disk_full {
+                    true => Code::ResourceExhausted,
+                    false => Code::Unavailable,
+                };
+                with_detail(code, detail.what_to_do.clone(), &detail)
+            }
+        }
+    }
+
+    /// As the fate of one item of a batch.
+    pub(super) fn into_outcome(self, item: u32) -> proto::propose_outcome::Outcome {
+        use proto::propose_outcome::Outcome;
+        match self {
+            Self::NotLeader(detail) => Outcome::NotLeader(detail),
+            Self::Overloaded(detail) => Outcome::Overloaded(detail),
+            Self::Unknown { detail, .. } => Outcome::Unknown(detail),
+            Self::Invalid(detail) => Outcome::Invalid(Invalid {
+                item: Some(item),
+                ..detail
+            }),
+            Self::NotAppended(detail) => Outcome::NotAppended(detail),
+            Self::Replica { detail, .. } => Outcome::ReplicaFailed(detail),
+        }
+    }
+}
+
+fn not_leader(hint: LeaderHint) -> NotLeader {
+    let why = match hint.node {
+        Some(node) => format!("this node follows node {node}"),
+        None => "no leader is known at the moment".to_owned(),
+    };
+    NotLeader {
+        leader_id: hint.node.unwrap_or_default(),
+        leader_endpoint: hint.endpoint,
+        term: hint.term,
+        why,
+        certainty: Certainty::NotApplied as i32,
+    }
+}
+
+fn not_leader_status(detail: &NotLeader) -> Status {
+    let todo = match (detail.leader_id, detail.leader_endpoint.as_str()) {
+        (0, _) => "try again in a moment".to_owned(),
+        (_, "") => "ask that node".to_owned(),
+        (_, endpoint) => format!("ask {endpoint}"),
+    };
+    let text = format!("not the leader: {}; {todo}", detail.why);
+    let mut status = with_detail(Code::Unavailable, text, detail);
+    // Plain trailers too, for clients that decode no details.
+    let trailers = [
+        ("conveyor-raft-leader-id", detail.leader_id.to_string()),
+        (
+            "conveyor-raft-leader-endpoint",
+            detail.leader_endpoint.clone(),
+        ),
+    ];
+    for (key, value) in trailers {
+        if let Ok(value) = value.parse() {
+            status.metadata_mut().insert(key, value);
+        }
+    }
+    status
+}
+
+fn overloaded_status(detail: &Overloaded) -> Status {
+    let delay = RetryDelay {
+        seconds: (detail.retry_after_ms / 1000) as i64,
+        nanos: (detail.retry_after_ms % 1000) as i32 * 1_000_000,
+    };
+    let retry = RetryInfo {
+        retry_delay: Some(delay),
+    };
+    let text = format!(
+        "overloaded: {} is used up; try again in {} ms",
+        detail.budget, detail.retry_after_ms
+    );
+    with_details(
+        Code::ResourceExhausted,
+        text,
+        vec![
+            any(&Overloaded::full_name(), detail),
+            any("google.rpc.RetryInfo", &retry),
+        ],
+    )
+}
+
+fn invalid_status(detail: &Invalid) -> Status {
+    let text = match detail.item {
+        Some(item) => format!("item {item}: {}: {}", detail.field, detail.why),
+        None => format!("{}: {}", detail.field, detail.why),
+    };
+    with_detail(Code::InvalidArgument, text, detail)
+}
+
+/// The state machine refused the command: committed, and without effect.
+pub(super) fn rejected(detail: &Rejected) -> Status {
+    let code = match detail.reason.as_str() {
+        "NotFound" => Code::NotFound,
+        "AlreadyExists" => Code::AlreadyExists,
+        _ => Code::FailedPrecondition,
+    };
+    let text = format!("{}: {}", detail.reason, detail.message);
+    with_detail(code, text, detail)
+}
+
+/// A request that never got as far as a proposal.
+pub(super) fn invalid(field: &str, why: impl Into<String>) -> Status {
+    invalid_status(&Invalid {
+        field: field.to_owned(),
+        why: why.into(),
+        item: None,
+        certainty: Certainty::NotApplied as i32,
+    })
+}
+
+/// The caller showed no certificate, or one that counts for nothing here.
+pub(super) fn unauthenticated(needed: Role, why: &str) -> Status {
+    let detail = RoleRequired {
+        needed: needed.name().to_owned(),
+        has: String::new(),
+    };
+    let text = format!("this call needs a client certificate with the role {needed}: {why}");
+    with_detail(Code::Unauthenticated, text, &detail)
+}
+
+/// The caller's role is too low.
+pub(super) fn permission_denied(needed: Role, has: Role) -> Status {
+    let detail = RoleRequired {
+        needed: needed.name().to_owned(),
+        has: has.name().to_owned(),
+    };
+    let text = format!("this call needs the role {needed}, the caller has {has}");
+    with_detail(Code::PermissionDenied, text, &detail)
+}
+
+/// Waiting for an index ended.
+pub(super) fn wait(error: &WaitError) -> Status {
+    match error {
+        WaitError::Deadline { .. } => Status::deadline_exceeded(error.to_string()),
+        WaitError::Stopped => Status::unavailable("the node has stopped; ask another one"),
+    }
+}
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

@@ -1,0 +1,158 @@
+//! Applying what is committed, in order, on a thread of its own, so that a slow state machine never
+//! holds up heartbeats.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::envelope;
+use super::shared::{Applied, Shared};
+use super::waiters::Slot;
+use crate::entry::entries;
+use crate::state_machine::{ApplyContext, Frozen, StateMachine};
+use crate::types::{Entry, EntryKind, LogId, LogIndex, Micros};
+
+/// Work for the applier, in order.
+pub(crate) enum ApplyJob<S: StateMachine> {
+    /// Apply these runs of whole entry frames, up to `last`.
+    Entries { runs: Vec<Bytes>, last: LogIndex },
+    /// Give a consistent cut of the state.
+    Freeze(oneshot::Sender<FrozenState>),
+    /// Ask the state machine what log time makes due.
+    Due {
+        time_us: Micros,
+        found: Box<dyn FnOnce(S::Command) + Send>,
+    },
+    /// Nothing more comes.
+    Stop,
+}
+
+/// A frozen state with what it reflects.
+pub struct FrozenState {
+    /// The entry applied last.
+    pub id: LogId,
+    /// Its log time, microseconds.
+    pub time_us: Micros,
+    /// Digest of the state.
+    pub digest: u128,
+    /// The state, to be written out on another thread.
+    pub frozen: Box<dyn Frozen>,
+}
+
+/// The state machine with its place in the log.
+pub(crate) struct Applier<S: StateMachine> {
+    machine: S,
+    shared: Arc<Shared<S>>,
+    at: LogId,
+    time_us: Micros,
+    waiting: VecDeque<Slot<S::Response>>,
+}
+
+impl<S: StateMachine> Applier<S> {
+    pub(crate) fn new(machine: S, shared: Arc<Shared<S>>) -> Self {
+        Self {
+            machine,
+            shared,
+            at: LogId::default(),
+            time_us: 0,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Does one job.
+    ///
+    /// # Errors
+    /// The replica is to be quarantined at that index: its state machine panicked, or an entry is
+    /// none that this version can read (hazard G2). It applies nothing more.
+    pub(crate) fn run(&mut self, job: ApplyJob<S>) -> Result<(), String> {
+        match job {
+            ApplyJob::Entries { runs, last } => {
+                self.shared.waiters.take_through(last, &mut self.waiting);
+                let applied = runs.into_iter().try_for_each(|run| self.apply_run(run));
+                self.waiting.drain(..).for_each(Slot::give_up);
+                self.publish();
+                return applied;
+            }
+            ApplyJob::Freeze(reply) => {
+                let frozen = FrozenState {
+                    id: self.at,
+                    time_us: self.time_us,
+                    digest: self.machine.digest(),
+                    frozen: self.machine.freeze(),
+                };
+                let _ = reply.send(frozen);
+            }
+            ApplyJob::Due { time_us, found } => {
+                if let Some(command) = self.machine.due(time_us) {
+                    found(command);
+                }
+            }
+            ApplyJob::Stop => {}
+        }
+        Ok(())
+    }
+
+    fn apply_run(&mut self, run: Bytes) -> Result<(), String> {
+        for entry in entries(run) {
+            let entry = entry.map_err(|error| format!("after index {}: {error}", self.at.index))?;
+            let (id, time_us) = (entry.id, entry.time_us);
+            if id.index != self.at.index + 1 {
+                return Err(format!("entry {} came after {}", id.index, self.at.index));
+            }
+            let applied = catch_unwind(AssertUnwindSafe(|| self.apply(entry)));
+            applied
+                .unwrap_or_else(|panic| Err(panic_text(&panic)))
+                .map_err(|why| {
+                    format!("the state machine cannot apply entry {}: {why}", id.index)
+                })?;
+            (self.at, self.time_us) = (id, time_us);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, entry: Entry) -> Result<(), String> {
+        let context = ApplyContext {
+            index: entry.id.index,
+            term: entry.id.term,
+            time_us: entry.time_us,
+        };
+        match entry.kind {
+            EntryKind::Noop => self.machine.begin_term(&context),
+            EntryKind::Command => {
+                let command = envelope::open(&entry.payload).map_err(|error| error.to_string())?;
+                let command = S::decode(command).map_err(|error| error.to_string())?;
+                let response = self.machine.apply(&context, command);
+                let waits = self
+                    .waiting
+                    .pop_front_if(|slot| slot.index == context.index);
+                if let Some(slot) = waits {
+                    slot.answer(response);
+                }
+            }
+            // Configurations are the core's; the crate's own entries come with sessions.
+            EntryKind::Configuration | EntryKind::System => {}
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        self.shared.publish(Applied {
+            id: self.at,
+            time_us: self.time_us,
+            digest: self.machine.digest(),
+            view: self.machine.view(),
+        });
+    }
+}
+
+fn panic_text(panic: &Box<dyn std::any::Any + Send>) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!(
+        "it panicked: {}",
+        text.unwrap_or_else(|| "no text".to_owned())
+    )
+}

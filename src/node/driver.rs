@@ -1,0 +1,745 @@
+//! The driver: the only place where core, log, network and state machine meet.
+//!
+//! A synchronous struct. A burst of what came in goes through the core, and what the core decides
+//! is carried out at once: nothing here waits. Threads and clocks are around it, so a simulation
+//! runs this very code.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::applier::ApplyJob;
+use super::inbox::{Lanes, Request, Submission};
+use super::shared::Shared;
+use crate::config::limits;
+use crate::core::{
+    AppendEntries, AppendSource, Configuration, EntrySummary, Event, Input, Message, Output,
+    PeerHello, Persist, RaftCore,
+};
+use crate::entry::EntryBatch;
+use crate::error::ProposeError;
+use crate::network::{LocalFacts, NetworkEvent, PeerAddress, RaftNetwork, SendOutcome};
+use crate::state_machine::StateMachine;
+use crate::types::{EntryKind, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId};
+use crate::wal::{Append, LogStorage, Medium, MediumEvent, NewEntry, Write};
+
+/// The moment of a burst.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// The node's monotonic clock.
+    pub(crate) mono: Micros,
+    /// Microseconds since the Unix epoch; only a new leader's no-op looks at it.
+    pub(crate) wall: Micros,
+}
+
+/// How often the leader asks the state machine what is due.
+const DUE_INTERVAL: Micros = 1_000_000;
+/// Entry bytes handed to the applier and not yet applied.
+const APPLY_BACKLOG: usize = 32 << 20;
+/// Entry bytes in one piece of work for the applier.
+const APPLY_PIECE: usize = 4 << 20;
+
+/// Takes work for the applier, in order.
+pub(crate) type ApplySink<S> = Box<dyn FnMut(ApplyJob<S>) + Send>;
+
+/// See the module.
+pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
+    core: RaftCore,
+    log: LogStorage<M>,
+    network: N,
+    apply: ApplySink<S>,
+    shared: Arc<Shared<S>>,
+    facts: LocalFacts,
+    listed: Vec<PeerAddress>,
+    outputs: VecDeque<Output>,
+    scratch: Vec<Output>,
+    /// Messages that wait for a write, and the write.
+    deferred: Vec<(WriteId, NodeId, Message)>,
+    /// Admitted by a leader and not yet appended, for want of prepared room.
+    pending: VecDeque<Submission<S::Response>>,
+    entries: Vec<NewEntry>,
+    log_time: LogTime,
+    next_due: Micros,
+    /// Handed to the applier so far.
+    dispatched: LogIndex,
+    backlog: VecDeque<(LogIndex, usize)>,
+    /// Last index and bytes of each batch of own proposals that is not committed (hazard H1).
+    uncommitted: VecDeque<(LogIndex, usize)>,
+    uncommitted_bytes: usize,
+    advice: Option<String>,
+    failure: Option<String>,
+    stopping: bool,
+}
+
+/// The leader's clock for entries: within a term the no-op's time plus monotonic time since, so
+/// that a step of the wall clock moves nothing, and never backwards.
+#[derive(Clone, Copy, Debug, Default)]
+struct LogTime {
+    base: Micros,
+    since: Micros,
+}
+
+impl LogTime {
+    fn begin_term(&mut self, last: Micros, now: Now) -> Micros {
+        *self = Self {
+            base: now.wall.max(last + 1),
+            since: now.mono,
+        };
+        self.base
+    }
+
+    fn at(&self, now: Now) -> Micros {
+        self.base + now.mono.saturating_sub(self.since)
+    }
+}
+
+/// What a driver is made of.
+pub(crate) struct Parts<S: StateMachine, M: Medium, N: RaftNetwork> {
+    pub(crate) core: RaftCore,
+    pub(crate) log: LogStorage<M>,
+    pub(crate) network: N,
+    pub(crate) apply: ApplySink<S>,
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) facts: LocalFacts,
+    /// The first members, dialled until a configuration says otherwise.
+    pub(crate) listed: Vec<PeerAddress>,
+}
+
+/// What is being handled while the core's outputs are carried out.
+enum Cause<'a, R> {
+    Entries(&'a EntryBatch),
+    Proposals(&'a mut Vec<Submission<R>>),
+    Other,
+}
+
+impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
+    pub(crate) fn new(parts: Parts<S, M, N>) -> Self {
+        let Parts {
+            core,
+            log,
+            network,
+            apply,
+            shared,
+            facts,
+            listed,
+        } = parts;
+        let mut driver = Self {
+            core,
+            log,
+            network,
+            apply,
+            shared,
+            facts,
+            listed,
+            outputs: VecDeque::new(),
+            scratch: Vec::new(),
+            deferred: Vec::new(),
+            pending: VecDeque::new(),
+            entries: Vec::new(),
+            log_time: LogTime::default(),
+            next_due: 0,
+            dispatched: 0,
+            backlog: VecDeque::new(),
+            uncommitted: VecDeque::new(),
+            uncommitted_bytes: 0,
+            advice: None,
+            failure: None,
+            stopping: false,
+        };
+        driver.dial();
+        driver.publish(true);
+        driver
+    }
+
+    /// Handles everything that came in, and time. Returns when to call again at the latest.
+    pub(crate) fn burst(&mut self, now: Now, lanes: &mut Lanes<S::Response>) -> Micros {
+        // Timers first: a process that slept must notice before it answers anything (hazard A10).
+        let ticked = now.mono >= self.core.deadline();
+        if ticked {
+            self.step(now, Input::Tick, Cause::Other);
+            self.shared.waiters.expire(now.mono);
+        }
+        lanes
+            .requests
+            .drain(..)
+            .for_each(|request| self.request(now, request));
+        lanes
+            .log
+            .drain(..)
+            .for_each(|event| self.log_event(now, event));
+        lanes
+            .network
+            .drain(..)
+            .for_each(|event| self.network_event(now, event));
+        self.propose(now, &mut lanes.proposals);
+        let index = self.shared.applied_index();
+        self.step(now, Input::Applied { index }, Cause::Other);
+        self.step(now, Input::Settle, Cause::Other);
+        self.dispatch(now);
+        self.ask_what_is_due(now);
+        self.log.pump();
+        self.publish(ticked);
+        self.core.deadline()
+    }
+
+    /// Whether the driver was asked to stop.
+    pub(crate) fn stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Stops: everyone who waits is answered, the log is closed.
+    pub(crate) fn close(self) -> Result<(), crate::wal::LogFailure> {
+        for submission in self.pending {
+            submission.waiter.answer(Err(ProposeError::ShuttingDown));
+        }
+        self.shared.waiters.abandon_above(self.dispatched);
+        drop(self.network);
+        self.log.close()
+    }
+
+    fn step(&mut self, now: Now, input: Input, mut cause: Cause<'_, S::Response>) {
+        self.core.step(now.mono, input, &mut self.scratch);
+        self.outputs.extend(self.scratch.drain(..));
+        while let Some(output) = self.outputs.pop_front() {
+            self.carry_out(now, output, &mut cause);
+        }
+    }
+
+    fn carry_out(&mut self, now: Now, output: Output, cause: &mut Cause<'_, S::Response>) {
+        match output {
+            Output::Persist(persist) => self.persist(now, persist, cause),
+            Output::Send {
+                to,
+                message,
+                after: None,
+            } => self.send(to, &message, &[]),
+            Output::Send {
+                to,
+                message,
+                after: Some(write),
+            } => {
+                self.deferred.push((write, to, message));
+            }
+            Output::Replicate {
+                to,
+                append,
+                last,
+                max_bytes,
+            } => {
+                self.replicate(now, to, append, last, max_bytes);
+            }
+            Output::SendFirstEntry { to, message } => match self.log.read(1, 1, 1) {
+                Ok(first) => self.send(to, &message, &first.runs),
+                Err(error) => self.fail(now, error.to_string()),
+            },
+            Output::Commit { index } => self.committed(index),
+            Output::Event(event) => self.event(now, event),
+        }
+    }
+
+    // ---- the log ----
+
+    fn persist(&mut self, now: Now, persist: Persist, cause: &mut Cause<'_, S::Response>) {
+        if persist
+            .hard_state
+            .is_some_and(|hard| hard.term > self.facts_term())
+        {
+            // What was promised in an older term is void now.
+            self.deferred
+                .retain(|(_, _, message)| message.term() >= persist.term);
+        }
+        let mut entries = std::mem::take(&mut self.entries);
+        let suffix;
+        let append = match persist.append {
+            AppendSource::None => Append::None,
+            AppendSource::Message { from } => {
+                let Cause::Entries(batch) = cause else {
+                    return self.fail(now, "an append without its entries".to_owned());
+                };
+                suffix = EntryBatch::clone(batch).suffix(from);
+                Append::Frames(&suffix)
+            }
+            AppendSource::Proposals { first, count } => {
+                self.take_proposals(now, first, persist.term, count, &mut entries, cause);
+                Append::Entries {
+                    first,
+                    term: persist.term,
+                    entries: &entries,
+                }
+            }
+            AppendSource::Noop { index } => {
+                let time_us = self.log_time.begin_term(self.log.last_time_us(), now);
+                let payload = Bytes::new();
+                entries.push(NewEntry {
+                    kind: EntryKind::Noop,
+                    time_us,
+                    payload,
+                });
+                Append::Entries {
+                    first: index,
+                    term: persist.term,
+                    entries: &entries,
+                }
+            }
+            AppendSource::Configuration {
+                index,
+                configuration,
+            } => {
+                let time_us = self.log_time.begin_term(self.log.last_time_us(), now);
+                let payload = Bytes::from(configuration.encode());
+                entries.push(NewEntry {
+                    kind: EntryKind::Configuration,
+                    time_us,
+                    payload,
+                });
+                Append::Entries {
+                    first: index,
+                    term: persist.term,
+                    entries: &entries,
+                }
+            }
+        };
+        let written = self.log.write(Write {
+            id: persist.id,
+            now: now.mono,
+            hard_state: persist.hard_state,
+            genesis: persist.genesis,
+            truncate_from: persist.truncate_from,
+            append,
+        });
+        entries.clear();
+        self.entries = entries;
+        if let Err(error) = written {
+            self.fail(now, error.to_string());
+        }
+        if persist.genesis.is_some() {
+            self.tell_facts();
+        }
+    }
+
+    fn facts_term(&self) -> Term {
+        self.log.hard_state().term
+    }
+
+    fn log_event(&mut self, now: Now, event: MediumEvent) {
+        match self.log.handle(event) {
+            Ok(Some(id)) => {
+                self.step(now, Input::Durable { id }, Cause::Other);
+                self.send_deferred(id);
+            }
+            Ok(None) => {}
+            Err(error) => self.fail(now, error.to_string()),
+        }
+    }
+
+    fn send_deferred(&mut self, durable: WriteId) {
+        let mut deferred = std::mem::take(&mut self.deferred);
+        deferred.retain(|(write, to, message)| {
+            let ready = *write <= durable;
+            if ready {
+                self.send(*to, message, &[]);
+            }
+            !ready
+        });
+        self.deferred = deferred;
+    }
+
+    // ---- the network ----
+
+    /// What is refused for want of room, or has no way to go, is lost; the core's timers know.
+    fn send(&mut self, to: NodeId, message: &Message, body: &[Bytes]) {
+        let _ = self.network.send(to, message, body);
+    }
+
+    fn replicate(
+        &mut self,
+        now: Now,
+        to: NodeId,
+        mut append: AppendEntries,
+        last: LogIndex,
+        max_bytes: usize,
+    ) {
+        let first = append.prev.index + 1;
+        let seq = append.seq;
+        let read = if first <= last {
+            Some(self.log.read(first, last, max_bytes))
+        } else {
+            None
+        };
+        let (runs, end, bytes) = match read {
+            None => (Vec::new(), append.prev.index, 0),
+            Some(Ok(read)) => (read.runs, read.last, read.bytes),
+            Some(Err(error)) => {
+                // A leader that cannot read its log must not lead (hazards B11, B12).
+                return self.fail(now, format!("cannot read entries for node {to}: {error}"));
+            }
+        };
+        append.count = (end - append.prev.index) as u32;
+        let outcome = self.network.send(to, &Message::Append(append), &runs);
+        let sent = (outcome == SendOutcome::Sent).then_some((end, bytes));
+        self.core.step(
+            now.mono,
+            Input::Replicated { to, seq, sent },
+            &mut self.scratch,
+        );
+        self.outputs.extend(self.scratch.drain(..));
+    }
+
+    fn network_event(&mut self, now: Now, event: NetworkEvent) {
+        match event {
+            NetworkEvent::Message {
+                from,
+                message,
+                entries,
+                ..
+            } => {
+                self.message(now, from, message, &entries);
+            }
+            NetworkEvent::Up {
+                peer,
+                class,
+                epoch,
+                facts,
+            } => {
+                let hello = PeerHello {
+                    blank: facts.facts.blank,
+                    genesis: facts.facts.genesis,
+                    peer_address: facts.facts.peer_address,
+                    client_endpoint: facts.facts.client_endpoint,
+                };
+                self.step(
+                    now,
+                    Input::PeerUp {
+                        peer,
+                        class,
+                        epoch,
+                        hello,
+                    },
+                    Cause::Other,
+                );
+            }
+            NetworkEvent::Down {
+                node,
+                class,
+                epoch,
+                reason,
+            } => {
+                tracing::debug!(node, ?class, epoch, reason, "a stream ended");
+                self.step(now, Input::PeerDown { node, class, epoch }, Cause::Other);
+            }
+            NetworkEvent::Writable { node, epoch } => {
+                self.step(now, Input::Writable { node, epoch }, Cause::Other);
+            }
+        }
+    }
+
+    fn message(&mut self, now: Now, from: ReplicaId, message: Message, entries: &EntryBatch) {
+        let configurations = entries.configurations().iter().map(|entry| {
+            Configuration::decode(&entry.payload).map(|read| (entry.id.index, Arc::new(read)))
+        });
+        let configurations = match configurations.collect() {
+            Ok(configurations) => configurations,
+            Err(error) => {
+                tracing::error!(%from, %error, "an entry was refused: written by a newer release?");
+                return;
+            }
+        };
+        let summary = EntrySummary {
+            first: entries.first(),
+            count: entries.count(),
+            terms: entries.terms().to_vec(),
+            configurations,
+            fits: entries.len() <= self.log.ready_bytes(),
+        };
+        let input = Input::Message {
+            from,
+            message,
+            entries: summary,
+        };
+        self.step(now, input, Cause::Entries(entries));
+    }
+
+    /// Whom to dial: the configuration's members once there is one, the listed ones before.
+    fn dial(&mut self) {
+        let members = self.core.configuration().map(|configuration| {
+            let others = configuration
+                .members()
+                .filter(|who| who.replica != self.core.me());
+            let address = others.map(|who| PeerAddress {
+                node: who.replica.node,
+                incarnation: Some(who.replica.incarnation),
+                address: who.peer_address.clone(),
+            });
+            address.collect::<Vec<_>>()
+        });
+        self.network
+            .set_peers(members.as_deref().unwrap_or(&self.listed));
+        self.tell_facts();
+    }
+
+    fn tell_facts(&mut self) {
+        self.facts.blank = self.core.is_blank();
+        self.facts.genesis = self.core.genesis();
+        self.facts.meta_seq = self.log.meta_seq();
+        self.network.set_local(&self.facts);
+    }
+
+    // ---- proposals ----
+
+    fn propose(&mut self, now: Now, proposals: &mut Vec<Submission<S::Response>>) {
+        if proposals.is_empty() && self.pending.is_empty() {
+            return;
+        }
+        if !self.core.is_leader() || self.stopping {
+            let error = self.refusal();
+            let refused = self.pending.drain(..).chain(proposals.drain(..));
+            return refused.for_each(|submission| submission.waiter.answer(Err(error.clone())));
+        }
+        if self.pending.is_empty() && self.all_fit(proposals) {
+            return self.append(now, proposals);
+        }
+        self.pending.extend(proposals.drain(..));
+        let count = self.fitting();
+        proposals.extend(self.pending.drain(..count));
+        self.append(now, proposals);
+        self.shed();
+    }
+
+    /// Why nothing can be proposed here.
+    fn refusal(&self) -> ProposeError {
+        match &self.failure {
+            Some(why) => ProposeError::Failed(why.clone()),
+            None if self.stopping => ProposeError::ShuttingDown,
+            None => ProposeError::NotLeader(self.shared.brief().leader_hint()),
+        }
+    }
+
+    fn room(&self) -> usize {
+        let budget = limits::MAX_UNCOMMITTED.saturating_sub(self.uncommitted_bytes);
+        self.log.ready_bytes().min(budget)
+    }
+
+    fn all_fit(&self, proposals: &[Submission<S::Response>]) -> bool {
+        let bytes: usize = proposals.iter().map(Submission::frame_len).sum();
+        bytes <= self.room()
+    }
+
+    /// How many of the pending fit the prepared part of the log and the budget.
+    fn fitting(&self) -> usize {
+        let mut room = self.room();
+        let fits = self.pending.iter().take_while(|submission| {
+            let left = room.checked_sub(submission.frame_len());
+            room = left.unwrap_or(0);
+            left.is_some()
+        });
+        fits.count()
+    }
+
+    /// What did not fit waits for room to be prepared, unless the disk is full or the budget is
+    /// used up: then it is refused, since memory is no place to queue.
+    fn shed(&mut self) {
+        let budget = if self.log.disk_full() {
+            Some("the disk")
+        } else if self.uncommitted_bytes >= limits::MAX_UNCOMMITTED / 2 {
+            Some("the budget for uncommitted entries")
+        } else {
+            None
+        };
+        if let Some(budget) = budget {
+            for submission in self.pending.drain(..) {
+                let error = ProposeError::Overloaded {
+                    budget,
+                    retry_after_ms: 50,
+                };
+                submission.waiter.answer(Err(error));
+            }
+        }
+    }
+
+    fn append(&mut self, now: Now, proposals: &mut Vec<Submission<S::Response>>) {
+        if !proposals.is_empty() {
+            let count = proposals.len() as u32;
+            self.step(now, Input::Propose { count }, Cause::Proposals(proposals));
+        }
+    }
+
+    fn take_proposals(
+        &mut self,
+        now: Now,
+        first: LogIndex,
+        term: Term,
+        count: u32,
+        entries: &mut Vec<NewEntry>,
+        cause: &mut Cause<'_, S::Response>,
+    ) {
+        let Cause::Proposals(proposals) = cause else {
+            return;
+        };
+        debug_assert_eq!(proposals.len(), count as usize);
+        let time_us = self.log_time.at(now);
+        let mut bytes = 0;
+        let waiters = proposals.drain(..).map(|submission| {
+            bytes += submission.frame_len();
+            let payload = submission.payload;
+            entries.push(NewEntry {
+                kind: EntryKind::Command,
+                time_us,
+                payload,
+            });
+            submission.waiter
+        });
+        self.shared.waiters.add(first, term, waiters);
+        self.uncommitted
+            .push_back((first + u64::from(count) - 1, bytes));
+        self.uncommitted_bytes += bytes;
+    }
+
+    // ---- applying ----
+
+    fn committed(&mut self, index: LogIndex) {
+        while let Some((_, bytes)) = self.uncommitted.pop_front_if(|(last, _)| *last <= index) {
+            self.uncommitted_bytes -= bytes;
+        }
+    }
+
+    /// Hands committed entries to the applier, within a bounded backlog (hazard H2).
+    fn dispatch(&mut self, now: Now) {
+        let applied = self.shared.applied_index();
+        while self
+            .backlog
+            .pop_front_if(|(last, _)| *last <= applied)
+            .is_some()
+        {}
+        let mut bytes: usize = self.backlog.iter().map(|(_, bytes)| bytes).sum();
+        while self.dispatched < self.core.commit()
+            && bytes < APPLY_BACKLOG
+            && self.failure.is_none()
+        {
+            match self
+                .log
+                .read(self.dispatched + 1, self.core.commit(), APPLY_PIECE)
+            {
+                Ok(read) => {
+                    self.dispatched = read.last;
+                    self.backlog.push_back((read.last, read.bytes));
+                    bytes += read.bytes;
+                    (self.apply)(ApplyJob::Entries {
+                        runs: read.runs,
+                        last: read.last,
+                    });
+                }
+                Err(error) => self.fail(now, format!("cannot read committed entries: {error}")),
+            }
+        }
+        self.shared
+            .set_apply_is_behind(self.dispatched < self.core.commit());
+    }
+
+    fn ask_what_is_due(&mut self, now: Now) {
+        if now.mono < self.next_due || !self.core.is_leader() || self.stopping {
+            return;
+        }
+        self.next_due = now.mono + DUE_INTERVAL;
+        let shared = Arc::clone(&self.shared);
+        let found = Box::new(move |command| shared.propose_due(&command));
+        (self.apply)(ApplyJob::Due {
+            time_us: self.log_time.at(now),
+            found,
+        });
+    }
+
+    // ---- events, failure, status ----
+
+    fn event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::BecameLeader { term } => {
+                self.next_due = now.mono + DUE_INTERVAL;
+                tracing::info!(node = self.shared.me.node, term, "leads");
+            }
+            Event::SteppedDown { term, why } => {
+                tracing::info!(node = self.shared.me.node, term, why, "leads no more");
+                self.shared.waiters.abandon_above(self.core.commit());
+                self.uncommitted.clear();
+                self.uncommitted_bytes = 0;
+            }
+            Event::Truncated { from } => {
+                tracing::info!(
+                    node = self.shared.me.node,
+                    from,
+                    "dropped a conflicting suffix"
+                );
+            }
+            Event::Configured {
+                index,
+                configuration,
+            } => {
+                let members = configuration.members().count();
+                tracing::info!(node = self.shared.me.node, index, members, "configuration");
+                self.dial();
+            }
+            Event::Advice(text) => {
+                tracing::warn!(node = self.shared.me.node, "{text}");
+                self.advice = Some(text);
+            }
+            Event::Fatal(text) => self.failed(text),
+        }
+    }
+
+    /// The log, or a promise, is broken: take part no more (the process goes on and says why).
+    fn fail(&mut self, now: Now, reason: String) {
+        if self.failure.is_none() {
+            self.core
+                .step(now.mono, Input::Fail { reason }, &mut self.scratch);
+            self.outputs.extend(self.scratch.drain(..));
+        }
+    }
+
+    fn failed(&mut self, reason: String) {
+        tracing::error!(node = self.shared.me.node, reason, "the replica has failed");
+        self.deferred.clear();
+        self.shared.waiters.abandon_above(self.dispatched);
+        self.failure = Some(reason);
+    }
+
+    fn request(&mut self, now: Now, request: Request) {
+        match request {
+            Request::Shutdown => self.stopping = true,
+            Request::Fail(reason) => {
+                self.fail(now, reason);
+                self.step(now, Input::Tick, Cause::Other);
+            }
+        }
+    }
+
+    fn publish(&mut self, peers_too: bool) {
+        let mut brief = self.shared.brief();
+        brief.role = self.core.role();
+        brief.term = self.core.term();
+        brief.leader = self.core.leader();
+        brief.last = self.core.last();
+        brief.durable = self.core.durable();
+        brief.commit = self.core.commit();
+        let configuration = self.core.configuration();
+        let same = match (&brief.configuration, configuration) {
+            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+            (None, None) => true,
+            _ => false,
+        };
+        if !same {
+            brief.configuration = configuration.cloned();
+        }
+        let ended = brief.failure != self.failure || brief.stopping != self.stopping;
+        if peers_too || !same || ended {
+            brief.syncs = self.log.counters().syncs;
+            brief.stopping = self.stopping;
+            brief.advice.clone_from(&self.advice);
+            brief.failure.clone_from(&self.failure);
+            let members = configuration.into_iter().flat_map(|c| c.members());
+            let nodes = members.map(|member| member.replica.node);
+            let peers = nodes.filter_map(|node| Some((node, self.core.peer(node)?)));
+            brief.peers.clear();
+            brief.peers.extend(peers);
+        }
+    }
+}

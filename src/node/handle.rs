@@ -1,0 +1,324 @@
+//! [`RaftNode`]: the handle that programs hold.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::applier::{ApplyJob, FrozenState};
+use super::inbox::{Request, Submission};
+use super::shared::{Applied, Shared, encode};
+use super::status::{Brief, NodeStatus};
+use super::waiters::Waiter;
+use crate::config::limits;
+use crate::core::RaftRole;
+use crate::error::{ProposeError, WaitError};
+use crate::quic::{PeerTransportStats, TransportObserver};
+use crate::state_machine::{RouterStateMachine, StateMachine};
+use crate::types::{LogIndex, Micros, NodeId, Term};
+
+/// How long a proposal may take unless it says otherwise.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Options of one proposal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProposeOptions {
+    /// Give up waiting after this long; 5 s when absent. The answer comes within a heartbeat of it.
+    pub deadline: Option<Duration>,
+}
+
+/// A node of a cluster: the handle. Cheap to clone; every call is `&self`, from any thread.
+///
+/// When the last handle is dropped the node closes in the background: it leaves its proposals
+/// unanswered as "unknown", syncs and closes its log. [`shutdown`](Self::shutdown) does the same
+/// and waits for it.
+pub struct RaftNode<S: StateMachine = RouterStateMachine> {
+    inner: Arc<Inner<S>>,
+}
+
+struct Inner<S: StateMachine> {
+    shared: Arc<Shared<S>>,
+    jobs: mpsc::Sender<ApplyJob<S>>,
+    transport: TransportObserver,
+}
+
+impl<S: StateMachine> Drop for Inner<S> {
+    fn drop(&mut self) {
+        self.shared
+            .inbox
+            .put(|lanes| lanes.requests.push(Request::Shutdown));
+    }
+}
+
+impl<S: StateMachine> Clone for RaftNode<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<S: StateMachine> std::fmt::Debug for RaftNode<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RaftNode")
+            .field("id", &self.shared().me)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: StateMachine> RaftNode<S> {
+    pub(super) fn from_parts(
+        shared: Arc<Shared<S>>,
+        jobs: mpsc::Sender<ApplyJob<S>>,
+        transport: TransportObserver,
+    ) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                shared,
+                jobs,
+                transport,
+            }),
+        }
+    }
+
+    fn shared(&self) -> &Shared<S> {
+        &self.inner.shared
+    }
+
+    /// This node's number.
+    pub fn id(&self) -> NodeId {
+        self.shared().me.node
+    }
+
+    /// Whether it leads right now. It may be deposed the next moment: a proposal's answer decides.
+    pub fn is_leader(&self) -> bool {
+        self.role() == RaftRole::Leader
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader_id(&self) -> Option<NodeId> {
+        self.shared().brief().leader
+    }
+
+    /// The term this node is in.
+    pub fn current_term(&self) -> Term {
+        self.shared().brief().term
+    }
+
+    /// Its role right now.
+    pub fn role(&self) -> RaftRole {
+        self.shared().brief().role
+    }
+
+    /// The highest index applied on this node.
+    pub fn applied_index(&self) -> LogIndex {
+        self.shared().applied_index()
+    }
+
+    /// The address that the peer listener is bound to.
+    pub fn peer_address(&self) -> SocketAddr {
+        self.shared().peer_address
+    }
+
+    /// The live connections to and from the peers.
+    pub fn transport_stats(&self) -> Vec<PeerTransportStats> {
+        self.inner.transport.stats()
+    }
+
+    /// Everything that this node knows of itself and its peers at this moment. What changes slowly
+    /// (peers, advice, failure) is up to a heartbeat old.
+    pub fn status(&self) -> NodeStatus {
+        let shared = self.shared();
+        let applied = shared.applied();
+        let brief: Brief = shared.brief().clone();
+        NodeStatus {
+            id: shared.me,
+            cluster: shared.cluster,
+            role: brief.role,
+            term: brief.term,
+            leader: brief.leader_hint(),
+            last: brief.last,
+            durable_index: brief.durable,
+            commit_index: brief.commit,
+            applied_index: applied.id.index,
+            log_time_us: applied.time_us,
+            peers: brief.peer_statuses(shared.me, shared.clock.now()),
+            syncs: brief.syncs,
+            advice: brief.advice,
+            failure: brief.failure,
+            stopping: brief.stopping || *shared.stopped.borrow(),
+        }
+    }
+
+    /// Proposes a command and waits, 5 s at most, until it is applied on the leader.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; its [`certainty`](ProposeError::certainty) tells whether the command
+    /// may have taken effect. A refusal by the state machine is not an error but a response.
+    pub async fn propose(&self, command: S::Command) -> Result<S::Response, ProposeError> {
+        self.propose_with(command, ProposeOptions::default()).await
+    }
+
+    /// [`propose`](Self::propose) with options.
+    ///
+    /// # Errors
+    /// As `propose`.
+    pub async fn propose_with(
+        &self,
+        command: S::Command,
+        options: ProposeOptions,
+    ) -> Result<S::Response, ProposeError> {
+        self.submit(command, options)?.await
+    }
+
+    /// Proposes without waiting: when this returns, the command has its place behind all that were
+    /// submitted before it. The future resolves when it is applied; dropping the future does not
+    /// withdraw the command.
+    ///
+    /// # Errors
+    /// If the command is invalid, this node does not lead, or its queue is full: nothing entered
+    /// the log. Later refusals come from the future.
+    pub fn submit(
+        &self,
+        command: S::Command,
+        options: ProposeOptions,
+    ) -> Result<Proposal<S>, ProposeError> {
+        let shared = self.shared();
+        let payload = encode::<S>(&command)?;
+        if *shared.stopped.borrow() {
+            return Err(ProposeError::ShuttingDown);
+        }
+        self.check_leads()?;
+        let patience = options.deadline.unwrap_or(DEFAULT_DEADLINE);
+        let deadline = shared
+            .clock
+            .now()
+            .saturating_add(patience.as_micros() as Micros);
+        let (reply, answer) = oneshot::channel();
+        let submission = Submission {
+            payload,
+            waiter: Waiter { reply, deadline },
+        };
+        let taken = shared.inbox.put(|lanes| {
+            let room = lanes.proposals.len() < limits::MAX_SUBMITTED;
+            if room {
+                lanes.proposals.push(submission);
+            }
+            room
+        });
+        let budget = "the queue of proposals";
+        let full = ProposeError::Overloaded {
+            budget,
+            retry_after_ms: 10,
+        };
+        taken.then_some(Proposal { answer }).ok_or(full)
+    }
+
+    fn check_leads(&self) -> Result<(), ProposeError> {
+        let brief = self.shared().brief();
+        if brief.role == RaftRole::Leader {
+            return Ok(());
+        }
+        Err(match &brief.failure {
+            Some(why) => ProposeError::Failed(why.clone()),
+            None if brief.stopping => ProposeError::ShuttingDown,
+            None => ProposeError::NotLeader(brief.leader_hint()),
+        })
+    }
+
+    /// The state as applied on this node so far: local, so stale without a bound on a node that is
+    /// cut off. Never waits for `apply`, never fails.
+    pub async fn state(&self) -> Arc<S::View> {
+        Arc::clone(&self.applied().view)
+    }
+
+    /// The state with the index, time and digest that belong to it.
+    pub fn applied(&self) -> Arc<Applied<S::View>> {
+        self.shared().applied()
+    }
+
+    /// The state's digest with the index it is of; equal on all nodes at equal index.
+    pub async fn digest(&self) -> (LogIndex, u128) {
+        let applied = self.applied();
+        (applied.id.index, applied.digest)
+    }
+
+    /// Waits until `index` is applied on this node, then returns the state: reads what was written
+    /// before, on any node.
+    ///
+    /// # Errors
+    /// If that did not happen within `deadline`, or the node stopped.
+    pub async fn wait_applied(
+        &self,
+        index: LogIndex,
+        deadline: Duration,
+    ) -> Result<Arc<Applied<S::View>>, WaitError> {
+        let shared = self.shared();
+        let mut changes = shared.watch_applied();
+        let mut stopped = shared.stopped.subscribe();
+        let reached = async {
+            while shared.applied_index() < index {
+                tokio::select! {
+                    changed = changes.changed() => changed.map_err(|_| WaitError::Stopped)?,
+                    _ = stopped.wait_for(|stopped| *stopped) => return Err(WaitError::Stopped),
+                }
+            }
+            Ok(shared.applied())
+        };
+        tokio::time::timeout(deadline, reached)
+            .await
+            .unwrap_or_else(|_| {
+                Err(WaitError::Deadline {
+                    wanted: index,
+                    applied: shared.applied_index(),
+                })
+            })
+    }
+
+    /// A consistent cut of the state, to be written out while the node goes on.
+    ///
+    /// # Errors
+    /// If the node has stopped or its state machine has failed.
+    pub async fn freeze(&self) -> Result<FrozenState, WaitError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner
+            .jobs
+            .send(ApplyJob::Freeze(reply))
+            .map_err(|_| WaitError::Stopped)?;
+        answer.await.map_err(|_| WaitError::Stopped)
+    }
+
+    /// Closes cleanly: takes no more proposals, gives those under way a moment to end, answers the
+    /// rest as unknown, syncs and closes the log. Returns when all threads are done. Later calls
+    /// get [`ProposeError::ShuttingDown`]; reads go on from the last state.
+    pub async fn shutdown(&self) {
+        let shared = self.shared();
+        let mut stopped = shared.stopped.subscribe();
+        shared
+            .inbox
+            .put(|lanes| lanes.requests.push(Request::Shutdown));
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    }
+}
+
+/// A command that was submitted. Resolves when it is applied on the leader.
+#[derive(Debug)]
+#[must_use = "the outcome of a command is known only from its future"]
+pub struct Proposal<S: StateMachine = RouterStateMachine> {
+    answer: oneshot::Receiver<Result<S::Response, ProposeError>>,
+}
+
+impl<S: StateMachine> Future for Proposal<S> {
+    type Output = Result<S::Response, ProposeError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(context).map(|answer| {
+            // Only a node that came down without answering drops the sender.
+            answer.unwrap_or(Err(ProposeError::Unknown { index: 0, term: 0 }))
+        })
+    }
+}

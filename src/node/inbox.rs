@@ -1,0 +1,126 @@
+//! Where everything that concerns the driver waits for it: one lock, one wake-up for many.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::waiters::Waiter;
+use crate::network::NetworkEvent;
+use crate::wal::MediumEvent;
+
+/// A command on its way into the log.
+pub(crate) struct Submission<R> {
+    /// The entry's payload.
+    pub(crate) payload: Bytes,
+    /// Who waits for the response.
+    pub(crate) waiter: Waiter<R>,
+}
+
+impl<R> Submission<R> {
+    /// Bytes it takes in the log.
+    pub(crate) fn frame_len(&self) -> usize {
+        crate::entry::frame_len(self.payload.len())
+    }
+}
+
+/// What a handle asks of the driver.
+pub(crate) enum Request {
+    /// Close cleanly.
+    Shutdown,
+    /// The state machine cannot go on.
+    Fail(String),
+}
+
+/// What came in since the driver last looked.
+pub(crate) struct Lanes<R> {
+    pub(crate) network: Vec<NetworkEvent>,
+    pub(crate) log: Vec<MediumEvent>,
+    pub(crate) proposals: Vec<Submission<R>>,
+    pub(crate) requests: Vec<Request>,
+}
+
+impl<R> Default for Lanes<R> {
+    fn default() -> Self {
+        Self {
+            network: Vec::new(),
+            log: Vec::new(),
+            proposals: Vec::new(),
+            requests: Vec::new(),
+        }
+    }
+}
+
+impl<R> Lanes<R> {
+    /// Whether nothing is in any lane.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.network.is_empty()
+            && self.log.is_empty()
+            && self.proposals.is_empty()
+            && self.requests.is_empty()
+    }
+}
+
+/// The driver's inbox.
+pub(crate) struct Inbox<R> {
+    lanes: Mutex<Lanes<R>>,
+    /// The driver is about to sleep or sleeps: the next one to put something in wakes it.
+    sleeping: AtomicBool,
+    driver: OnceLock<Thread>,
+}
+
+impl<R> Default for Inbox<R> {
+    fn default() -> Self {
+        Self {
+            lanes: Mutex::default(),
+            sleeping: AtomicBool::new(false),
+            driver: OnceLock::new(),
+        }
+    }
+}
+
+impl<R> Inbox<R> {
+    fn lanes(&self) -> MutexGuard<'_, Lanes<R>> {
+        // A panic while the lock was held cannot leave the vectors half changed.
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts something into a lane and wakes the driver if it sleeps.
+    pub(crate) fn put<T>(&self, put: impl FnOnce(&mut Lanes<R>) -> T) -> T {
+        let result = put(&mut self.lanes());
+        self.wake();
+        result
+    }
+
+    /// Wakes the driver if it sleeps.
+    pub(crate) fn wake(&self) {
+        if self.sleeping.load(Ordering::SeqCst)
+            && self.sleeping.swap(false, Ordering::SeqCst)
+            && let Some(driver) = self.driver.get()
+        {
+            driver.unpark();
+        }
+    }
+
+    /// Names the calling thread as the driver's.
+    pub(crate) fn attach(&self) {
+        let _ = self.driver.set(std::thread::current());
+    }
+
+    /// Takes everything, leaving `into`'s emptied vectors behind for reuse.
+    pub(crate) fn take(&self, into: &mut Lanes<R>) {
+        debug_assert!(into.is_empty());
+        std::mem::swap(&mut *self.lanes(), into);
+    }
+
+    /// Sleeps until something comes in, but at most `timeout`. Only for the driver's thread.
+    pub(crate) fn wait(&self, timeout: Duration) {
+        self.sleeping.store(true, Ordering::SeqCst);
+        if self.lanes().is_empty() {
+            std::thread::park_timeout(timeout);
+        }
+        self.sleeping.store(false, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,167 @@
+//! What a node's threads and handles share.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+
+use super::envelope;
+use super::inbox::{Inbox, Submission};
+use super::status::Brief;
+use super::waiters::{Waiter, Waiters};
+use crate::config::limits;
+use crate::state_machine::{CommandError, StateMachine};
+use crate::types::{ClusterId, LogId, LogIndex, Micros, ReplicaId};
+
+/// The state at one applied index, pinned for as long as it is held.
+#[derive(Debug)]
+pub struct Applied<V> {
+    /// The entry applied last.
+    pub id: LogId,
+    /// Its log time, microseconds.
+    pub time_us: Micros,
+    /// Digest of the state; equal on all nodes at equal index.
+    pub digest: u128,
+    /// The state.
+    pub view: Arc<V>,
+}
+
+/// The node's monotonic clock, from its start on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now(&self) -> Micros {
+        self.0.elapsed().as_micros() as Micros
+    }
+}
+
+/// Shared by the driver, the applier and every handle.
+pub(crate) struct Shared<S: StateMachine> {
+    pub(crate) me: ReplicaId,
+    pub(crate) cluster: ClusterId,
+    pub(crate) peer_address: SocketAddr,
+    pub(crate) clock: Clock,
+    pub(crate) inbox: Arc<Inbox<S::Response>>,
+    pub(crate) waiters: Waiters<S::Response>,
+    brief: Mutex<Brief>,
+    applied: Mutex<Arc<Applied<S::View>>>,
+    applied_index: AtomicU64,
+    applied_changed: watch::Sender<LogIndex>,
+    /// The driver holds committed entries back until the applier has caught up.
+    apply_is_behind: AtomicBool,
+    pub(crate) stopped: watch::Sender<bool>,
+}
+
+impl<S: StateMachine> Shared<S> {
+    pub(crate) fn new(
+        me: ReplicaId,
+        cluster: ClusterId,
+        peer_address: SocketAddr,
+        clock: Clock,
+        inbox: Arc<Inbox<S::Response>>,
+        machine: &S,
+    ) -> Self {
+        let applied = Applied {
+            id: LogId::default(),
+            time_us: 0,
+            digest: machine.digest(),
+            view: machine.view(),
+        };
+        Self {
+            me,
+            cluster,
+            peer_address,
+            clock,
+            inbox,
+            waiters: Waiters::default(),
+            brief: Mutex::default(),
+            applied: Mutex::new(Arc::new(applied)),
+            applied_index: AtomicU64::new(0),
+            applied_changed: watch::Sender::new(0),
+            apply_is_behind: AtomicBool::new(false),
+            stopped: watch::Sender::new(false),
+        }
+    }
+
+    pub(crate) fn brief(&self) -> MutexGuard<'_, Brief> {
+        self.brief.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn publish(&self, applied: Applied<S::View>) {
+        let index = applied.id.index;
+        *self.applied_lock() = Arc::new(applied);
+        self.applied_index.store(index, Ordering::Release);
+        if self.applied_changed.receiver_count() > 0 {
+            self.applied_changed.send_replace(index);
+        }
+        if self.apply_is_behind.load(Ordering::Acquire) {
+            self.inbox.wake();
+        }
+    }
+
+    pub(crate) fn set_apply_is_behind(&self, behind: bool) {
+        self.apply_is_behind.store(behind, Ordering::Release);
+    }
+
+    /// Puts a command of the node's own into the queue of proposals; nobody waits for it.
+    pub(crate) fn propose_due(&self, command: &S::Command) {
+        match encode::<S>(command) {
+            Ok(payload) => {
+                let waiter = Waiter {
+                    reply: oneshot::channel().0,
+                    deadline: Micros::MAX,
+                };
+                self.inbox
+                    .put(|lanes| lanes.proposals.push(Submission { payload, waiter }));
+            }
+            Err(error) => tracing::error!(%error, "the state machine made an invalid command"),
+        }
+    }
+
+    fn applied_lock(&self) -> MutexGuard<'_, Arc<Applied<S::View>>> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn applied(&self) -> Arc<Applied<S::View>> {
+        Arc::clone(&self.applied_lock())
+    }
+
+    pub(crate) fn applied_index(&self) -> LogIndex {
+        self.applied_index.load(Ordering::Acquire)
+    }
+
+    /// Tells of every later change of the applied index.
+    pub(crate) fn watch_applied(&self) -> watch::Receiver<LogIndex> {
+        self.applied_changed.subscribe()
+    }
+}
+
+/// The entry payload of a command: the envelope, then the state machine's bytes.
+pub(crate) fn encode<S: StateMachine>(command: &S::Command) -> Result<Bytes, CommandError> {
+    let mut payload = Vec::with_capacity(TYPICAL_COMMAND);
+    envelope::seal(&mut payload);
+    S::encode(command, &mut payload)?;
+    if payload.len() > limits::MAX_COMMAND {
+        let why = format!(
+            "{} bytes encoded; at most {}",
+            payload.len(),
+            limits::MAX_COMMAND
+        );
+        return Err(CommandError {
+            field: "command".to_owned(),
+            why,
+        });
+    }
+    Ok(Bytes::from(payload))
+}
+
+/// Most commands fit in this many bytes.
+const TYPICAL_COMMAND: usize = 160;

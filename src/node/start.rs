@@ -1,0 +1,330 @@
+//! Putting a node together: the log, the transport, the core, the driver and its threads.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::applier::ApplyJob;
+use super::driver::{Driver, Parts};
+use super::handle::RaftNode;
+use super::inbox::Inbox;
+use super::shared::{Clock, Shared};
+use super::shell::{start_applier, start_driver};
+use crate::config::{Cluster, RaftConfig, limits};
+use crate::core::{Configuration, FoundingList, RaftCore, Recovered, Settings};
+use crate::error::StartError;
+use crate::network::{LocalFacts, NetworkEvent, PeerAddress, RaftNetwork};
+use crate::quic::{RaftTransport, TransportOptions};
+use crate::state_machine::{RouterStateMachine, StateMachine};
+use crate::types::{ClusterId, Incarnation, ReplicaId};
+use crate::wal::{LogIdentity, LogOptions, LogStorage, MappedDir, Medium};
+
+/// Sets up a node beyond what [`RaftConfig`] says. Begins with [`RaftNode::builder`].
+#[derive(Clone, Debug)]
+pub struct NodeBuilder {
+    config: RaftConfig,
+    log: LogOptions,
+}
+
+impl NodeBuilder {
+    /// Options of the log: segment size, sync policy and so on.
+    pub fn log(mut self, options: LogOptions) -> Self {
+        self.log = options;
+        self
+    }
+
+    /// Opens the log, binds the peer listener and starts the node.
+    ///
+    /// Recovery reads the log; the future waits for it without blocking its runtime. The node then
+    /// finds its peers by itself: [`RaftNode::status`] says how far it is.
+    ///
+    /// # Errors
+    /// If a setting, the directory, the credentials or the listener cannot work; the text says
+    /// what to do, and nothing on disk was damaged.
+    pub async fn start<S: StateMachine>(
+        self,
+        state_machine: S,
+        cluster: Cluster,
+    ) -> Result<RaftNode<S>, StartError> {
+        self.config.validate()?;
+        cluster.validate(self.config.node_id)?;
+        let (done, result) = tokio::sync::oneshot::channel();
+        let start = move || {
+            let _ = done.send(start_blocking(self, state_machine, cluster));
+        };
+        let name = "raft-start".to_owned();
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(start)
+            .map_err(StartError::Thread)?;
+        result.await.unwrap_or_else(|_| {
+            Err(StartError::Storage(
+                "opening the node ended without a result".to_owned(),
+            ))
+        })
+    }
+}
+
+impl RaftNode<RouterStateMachine> {
+    /// Options beyond [`RaftConfig`].
+    pub fn builder(config: RaftConfig) -> NodeBuilder {
+        NodeBuilder {
+            config,
+            log: LogOptions::default(),
+        }
+    }
+}
+
+impl<S: StateMachine> RaftNode<S> {
+    /// Opens and starts a node with the default options; see [`NodeBuilder::start`].
+    ///
+    /// # Errors
+    /// As [`NodeBuilder::start`].
+    pub async fn new(
+        config: RaftConfig,
+        state_machine: S,
+        peers: Cluster,
+    ) -> Result<Self, StartError> {
+        RaftNode::builder(config).start(state_machine, peers).await
+    }
+}
+
+fn start_blocking<S: StateMachine>(
+    builder: NodeBuilder,
+    machine: S,
+    cluster: Cluster,
+) -> Result<RaftNode<S>, StartError> {
+    let NodeBuilder {
+        config,
+        log: options,
+    } = builder;
+    let inbox = Arc::new(Inbox::default());
+    let log = open_log(&config, &cluster, options, Arc::clone(&inbox))?;
+    let facts = LocalFacts {
+        blank: log.configurations().is_empty(),
+        genesis: log.genesis(),
+        meta_seq: log.meta_seq(),
+        peer_address: cluster.advertised(),
+        client_endpoint: cluster.client_endpoint.clone(),
+    };
+    let sink = {
+        let inbox = Arc::clone(&inbox);
+        Arc::new(move |events: &mut Vec<NetworkEvent>| {
+            inbox.put(|lanes| lanes.network.append(events));
+        })
+    };
+    let transport = TransportOptions {
+        listen: cluster.listen,
+        credentials: cluster.credentials.clone(),
+        incarnation: log.incarnation(),
+        facts: facts.clone(),
+        reset_key: log.reset_key(),
+        idle_timeout: idle_timeout(&config),
+        election_timeout_min_ms: config.election_timeout_min_ms,
+        heartbeat_interval_ms: config.heartbeat_interval_ms,
+        seed: seed(ReplicaId::new(config.node_id, log.incarnation())),
+        mtu: None,
+    };
+    let network = RaftTransport::bind(transport, sink)
+        .map_err(|error| StartError::Transport(error.to_string()))?;
+    let listening = network.local_addr();
+    let observer = network.observer();
+    let placement = Placement {
+        cluster,
+        facts,
+        listening,
+    };
+    let (shared, jobs) = launch(&config, machine, log, network, inbox, placement)?;
+    Ok(RaftNode::from_parts(shared, jobs, observer))
+}
+
+/// A dead peer is found after three election timeouts; elections never wait for it.
+fn idle_timeout(config: &RaftConfig) -> Duration {
+    let timeout = Duration::from_millis(3 * config.election_timeout_max_ms);
+    timeout.clamp(Duration::from_millis(500), Duration::from_secs(10))
+}
+
+fn open_log<R: Send + 'static>(
+    config: &RaftConfig,
+    cluster: &Cluster,
+    options: LogOptions,
+    inbox: Arc<Inbox<R>>,
+) -> Result<LogStorage<MappedDir>, StartError> {
+    let storage = |error: crate::wal::OpenError| StartError::Storage(error.to_string());
+    let sink = Arc::new(move |event| inbox.put(|lanes| lanes.log.push(event)));
+    let medium = MappedDir::open(&cluster.data_dir, sink, &options).map_err(storage)?;
+    let identity = LogIdentity {
+        cluster: cluster.credentials.cluster(),
+        node: config.node_id,
+    };
+    LogStorage::open(medium, identity, options).map_err(storage)
+}
+
+/// Where a node stands among the others.
+struct Placement {
+    cluster: Cluster,
+    facts: LocalFacts,
+    listening: SocketAddr,
+}
+
+type Launched<S> = (Arc<Shared<S>>, mpsc::Sender<ApplyJob<S>>);
+
+fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
+    config: &RaftConfig,
+    machine: S,
+    log: LogStorage<M>,
+    network: N,
+    inbox: Arc<Inbox<S::Response>>,
+    placement: Placement,
+) -> Result<Launched<S>, StartError> {
+    let Placement {
+        cluster,
+        mut facts,
+        listening,
+    } = placement;
+    if facts.peer_address.is_empty() {
+        facts.peer_address = listening.to_string();
+    }
+    let me = ReplicaId::new(config.node_id, log.incarnation());
+    let others = cluster
+        .members
+        .iter()
+        .filter(|member| member.node != me.node);
+    let listed: Vec<_> = others
+        .map(|member| PeerAddress {
+            node: member.node,
+            incarnation: None,
+            address: member.address.clone(),
+        })
+        .collect();
+    let founding = FoundingList {
+        others: listed.iter().map(|peer| peer.node).collect(),
+        single: cluster.single,
+        peer_address: facts.peer_address.clone(),
+        client_endpoint: facts.client_endpoint.clone(),
+    };
+    let clock = Clock::start();
+    let recovered = recovered(&log).map_err(StartError::Storage)?;
+    let core = RaftCore::new(me, settings(config, me), recovered, founding, clock.now());
+    let cluster_id: ClusterId = cluster.credentials.cluster();
+    let shared = Shared::new(me, cluster_id, listening, clock, inbox, &machine);
+    let shared = Arc::new(shared);
+    let (jobs, queue) = mpsc::channel();
+    let apply = {
+        let jobs = jobs.clone();
+        // The applier outlives the driver: it stops when told to.
+        Box::new(move |job| drop(jobs.send(job)))
+    };
+    start_applier(machine, Arc::clone(&shared), queue).map_err(StartError::Thread)?;
+    let parts = Parts {
+        core,
+        log,
+        network,
+        apply,
+        shared: Arc::clone(&shared),
+        facts,
+        listed,
+    };
+    start_driver(
+        move || Driver::new(parts),
+        Arc::clone(&shared),
+        jobs.clone(),
+    )
+    .map_err(StartError::Thread)?;
+    Ok((shared, jobs))
+}
+
+/// What the core needs to know of a recovered log.
+///
+/// # Errors
+/// If an entry that should be a configuration is none that this version can read.
+pub(super) fn recovered<M: Medium>(log: &LogStorage<M>) -> Result<Recovered, String> {
+    let configurations = log.configurations().into_iter().map(|entry| {
+        let read = Configuration::decode(&entry.payload);
+        let read = read.map_err(|error| format!("entry {}: {error}", entry.id.index))?;
+        Ok((entry.id.index, Arc::new(read)))
+    });
+    Ok(Recovered {
+        hard_state: log.hard_state(),
+        genesis: log.genesis(),
+        snapshot: log.snapshot(),
+        last: log.last(),
+        terms: log.term_runs(),
+        configurations: configurations.collect::<Result<_, String>>()?,
+    })
+}
+
+/// Differs for every life of every node, so that timeouts do not run in step.
+fn seed(me: ReplicaId) -> u64 {
+    let Incarnation(bytes) = me.incarnation;
+    bytes
+        .iter()
+        .fold(me.node, |seed, byte| seed.rotate_left(8) ^ u64::from(*byte))
+}
+
+pub(super) fn settings(config: &RaftConfig, me: ReplicaId) -> Settings {
+    Settings {
+        election_timeout_min: config.election_timeout_min_ms * 1000,
+        election_timeout_max: config.election_timeout_max_ms * 1000,
+        heartbeat_interval: config.heartbeat_interval_ms * 1000,
+        max_inflight_bytes: limits::MAX_INFLIGHT,
+        max_inflight_appends: limits::MAX_INFLIGHT_APPENDS,
+        max_append_bytes: limits::MAX_APPEND,
+        seed: seed(me),
+    }
+}
+
+impl Cluster {
+    fn validate(&self, node: u64) -> Result<(), StartError> {
+        let config = |key, why: String| Err(crate::config::ConfigError::new(key, why).into());
+        if self.credentials.node() != node {
+            return config(
+                "node_id",
+                format!(
+                    "the certificate is for node {}, not {node}: use that node's certificate",
+                    self.credentials.node()
+                ),
+            );
+        }
+        let others = self
+            .members
+            .iter()
+            .filter(|member| member.node != node)
+            .count();
+        if self.single && others > 0 {
+            return config(
+                "peers",
+                "a single node has no peers: name them or drop single".into(),
+            );
+        }
+        if !self.single && others == 0 {
+            return config(
+                "peers",
+                "no other member is named; a cluster of one is founded only on the explicit word \
+                 (Cluster::single, or single = true under [peers])"
+                    .into(),
+            );
+        }
+        let mut nodes: Vec<_> = self.members.iter().map(|member| member.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        if nodes.len() != self.members.len() || nodes.first() == Some(&0) {
+            return config("peers", "a node id is 0 or named twice".into());
+        }
+        if self.data_dir == PathBuf::new() {
+            return config("data_dir", "must name a directory".into());
+        }
+        Ok(())
+    }
+
+    /// The address that others dial; empty while only the listener will know it.
+    fn advertised(&self) -> String {
+        match &self.advertise {
+            Some(address) => address.clone(),
+            None if self.listen.port() == 0 || self.listen.ip().is_unspecified() => String::new(),
+            None => self.listen.to_string(),
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What a node says of itself.
+
+use std::sync::Arc;
+
+use crate::core::{Configuration, PeerProgress, RaftRole};
+use crate::error::LeaderHint;
+use crate::types::{ClusterId, LogId, LogIndex, Micros, NodeId, ReplicaId, Term};
+
+/// One member as a node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its number.
+    pub node: NodeId,
+    /// Where peers reach it.
+    pub address: String,
+    /// Where clients reach it.
+    pub client_endpoint: String,
+    /// Whether a data stream to it is up.
+    pub connected: bool,
+    /// On the leader: its log equals the leader's up to here, durably.
+    pub match_index: LogIndex,
+    /// On the leader: milliseconds since its last reply.
+    pub last_contact_ms: Option<u64>,
+}
+
+/// A node's view of itself and of its cluster at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct NodeStatus {
+    /// Who it is.
+    pub id: ReplicaId,
+    /// Which cluster's certificates it holds.
+    pub cluster: ClusterId,
+    /// Its role.
+    pub role: RaftRole,
+    /// Its term.
+    pub term: Term,
+    /// Who leads, as far as it knows.
+    pub leader: LeaderHint,
+    /// The last entry in its log.
+    pub last: LogId,
+    /// Highest index durable on this node.
+    pub durable_index: LogIndex,
+    /// Highest index known committed.
+    pub commit_index: LogIndex,
+    /// Highest index applied.
+    pub applied_index: LogIndex,
+    /// Log time of that entry, microseconds since the Unix epoch.
+    pub log_time_us: Micros,
+    /// The other members.
+    pub peers: Vec<PeerStatus>,
+    /// One line when the node waits for an operator.
+    pub advice: Option<String>,
+    /// Why the replica has failed, once it has.
+    pub failure: Option<String>,
+    /// Shutting down or stopped.
+    pub stopping: bool,
+    /// How often the log was synced since the node started.
+    pub syncs: u64,
+}
+
+/// What the driver publishes after a burst; the full status is made from it on demand.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Brief {
+    pub(crate) role: RaftRole,
+    pub(crate) term: Term,
+    pub(crate) leader: Option<NodeId>,
+    pub(crate) last: LogId,
+    pub(crate) durable: LogIndex,
+    pub(crate) commit: LogIndex,
+    pub(crate) syncs: u64,
+    pub(crate) configuration: Option<Arc<Configuration>>,
+    pub(crate) peers: Vec<(NodeId, PeerProgress)>,
+    pub(crate) advice: Option<String>,
+    pub(crate) failure: Option<String>,
+    pub(crate) stopping: bool,
+}
+
+impl Brief {
+    pub(crate) fn leader_hint(&self) -> LeaderHint {
+        let member = self
+            .leader
+            .and_then(|node| self.configuration.as_ref().and_then(|c| c.member(node)));
+        LeaderHint {
+            node: self.leader,
+            endpoint: member
+                .map(|member| member.client_endpoint.clone())
+                .unwrap_or_default(),
+            term: self.term,
+        }
+    }
+
+    pub(crate) fn peer_statuses(&self, me: ReplicaId, now: Micros) -> Vec<PeerStatus> {
+        let Some(configuration) = &self.configuration else {
+            return Vec::new();
+        };
+        let others = configuration
+            .members()
+            .filter(|member| member.replica != me);
+        let leading = self.role == RaftRole::Leader;
+        others
+            .map(|member| {
+                let node = member.replica.node;
+                let seen = self.peers.iter().find(|(id, _)| *id == node);
+                let seen = seen.map(|(_, progress)| *progress).unwrap_or_default();
+                PeerStatus {
+                    node,
+                    address: member.peer_address.clone(),
+                    client_endpoint: member.client_endpoint.clone(),
+                    connected: seen.connected,
+                    match_index: if leading { seen.match_index } else { 0 },
+                    last_contact_ms: leading.then(|| now.saturating_sub(seen.last_contact) / 1000),
+                }
+            })
+            .collect()
+    }
+}

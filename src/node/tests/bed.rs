@@ -1,0 +1,330 @@
+//! Three drivers in one thread and in virtual time, over memory disks whose syncs happen when the
+//! test says so.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::config::RaftConfig;
+use crate::core::{FoundingList, Message, RaftCore, RaftRole};
+use crate::error::ProposeError;
+use crate::network::{
+    InProcessHub, InProcessNetwork, LocalFacts, NetworkEvent, PeerAddress, RaftNetwork, SendOutcome,
+};
+use crate::node::applier::{Applier, ApplyJob};
+use crate::node::driver::{Driver, Now, Parts};
+use crate::node::inbox::{Inbox, Lanes, Submission};
+use crate::node::shared::{Clock, Shared, encode};
+use crate::node::start::{recovered, settings};
+use crate::node::waiters::Waiter;
+use crate::state_machine::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
+use crate::types::{ClusterId, Micros, NodeId, ReplicaId};
+use crate::wal::{
+    Crash, Lane, LogIdentity, LogOptions, LogStorage, Memory, MemoryDisk, Stepper, SyncPolicy,
+};
+
+/// Remembers every command. Refuses none; panics at "panic".
+#[derive(Clone, Default)]
+pub(super) struct Journal(Vec<String>);
+
+impl StateMachine for Journal {
+    type Command = String;
+    type Response = usize;
+    type View = Vec<String>;
+
+    fn encode(command: &String, out: &mut Vec<u8>) -> Result<(), CommandError> {
+        out.extend_from_slice(command.as_bytes());
+        Ok(())
+    }
+
+    fn decode(payload: &[u8]) -> Result<String, CommandError> {
+        let text = std::str::from_utf8(payload);
+        let error = |_| CommandError {
+            field: "command".into(),
+            why: "not UTF-8".into(),
+        };
+        text.map(str::to_owned).map_err(error)
+    }
+
+    fn apply(&mut self, _: &ApplyContext, command: String) -> usize {
+        assert_ne!(command, "panic", "told to");
+        self.0.push(command);
+        self.0.len()
+    }
+
+    fn view(&self) -> Arc<Vec<String>> {
+        Arc::new(self.0.clone())
+    }
+
+    fn freeze(&self) -> Box<dyn Frozen> {
+        Box::new(self.clone())
+    }
+
+    fn restore(&mut self, _: &mut dyn std::io::Read) -> Result<(), RestoreError> {
+        Err(RestoreError::Invalid("not needed here".into()))
+    }
+
+    fn digest(&self) -> u128 {
+        self.0
+            .iter()
+            .map(|command| u128::from(crc32fast::hash(command.as_bytes())))
+            .sum()
+    }
+}
+
+impl Frozen for Journal {
+    fn write(self: Box<Self>, out: &mut dyn std::io::Write) -> std::io::Result<()> {
+        out.write_all(self.0.join("\n").as_bytes())
+    }
+}
+
+/// What a node sent, in order.
+pub(super) type Sent = Arc<Mutex<Vec<(NodeId, Message)>>>;
+
+/// Passes everything on and remembers it.
+pub(super) struct Recording {
+    inner: InProcessNetwork,
+    sent: Sent,
+}
+
+impl RaftNetwork for Recording {
+    fn send(&mut self, to: NodeId, message: &Message, body: &[Bytes]) -> SendOutcome {
+        self.sent.lock().expect("sent").push((to, *message));
+        self.inner.send(to, message, body)
+    }
+
+    fn set_peers(&mut self, peers: &[PeerAddress]) {
+        self.inner.set_peers(peers);
+    }
+
+    fn set_local(&mut self, facts: &LocalFacts) {
+        self.inner.set_local(facts);
+    }
+
+    fn reopen(&mut self, to: NodeId) {
+        self.inner.reopen(to);
+    }
+}
+
+pub(super) type Answer = oneshot::Receiver<Result<usize, ProposeError>>;
+type Jobs = Arc<Mutex<VecDeque<ApplyJob<Journal>>>>;
+
+pub(super) struct Node {
+    pub(super) shared: Arc<Shared<Journal>>,
+    pub(super) sent: Sent,
+    driver: Driver<Journal, Memory, Recording>,
+    applier: Applier<Journal>,
+    jobs: Jobs,
+    stepper: Stepper,
+    deadline: Micros,
+    /// Syncs do not happen while set.
+    pub(super) disk_stalls: bool,
+}
+
+pub(super) struct Bed {
+    pub(super) now: Micros,
+    pub(super) hub: InProcessHub,
+    pub(super) nodes: Vec<Option<Node>>,
+    pub(super) disks: Vec<MemoryDisk>,
+    sync: SyncPolicy,
+}
+
+impl Bed {
+    pub(super) fn new(nodes: usize, sync: SyncPolicy) -> Self {
+        let mut bed = Self {
+            now: 1,
+            hub: InProcessHub::default(),
+            nodes: (0..nodes).map(|_| None).collect(),
+            disks: (0..nodes).map(|_| MemoryDisk::new()).collect(),
+            sync,
+        };
+        (1..=nodes as NodeId).for_each(|node| bed.start(node));
+        bed
+    }
+
+    pub(super) fn start(&mut self, id: NodeId) {
+        let config = RaftConfig {
+            node_id: id,
+            ..RaftConfig::default()
+        };
+        let inbox: Arc<Inbox<usize>> = Arc::default();
+        let log_inbox = Arc::clone(&inbox);
+        let sink = Arc::new(move |event| log_inbox.put(|lanes| lanes.log.push(event)));
+        let disk = &self.disks[id as usize - 1];
+        let medium = Memory::stepped(disk, sink);
+        let stepper = medium.stepper();
+        let identity = LogIdentity {
+            cluster: ClusterId([7; 16]),
+            node: id,
+        };
+        let options = LogOptions {
+            segment_bytes: 8 << 20,
+            sync: self.sync,
+            ..LogOptions::default()
+        };
+        let log = LogStorage::open(medium, identity, options).expect("the log opens");
+
+        let me = ReplicaId::new(id, log.incarnation());
+        let others: Vec<_> = (1..=self.nodes.len() as NodeId)
+            .filter(|other| *other != id)
+            .collect();
+        let facts = LocalFacts {
+            blank: log.configurations().is_empty(),
+            genesis: log.genesis(),
+            peer_address: format!("node-{id}"),
+            ..LocalFacts::default()
+        };
+        let sent = Sent::default();
+        let inner = {
+            let inbox = Arc::clone(&inbox);
+            let sink = Arc::new(move |events: &mut Vec<NetworkEvent>| {
+                inbox.put(|lanes| lanes.network.append(events));
+            });
+            self.hub.attach(me, facts.clone(), sink)
+        };
+        let network = Recording {
+            inner,
+            sent: Arc::clone(&sent),
+        };
+        let founding = FoundingList {
+            single: others.is_empty(),
+            peer_address: format!("node-{id}"),
+            others: others.clone(),
+            ..FoundingList::default()
+        };
+        let listed = others.iter().map(|&node| PeerAddress {
+            node,
+            incarnation: None,
+            address: format!("node-{node}"),
+        });
+        let listed = listed.collect();
+        let recovered = recovered(&log).expect("configurations");
+        let core = RaftCore::new(me, settings(&config, me), recovered, founding, self.now);
+        let machine = Journal::default();
+        let address = ([127, 0, 0, 1], 1).into();
+        let shared = Arc::new(Shared::new(
+            me,
+            ClusterId([7; 16]),
+            address,
+            Clock::start(),
+            inbox,
+            &machine,
+        ));
+        let jobs = Jobs::default();
+        let apply = {
+            let jobs = Arc::clone(&jobs);
+            Box::new(move |job| jobs.lock().expect("jobs").push_back(job))
+        };
+        let parts = Parts {
+            core,
+            log,
+            network,
+            apply,
+            shared: Arc::clone(&shared),
+            facts,
+            listed,
+        };
+        self.nodes[id as usize - 1] = Some(Node {
+            applier: Applier::new(machine, Arc::clone(&shared)),
+            driver: Driver::new(parts),
+            shared,
+            sent,
+            jobs,
+            stepper,
+            deadline: self.now,
+            disk_stalls: false,
+        });
+    }
+
+    /// The power goes at one node.
+    pub(super) fn crash(&mut self, id: NodeId, crash: Crash) {
+        self.nodes[id as usize - 1] = None;
+        self.disks[id as usize - 1].crash(crash);
+    }
+
+    pub(super) fn node(&self, id: NodeId) -> &Node {
+        self.nodes[id as usize - 1].as_ref().expect("running")
+    }
+
+    pub(super) fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        self.nodes[id as usize - 1].as_mut().expect("running")
+    }
+
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let leads = |node: &&Node| node.shared.brief().role == RaftRole::Leader;
+        let leaders = self.nodes.iter().flatten().filter(leads);
+        leaders
+            .max_by_key(|node| node.shared.brief().term)
+            .map(|node| node.shared.me.node)
+    }
+
+    pub(super) fn propose(&self, to: NodeId, command: &str) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let payload = encode::<Journal>(&command.to_owned()).expect("a command");
+        let waiter = Waiter {
+            reply,
+            deadline: self.now + 5_000_000,
+        };
+        let shared = &self.node(to).shared;
+        shared
+            .inbox
+            .put(|lanes| lanes.proposals.push(Submission { payload, waiter }));
+        answer
+    }
+
+    /// Runs until `done`, at most `limit` of virtual time. Whether it was done.
+    pub(super) fn run(&mut self, limit: Micros, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let end = self.now + limit;
+        while self.now < end {
+            while self.round() {
+                if done(self) {
+                    return true;
+                }
+            }
+            let next = self.nodes.iter().flatten().map(|node| node.deadline).min();
+            self.now = next.unwrap_or(end).clamp(self.now + 1, end);
+        }
+        done(self)
+    }
+
+    /// Whether anything happened.
+    fn round(&mut self) -> bool {
+        let now = Now {
+            mono: self.now,
+            wall: 1_000_000_000 + self.now,
+        };
+        let mut busy = false;
+        for node in self.nodes.iter_mut().flatten() {
+            if !node.disk_stalls {
+                while node.stepper.run(Lane::Sync) {}
+            }
+            while node.stepper.run(Lane::Prepare) || node.stepper.run(Lane::Warm) {}
+            let mut lanes = Lanes::default();
+            node.shared.inbox.take(&mut lanes);
+            if lanes.is_empty() && self.now < node.deadline {
+                continue;
+            }
+            busy = true;
+            node.deadline = node.driver.burst(now, &mut lanes);
+            loop {
+                let Some(job) = node.jobs.lock().expect("jobs").pop_front() else {
+                    break;
+                };
+                if let Err(reason) = node.applier.run(job) {
+                    node.shared.inbox.put(|lanes| {
+                        lanes
+                            .requests
+                            .push(crate::node::inbox::Request::Fail(reason));
+                    });
+                }
+            }
+        }
+        busy
+    }
+
+    pub(super) fn applied(&self, id: NodeId) -> Vec<String> {
+        self.node(id).shared.applied().view.to_vec()
+    }
+}

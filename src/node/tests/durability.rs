@@ -1,0 +1,137 @@
+//! Nothing leaves before the sync that it waits for: the disks of this bed sync when told to.
+
+use super::bed::{Answer, Bed};
+use crate::core::{AppendStatus, Message};
+use crate::types::{LogIndex, NodeId};
+use crate::wal::{MemoryDisk, SyncPolicy};
+
+const SECOND: u64 = 1_000_000;
+
+struct Stalled {
+    bed: Bed,
+    leader: NodeId,
+    answer: Answer,
+    before: LogIndex,
+    syncs: u64,
+}
+
+/// A healthy cluster whose disks all stop syncing, if they ever do; then a proposal comes.
+fn propose_while_disks_stall(sync: SyncPolicy) -> Stalled {
+    let mut bed = Bed::new(3, sync);
+    assert!(bed.run(5 * SECOND, |bed| {
+        bed.leader()
+            .is_some_and(|leader| bed.node(leader).shared.brief().commit >= 2)
+    }));
+    bed.run(SECOND, |_| false);
+    let leader = bed.leader().expect("a leader");
+    let before = bed.node(leader).shared.brief().last.index;
+    for node in 1..=3 {
+        bed.node_mut(node).disk_stalls = sync == SyncPolicy::Sync;
+        bed.node(node).sent.lock().expect("sent").clear();
+    }
+    let syncs = bed.disks.iter().map(MemoryDisk::syncs).sum();
+    let answer = bed.propose(leader, "x");
+    // Shorter than an election timeout, so that nothing but the proposal goes on.
+    bed.run(100_000, |_| false);
+    Stalled {
+        bed,
+        leader,
+        answer,
+        before,
+        syncs,
+    }
+}
+
+impl Stalled {
+    /// What the rule forbids: a promise before any sync.
+    fn promised_early(&mut self) -> bool {
+        let syncs: u64 = self.bed.disks.iter().map(MemoryDisk::syncs).sum();
+        let acked = (1..=3).any(|node| acks_beyond(&self.bed, node, self.before));
+        syncs == self.syncs && (acked || self.answer.try_recv().is_ok())
+    }
+}
+
+fn acks_beyond(bed: &Bed, node: NodeId, index: LogIndex) -> bool {
+    bed.node(node)
+        .sent
+        .lock()
+        .expect("sent")
+        .iter()
+        .any(|(_, message)| {
+            matches!(message, Message::AppendAck(ack)
+            if ack.status == AppendStatus::Matched && ack.match_index > index)
+        })
+}
+
+#[test]
+fn c1_no_ack_and_no_answer_before_the_sync() {
+    let mut stalled = propose_while_disks_stall(SyncPolicy::Sync);
+    assert!(!stalled.promised_early());
+    let Stalled {
+        mut bed,
+        leader,
+        mut answer,
+        before,
+        ..
+    } = stalled;
+    let followers = (1..=3).filter(|node| *node != leader);
+    for node in followers {
+        assert_eq!(
+            bed.node(node).shared.brief().last.index,
+            before + 1,
+            "it has the entry"
+        );
+        // A majority without the leader's own disk is enough.
+        bed.node_mut(node).disk_stalls = false;
+    }
+    let mut outcome = None;
+    bed.run(SECOND, |_| {
+        outcome = outcome.take().or_else(|| answer.try_recv().ok());
+        outcome.is_some()
+    });
+    assert_eq!(outcome, Some(Ok(1)));
+}
+
+/// The negative control: with the sync taken out, the same check turns red.
+#[test]
+fn c1_the_check_bites_when_the_sync_is_taken_out() {
+    assert!(propose_while_disks_stall(SyncPolicy::UnsafeNoSync).promised_early());
+}
+
+#[test]
+fn a1_no_vote_leaves_before_it_is_durable() {
+    let mut bed = Bed::new(3, SyncPolicy::Sync);
+    assert!(bed.run(5 * SECOND, |bed| bed.leader().is_some()));
+    bed.run(SECOND, |_| false);
+    let leader = bed.leader().expect("a leader");
+    bed.hub.isolate(leader, true);
+    let others: Vec<NodeId> = (1..=3).filter(|node| *node != leader).collect();
+    for node in &others {
+        bed.node_mut(*node).disk_stalls = true;
+        bed.node(*node).sent.lock().expect("sent").clear();
+    }
+    bed.run(3 * SECOND, |_| false);
+    let votes = |bed: &Bed| {
+        let of = |node: &NodeId| {
+            let sent = bed.node(*node).sent.lock().expect("sent").clone();
+            sent.into_iter().filter(|(_, message)| {
+                matches!(message, Message::Vote(_))
+                    || matches!(message, Message::VoteReply(reply) if reply.granted)
+            })
+        };
+        others.iter().flat_map(of).count()
+    };
+    assert_eq!(
+        votes(&bed),
+        0,
+        "a term or vote was told before it was durable"
+    );
+    assert!(bed.leader().is_none_or(|who| who == leader));
+    others
+        .iter()
+        .for_each(|node| bed.node_mut(*node).disk_stalls = false);
+    assert!(bed.run(3 * SECOND, |bed| {
+        bed.leader().is_some_and(|who| who != leader)
+    }));
+    assert!(votes(&bed) > 0);
+}

@@ -1,0 +1,5 @@
+//! The driver, three at a time in virtual time.
+
+mod bed;
+mod durability;
+mod smoke;

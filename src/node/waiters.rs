@@ -1,0 +1,165 @@
+//! Those who wait for the response to a proposal. Every one is answered: with the response, with
+//! "unknown" when leadership or time runs out after the append, or with why nothing was appended.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+use crate::error::ProposeError;
+use crate::types::{LogIndex, Micros, Term};
+
+/// One who waits.
+pub(crate) struct Waiter<R> {
+    /// Where the answer goes. Nobody listening is fine.
+    pub(crate) reply: oneshot::Sender<Result<R, ProposeError>>,
+    /// When to give up, on the driver's clock.
+    pub(crate) deadline: Micros,
+}
+
+impl<R> Waiter<R> {
+    /// Answers.
+    pub(crate) fn answer(self, result: Result<R, ProposeError>) {
+        let _ = self.reply.send(result);
+    }
+}
+
+/// The place of one appended proposal.
+pub(crate) struct Slot<R> {
+    pub(crate) index: LogIndex,
+    pub(crate) term: Term,
+    /// Empty once it gave up.
+    waiter: Option<Waiter<R>>,
+}
+
+/// The waiters of appended proposals in the order of the log; shared by the driver, which adds and
+/// expires, and the applier, which answers.
+pub(crate) struct Waiters<R>(Mutex<VecDeque<Slot<R>>>);
+
+impl<R> Default for Waiters<R> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<R> Waiters<R> {
+    fn slots(&self) -> MutexGuard<'_, VecDeque<Slot<R>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds the waiters of consecutive entries from `first` on.
+    pub(crate) fn add(
+        &self,
+        first: LogIndex,
+        term: Term,
+        waiters: impl Iterator<Item = Waiter<R>>,
+    ) {
+        let slots = (first..).zip(waiters);
+        self.slots().extend(slots.map(|(index, waiter)| Slot {
+            index,
+            term,
+            waiter: Some(waiter),
+        }));
+    }
+
+    /// Whether nobody waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots().is_empty()
+    }
+
+    /// Moves the places of entries up to `last` out.
+    pub(crate) fn take_through(&self, last: LogIndex, into: &mut VecDeque<Slot<R>>) {
+        let mut slots = self.slots();
+        let count = slots.partition_point(|slot| slot.index <= last);
+        into.extend(slots.drain(..count));
+    }
+
+    /// Answers "unknown" to those of entries above `committed`: another leader decides now.
+    pub(crate) fn abandon_above(&self, committed: LogIndex) {
+        let abandoned = {
+            let mut slots = self.slots();
+            let keep = slots.partition_point(|slot| slot.index <= committed);
+            slots.split_off(keep)
+        };
+        abandoned.into_iter().for_each(Slot::give_up);
+    }
+
+    /// Answers "unknown" to those whose time is over. When the next may be, is for the caller's
+    /// timer to know: it calls this at every tick.
+    pub(crate) fn expire(&self, now: Micros) {
+        let mut slots = self.slots();
+        for slot in slots.iter_mut() {
+            let over = slot
+                .waiter
+                .as_ref()
+                .is_some_and(|waiter| waiter.deadline <= now);
+            if over {
+                let waiter = slot.waiter.take();
+                Slot { waiter, ..*slot }.give_up();
+            }
+        }
+    }
+}
+
+impl<R> Slot<R> {
+    /// Answers with the response.
+    pub(crate) fn answer(self, response: R) {
+        if let Some(waiter) = self.waiter {
+            waiter.answer(Ok(response));
+        }
+    }
+
+    /// Answers "unknown".
+    pub(crate) fn give_up(self) {
+        if let Some(waiter) = self.waiter {
+            waiter.answer(Err(ProposeError::Unknown {
+                index: self.index,
+                term: self.term,
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiters(
+        deadlines: &[Micros],
+    ) -> (
+        Waiters<u8>,
+        Vec<oneshot::Receiver<Result<u8, ProposeError>>>,
+    ) {
+        let waiters = Waiters::default();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            deadlines.iter().map(|_| oneshot::channel()).unzip();
+        let all = senders.into_iter().zip(deadlines);
+        waiters.add(
+            10,
+            3,
+            all.map(|(reply, &deadline)| Waiter { reply, deadline }),
+        );
+        (waiters, receivers)
+    }
+
+    #[test]
+    fn f5_every_waiter_ends() {
+        let (waiters, mut receivers) = waiters(&[50, 20, 90, 90]);
+        waiters.expire(30);
+        let unknown = |index| Ok(Err(ProposeError::Unknown { index, term: 3 }));
+        assert_eq!(receivers[1].try_recv(), unknown(11));
+        let mut taken = VecDeque::new();
+        waiters.take_through(11, &mut taken);
+        assert_eq!(
+            taken.iter().map(|slot| slot.index).collect::<Vec<_>>(),
+            [10, 11]
+        );
+        taken.pop_front().expect("one").answer(7);
+        assert_eq!(receivers[0].try_recv(), Ok(Ok(7)));
+        waiters.abandon_above(12);
+        assert_eq!(receivers[3].try_recv(), unknown(13));
+        assert!(receivers[2].try_recv().is_err(), "still waiting");
+        waiters.expire(1000);
+        assert_eq!(receivers[2].try_recv(), unknown(12));
+    }
+}

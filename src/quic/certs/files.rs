@@ -1,0 +1,170 @@
+//! The directory of a cluster's certificates.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::{CertsError, GeneratedCerts, PemPair, generate};
+use crate::types::{ClusterId, NodeId};
+
+/// What [`init`] makes certificates for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitOptions {
+    /// The cluster's name, for people.
+    pub label: String,
+    /// Its nodes.
+    pub nodes: Vec<NodeId>,
+    /// DNS names and IP addresses by which clients reach the nodes' edges; none means this
+    /// machine only.
+    pub hosts: Vec<String>,
+}
+
+/// What [`init`] wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertsReport {
+    /// The new cluster's id.
+    pub cluster: ClusterId,
+    /// Every file, in the order written.
+    pub files: Vec<PathBuf>,
+}
+
+/// Makes a new cluster's certificates in `dir`:
+///
+/// ```text
+/// cluster.toml                     the cluster's id and name
+/// peer-ca.pem    .key .crl         signs what nodes show each other
+/// client-ca.pem  .key .crl         signs clients, and what nodes show clients
+/// node-<id>/peer.pem .key          one node towards the others
+/// node-<id>/edge.pem .key          one node towards clients
+/// clients/operator.pem .key        a client that may do everything
+/// ```
+/// Private keys get mode 0600. All files appear or none: they are written aside first, and
+/// `cluster.toml` comes last.
+///
+/// # Errors
+/// If a name, id or host is malformed, if any of the files exists already, or if writing fails;
+/// then nothing is left behind.
+pub fn init(dir: impl AsRef<Path>, options: &InitOptions) -> Result<CertsReport, CertsError> {
+    let dir = dir.as_ref();
+    let certs = generate(&options.label, &options.nodes, &options.hosts)?;
+    let plan = plan(&certs);
+    for (name, ..) in &plan {
+        let path = dir.join(name);
+        if path.symlink_metadata().is_ok() {
+            return Err(CertsError::Exists(path));
+        }
+    }
+    make_dir(dir)?;
+    let staging = dir.join(format!(".init-{}", certs.ca.cluster()));
+    let result = stage(&staging, &plan).and_then(|()| publish(&staging, dir, &plan));
+    // Best effort: what is left there is in nobody's way and has the keys' modes.
+    let _ = fs::remove_dir_all(&staging);
+    Ok(CertsReport {
+        cluster: certs.ca.cluster(),
+        files: result?,
+    })
+}
+
+/// File names below the directory, contents, and whether they are secret.
+type Plan = Vec<(PathBuf, String, bool)>;
+
+fn plan(certs: &GeneratedCerts) -> Plan {
+    let ca = &certs.ca;
+    let mut plan = Plan::new();
+    let mut pair = |stem: &str, pair: &PemPair| {
+        plan.push((format!("{stem}.pem").into(), pair.cert.clone(), false));
+        plan.push((format!("{stem}.key").into(), pair.key.clone(), true));
+    };
+    pair("peer-ca", ca.peer_ca());
+    pair("client-ca", ca.client_ca());
+    for certs in &certs.nodes {
+        pair(&format!("node-{}/peer", certs.node), &certs.peer);
+        pair(&format!("node-{}/edge", certs.node), &certs.edge);
+    }
+    pair("clients/operator", &certs.operator);
+    for (name, crl) in [
+        ("peer-ca.crl", ca.peer_crl()),
+        ("client-ca.crl", ca.client_crl()),
+    ] {
+        plan.push((name.into(), crl.to_owned(), false));
+    }
+    // The label is a name, so it needs no escaping.
+    let about = format!(
+        "cluster_id = \"{}\"\nlabel = \"{}\"\n",
+        ca.cluster(),
+        ca.label()
+    );
+    plan.push(("cluster.toml".into(), about, false));
+    plan
+}
+
+fn stage(staging: &Path, plan: &Plan) -> Result<(), CertsError> {
+    make_dir(staging)?;
+    for (name, text, secret) in plan {
+        let path = staging.join(name);
+        if let Some(parent) = path.parent() {
+            make_dir(parent)?;
+        }
+        write_new(&path, text, *secret).map_err(|source| CertsError::Write { path, source })?;
+    }
+    Ok(())
+}
+
+/// Links the finished files into place; linking refuses to replace, unlike renaming.
+fn publish(staging: &Path, dir: &Path, plan: &Plan) -> Result<Vec<PathBuf>, CertsError> {
+    let mut done = Vec::new();
+    let mut all = || {
+        for (name, ..) in plan {
+            let path = dir.join(name);
+            if let Some(parent) = path.parent() {
+                make_dir(parent)?;
+            }
+            match fs::hard_link(staging.join(name), &path) {
+                Ok(()) => done.push(path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(CertsError::Exists(path));
+                }
+                Err(source) => return Err(CertsError::Write { path, source }),
+            }
+        }
+        sync_dir(dir)
+    };
+    match all() {
+        Ok(()) => Ok(done),
+        Err(error) => {
+            for path in done {
+                let _ = fs::remove_file(path);
+            }
+            Err(error)
+        }
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), CertsError> {
+    let mut builder = DirBuilder::new();
+    let made = builder.recursive(true).mode(0o755).create(path);
+    made.map_err(|source| CertsError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn write_new(path: &Path, text: &str, secret: bool) -> io::Result<()> {
+    let mode = if secret { 0o600 } else { 0o644 };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn sync_dir(path: &Path) -> Result<(), CertsError> {
+    let synced = File::open(path).and_then(|dir| dir.sync_all());
+    synced.map_err(|source| CertsError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}

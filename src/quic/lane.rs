@@ -1,0 +1,239 @@
+//! One direction towards one peer in one class: what waits to be written on its stream.
+//!
+//! The driver pushes, the stream's task takes all there is at once. A lane outlives its streams;
+//! each stream opens it with its epoch, and what is still queued when that epoch ends is dropped
+//! (the core asks again).
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::Notify;
+
+use super::limits::{CHUNK, COPY_BELOW, QUEUE_BYTES, QUEUE_CONTROL, QUEUE_FRAMES, QUEUE_REPLIES};
+use crate::core::{Class, Message};
+use crate::network::SendOutcome;
+use crate::wire::{HEADER, Kind, MAX_FIXED, encode_into};
+
+/// Locks even after a panic elsewhere: the data under these locks is consistent at every step.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    class: Class,
+    replies: bool,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    epoch: Option<u64>,
+    reopen: bool,
+    /// Data: whole chunks, then the tail in which small frames gather.
+    chunks: Vec<Bytes>,
+    tail: BytesMut,
+    /// Control: one frame each, so that a newer one can take an older one's place.
+    slots: Vec<(Kind, Bytes)>,
+    bytes: usize,
+    frames: usize,
+    told_full: bool,
+    writer_waits: bool,
+}
+
+/// What a writer got.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// So many frames.
+    Frames(usize),
+    /// The epoch is over for this writer: another stream has the lane.
+    Closed,
+    /// The core wants a new epoch.
+    Reopen,
+}
+
+/// The epoch that a message must travel in, if it names one.
+fn epoch_of(message: &Message) -> Option<u64> {
+    match message {
+        Message::Append(m) => Some(m.epoch),
+        Message::AppendAck(m) => Some(m.epoch),
+        Message::Heartbeat(m) => Some(m.epoch),
+        Message::HeartbeatReply(m) => Some(m.epoch),
+        _ => None,
+    }
+}
+
+impl Lane {
+    pub(super) fn new(class: Class, replies: bool) -> Self {
+        Self {
+            class,
+            replies,
+            state: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Begins `epoch`, empty.
+    pub(super) fn open(&self, epoch: u64) {
+        let mut state = lock(&self.state);
+        *state = State {
+            epoch: Some(epoch),
+            ..State::default()
+        };
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Ends `epoch`, if it is still the current one, and drops what is queued.
+    pub(super) fn close(&self, epoch: u64) {
+        let mut state = lock(&self.state);
+        if state.epoch == Some(epoch) {
+            *state = State::default();
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Asks the stream's task to end the current epoch and begin the next.
+    pub(super) fn reopen(&self) {
+        let mut state = lock(&self.state);
+        state.reopen = state.epoch.is_some();
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Tries to queue a frame. Wakes the writer only if it sleeps: once per burst.
+    pub(super) fn push(&self, message: &Message, body: &[Bytes]) -> SendOutcome {
+        let mut state = lock(&self.state);
+        let Some(epoch) = state.epoch else {
+            return SendOutcome::Down;
+        };
+        if epoch_of(message).is_some_and(|of| of != epoch) || state.reopen {
+            return SendOutcome::Down;
+        }
+        let taken = match self.class {
+            Class::Data => state.push_data(message, body, self.frame_limit()),
+            Class::Control => state.push_control(message, body, self.replies),
+        };
+        if !taken {
+            state.told_full = true;
+            return SendOutcome::Full;
+        }
+        let wake = std::mem::take(&mut state.writer_waits);
+        drop(state);
+        if wake {
+            self.wake.notify_one();
+        }
+        SendOutcome::Sent
+    }
+
+    const fn frame_limit(&self) -> usize {
+        if self.replies {
+            QUEUE_REPLIES
+        } else {
+            QUEUE_FRAMES
+        }
+    }
+
+    /// Waits for frames and moves all of them into `burst`.
+    pub(super) async fn take(&self, epoch: u64, burst: &mut Vec<Bytes>) -> Taken {
+        loop {
+            if let Some(taken) = self.try_take(epoch, burst) {
+                return taken;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    fn try_take(&self, epoch: u64, burst: &mut Vec<Bytes>) -> Option<Taken> {
+        let mut state = lock(&self.state);
+        if state.epoch != Some(epoch) {
+            return Some(Taken::Closed);
+        }
+        if state.reopen {
+            return Some(Taken::Reopen);
+        }
+        if state.frames == 0 {
+            state.writer_waits = true;
+            return None;
+        }
+        burst.append(&mut state.chunks);
+        if !state.tail.is_empty() {
+            let tail = state.tail.split().freeze();
+            burst.push(tail);
+        }
+        burst.extend(state.slots.drain(..).map(|(_, bytes)| bytes));
+        state.writer_waits = false;
+        Some(Taken::Frames(std::mem::take(&mut state.frames)))
+    }
+
+    /// Notes that quinn took `bytes`. True once there is room again after a refusal.
+    pub(super) fn written(&self, epoch: u64, bytes: usize) -> bool {
+        let mut state = lock(&self.state);
+        if state.epoch != Some(epoch) {
+            return false;
+        }
+        state.bytes = state.bytes.saturating_sub(bytes);
+        let room = state.bytes <= QUEUE_BYTES / 2 && state.frames <= self.frame_limit() / 2;
+        room && std::mem::take(&mut state.told_full)
+    }
+
+    /// Bytes that wait to be written.
+    pub(super) fn queued(&self) -> usize {
+        lock(&self.state).bytes
+    }
+}
+
+impl State {
+    fn push_data(&mut self, message: &Message, body: &[Bytes], frames: usize) -> bool {
+        let len: usize = body.iter().map(Bytes::len).sum();
+        // The frame of the largest entry fits at least an empty queue.
+        if self.frames >= frames || (self.bytes + len > QUEUE_BYTES && self.bytes > 0) {
+            return false;
+        }
+        let before = self.tail.len();
+        encode_into(message, len, &mut self.tail);
+        self.bytes += self.tail.len() - before + len;
+        self.frames += 1;
+        for run in body {
+            if run.len() < COPY_BELOW {
+                self.tail.extend_from_slice(run);
+                continue;
+            }
+            self.chunks.push(self.tail.split().freeze());
+            let mut rest = run.clone();
+            while rest.len() > CHUNK {
+                self.chunks.push(rest.split_to(CHUNK));
+            }
+            self.chunks.push(rest);
+        }
+        true
+    }
+
+    /// Of requests the newest of each kind counts (a stale heartbeat is worth nothing); replies
+    /// queue, and the oldest gives way.
+    fn push_control(&mut self, message: &Message, body: &[Bytes], replies: bool) -> bool {
+        let len: usize = body.iter().map(Bytes::len).sum();
+        let kind = Kind::of(message);
+        let old = if replies {
+            (self.slots.len() >= QUEUE_CONTROL).then_some(0)
+        } else {
+            self.slots.iter().position(|&(of, _)| of == kind)
+        };
+        if let Some(old) = old {
+            let (_, bytes) = self.slots.remove(old);
+            self.bytes -= bytes.len();
+            self.frames -= 1;
+        }
+        let mut bytes = BytesMut::with_capacity(HEADER + MAX_FIXED + len);
+        encode_into(message, len, &mut bytes);
+        for run in body {
+            bytes.extend_from_slice(run);
+        }
+        self.bytes += bytes.len();
+        self.frames += 1;
+        self.slots.push((kind, bytes.freeze()));
+        true
+    }
+}

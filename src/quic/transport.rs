@@ -1,0 +1,474 @@
+//! [`RaftTransport`]: the handle that a node's driver owns.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::crypto::HmacKey;
+use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime, VarInt};
+use quinn_proto::HashedConnectionIdGenerator;
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use super::accept::RaftTransportService;
+use super::credentials::Credentials;
+use super::dial::Dialer;
+use super::lane::lock;
+use super::limits::{ETHERNET_MTU, LOOPBACK_MTU, Side, Tuning, transport_config};
+use super::shared::{CLASSES, Peer, Shared, SplitMix};
+use super::socket::SplitSocket;
+use crate::config::limits::MAX_FRAME_BODY;
+use crate::core::{Class, Message};
+use crate::network::{EventSink, LocalFacts, PeerAddress, RaftNetwork, SendOutcome};
+use crate::types::{Incarnation, NodeId, ReplicaId};
+use crate::wire::{CloseCode, FrameLimits, addresses_fit};
+
+/// What a transport is built from. Credentials are among it: there is none without them.
+#[derive(Clone, Debug)]
+pub struct TransportOptions {
+    /// UDP address to listen on and to dial from; port 0 takes any.
+    pub listen: SocketAddr,
+    /// Who this node is, and whom it trusts.
+    pub credentials: Credentials,
+    /// The life of this node's data directory.
+    pub incarnation: Incarnation,
+    /// What the hello says; see [`RaftNetwork::set_local`].
+    pub facts: LocalFacts,
+    /// A secret kept in the data directory: with the same one after a restart, the first packet of
+    /// a peer that missed the restart ends its old connection. Random if there is none to keep.
+    pub reset_key: [u8; 32],
+    /// A silent peer is given up after this long (500 ms to 10 s; three times the longest election
+    /// timeout is a good figure).
+    pub idle_timeout: Duration,
+    /// Told to peers, who warn if theirs differs; milliseconds.
+    pub heartbeat_interval_ms: u64,
+    /// Told to peers; milliseconds.
+    pub election_timeout_min_ms: u64,
+    /// Of the jitter in waiting times.
+    pub seed: u64,
+    /// Largest UDP payload to look for on the way to a peer, in bytes (1200 to 65 500). None: what
+    /// the loopback interface takes if that is where the node listens, else Ethernet's 1452.
+    pub mtu: Option<u16>,
+}
+
+impl TransportOptions {
+    /// Options with defaults for everything that can have one.
+    pub fn new(listen: SocketAddr, credentials: Credentials, incarnation: Incarnation) -> Self {
+        Self {
+            listen,
+            credentials,
+            incarnation,
+            facts: LocalFacts::default(),
+            reset_key: [0; 32],
+            idle_timeout: Duration::from_millis(900),
+            heartbeat_interval_ms: 50,
+            election_timeout_min_ms: 150,
+            seed: 0,
+            mtu: None,
+        }
+    }
+
+    fn mtu(&self) -> u16 {
+        let fitting = if self.listen.ip().is_loopback() {
+            LOOPBACK_MTU
+        } else {
+            ETHERNET_MTU
+        };
+        self.mtu.unwrap_or(fitting).clamp(1200, LOOPBACK_MTU)
+    }
+}
+
+/// Why a transport did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on UDP {address}: {source}; stop what uses it or choose another")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The socket or the runtime could not be set up.
+    #[error("cannot start the peer transport: {0}")]
+    Setup(#[from] io::Error),
+    /// The addresses are too long for a hello.
+    #[error("peer address and client endpoint together are over 350 bytes; use shorter ones")]
+    Addresses,
+}
+
+/// One live connection, for metrics and `status`.
+#[derive(Clone, Debug)]
+pub struct PeerTransportStats {
+    /// Who is at the other end.
+    pub peer: ReplicaId,
+    /// Which class.
+    pub class: Class,
+    /// Whether this node dialled it (and asks on it), or the peer did.
+    pub dialled: bool,
+    /// Where it goes.
+    pub remote: SocketAddr,
+    /// Epoch of its stream.
+    pub epoch: u64,
+    /// Estimated round trip.
+    pub rtt: Duration,
+    /// Largest UDP payload found to pass, bytes.
+    pub mtu: u16,
+    /// Congestion window, bytes.
+    pub cwnd: u64,
+    /// Packets lost.
+    pub lost_packets: u64,
+    /// Times that the path stopped passing large packets.
+    pub black_holes: u64,
+    /// Datagrams sent.
+    pub datagrams_sent: u64,
+    /// Datagrams received.
+    pub datagrams_received: u64,
+    /// System calls that sent them.
+    pub sends: u64,
+    /// Bytes sent, headers of QUIC included.
+    pub bytes_sent: u64,
+    /// Bytes received, headers of QUIC included.
+    pub bytes_received: u64,
+    /// Frames sent.
+    pub frames_sent: u64,
+    /// Frames received.
+    pub frames_received: u64,
+    /// Bytes that wait to be written.
+    pub queued_bytes: usize,
+    /// Whether both ends showed certificates over TLS 1.3. Never false: no other version is
+    /// compiled in, and a connection without certificates is not established.
+    pub mutual_tls13: bool,
+}
+
+/// QUIC to the peers: dials and sends. What peers ask comes in by its
+/// [`RaftTransportService`], on the same socket.
+///
+/// It runs on a thread of its own, with its own runtime, so that a busy host program causes no
+/// election. Dropping it closes every connection and waits for the thread.
+#[derive(Debug)]
+pub struct RaftTransport {
+    shared: Arc<Shared>,
+    /// Peers seen, to spare `send` the shared map.
+    known: HashMap<NodeId, Arc<Peer>>,
+    local_addr: SocketAddr,
+    start: mpsc::UnboundedSender<Arc<Peer>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RaftTransport {
+    /// Listens and starts to accept peers; dials none until
+    /// [`set_peers`](RaftNetwork::set_peers).
+    ///
+    /// # Errors
+    /// If the address is taken or cannot be used, or the thread cannot be started.
+    pub fn bind(options: TransportOptions, sink: EventSink) -> Result<Self, TransportError> {
+        if !addresses_fit(&options.facts) {
+            return Err(TransportError::Addresses);
+        }
+        let address = options.listen;
+        let socket = UdpSocket::bind(address);
+        let socket = socket.map_err(|source| TransportError::Bind { address, source })?;
+        let local_addr = socket.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let shared = Arc::new(new_shared(&options, sink));
+        let endpoint = {
+            let _inside = runtime.enter();
+            new_endpoint(&options, &shared, socket)?
+        };
+        let (start, starts) = mpsc::unbounded_channel();
+        let (stop, stopped) = oneshot::channel();
+        let first_epoch = random_epoch()?;
+        let work = {
+            let shared = Arc::clone(&shared);
+            move || run(&runtime, shared, endpoint, first_epoch, starts, stopped)
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("raft-quic-{}", options.credentials.node()))
+            .spawn(work)?;
+        Ok(Self {
+            shared,
+            known: HashMap::new(),
+            local_addr,
+            start,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// A view of the live connections that can be kept and asked from any thread.
+    pub fn observer(&self) -> TransportObserver {
+        TransportObserver(Arc::clone(&self.shared))
+    }
+
+    /// The live connections.
+    pub fn stats(&self) -> Vec<PeerTransportStats> {
+        self.observer().stats()
+    }
+
+    /// How often peers were refused, or refused this node, by reason.
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.observer().refusals()
+    }
+
+    /// Closes every connection and waits until the thread has ended; afterwards the sink is not
+    /// called any more. Dropping does the same.
+    pub fn shutdown(self) {
+        drop(self);
+    }
+
+    fn peer(&mut self, node: NodeId) -> Option<&Peer> {
+        if !self.known.contains_key(&node) {
+            let peer = self.shared.known_peer(node)?;
+            self.known.insert(node, peer);
+        }
+        self.known.get(&node).map(Arc::as_ref)
+    }
+}
+
+impl Drop for RaftTransport {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic over there was reported by its own hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl RaftNetwork for RaftTransport {
+    fn send(&mut self, to: NodeId, message: &Message, body: &[Bytes]) -> SendOutcome {
+        let len: usize = body.iter().map(Bytes::len).sum();
+        if len > MAX_FRAME_BODY {
+            tracing::error!(to, len, "a frame over the limit was not sent");
+            return SendOutcome::Down;
+        }
+        match self.peer(to) {
+            Some(peer) => peer
+                .lane(message.class(), message.is_reply())
+                .push(message, body),
+            None => SendOutcome::Down,
+        }
+    }
+
+    fn set_peers(&mut self, peers: &[PeerAddress]) {
+        let me = self.shared.me.node;
+        for to in peers.iter().filter(|to| to.node != me) {
+            let peer = self.shared.peer(to.node);
+            let before = lock(&peer.target).replace(to.clone());
+            if before.as_ref() != Some(to) {
+                notify(&peer);
+            }
+            if !peer.dialling.swap(true, Ordering::Relaxed) {
+                // Refused only when the thread is gone, and with it every connection.
+                let _ = self.start.send(peer);
+            }
+        }
+        let all: Vec<_> = lock(&self.shared.peers).values().cloned().collect();
+        for peer in all {
+            let wanted = peers.iter().any(|to| to.node == peer.node);
+            if !wanted && lock(&peer.target).take().is_some() {
+                notify(&peer);
+            }
+        }
+    }
+
+    fn set_local(&mut self, facts: &LocalFacts) {
+        if !addresses_fit(facts) {
+            tracing::error!("peer address and client endpoint are too long; kept the old ones");
+            return;
+        }
+        let before = std::mem::replace(&mut *lock(&self.shared.facts), facts.clone());
+        let moved = before.peer_address != facts.peer_address
+            || before.client_endpoint != facts.client_endpoint;
+        if !moved {
+            return;
+        }
+        // Dialers learn facts from the acceptor's hello: have them dial again.
+        let links = lock(&self.shared.links).clone();
+        for link in links {
+            if !link.dialled && link.class == Class::Control {
+                link.close(CloseCode::Rotating);
+            }
+        }
+    }
+
+    fn reopen(&mut self, to: NodeId) {
+        if let Some(peer) = self.peer(to) {
+            peer.lane(Class::Data, false).reopen();
+        }
+    }
+}
+
+fn notify(peer: &Peer) {
+    for class in CLASSES {
+        peer.changed(class).notify_one();
+    }
+}
+
+/// Reads a transport's figures from any thread, while the driver owns the transport.
+#[derive(Clone)]
+pub struct TransportObserver(Arc<Shared>);
+
+impl std::fmt::Debug for TransportObserver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("TransportObserver")
+            .field(&self.0.me)
+            .finish()
+    }
+}
+
+impl TransportObserver {
+    /// The live connections.
+    pub fn stats(&self) -> Vec<PeerTransportStats> {
+        let links = lock(&self.0.links).clone();
+        let stats = links.iter().map(|link| {
+            let quic = link.connection.stats();
+            let lane = self.0.peer(link.peer.node);
+            PeerTransportStats {
+                peer: link.peer,
+                class: link.class,
+                dialled: link.dialled,
+                remote: link.connection.remote_address(),
+                epoch: link.epoch(),
+                rtt: quic.path.rtt,
+                mtu: quic.path.current_mtu,
+                cwnd: quic.path.cwnd,
+                lost_packets: quic.path.lost_packets,
+                black_holes: quic.path.black_holes_detected,
+                datagrams_sent: quic.udp_tx.datagrams,
+                datagrams_received: quic.udp_rx.datagrams,
+                sends: quic.udp_tx.ios,
+                bytes_sent: quic.udp_tx.bytes,
+                bytes_received: quic.udp_rx.bytes,
+                frames_sent: link.frames_out.load(Ordering::Relaxed),
+                frames_received: link.frames_in.load(Ordering::Relaxed),
+                queued_bytes: lane.lane(link.class, !link.dialled).queued(),
+                mutual_tls13: link.connection.peer_identity().is_some(),
+            }
+        });
+        stats.collect()
+    }
+
+    /// How often peers were refused, or refused this node, by reason.
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.0.refusals.counts()
+    }
+}
+
+fn new_shared(options: &TransportOptions, sink: EventSink) -> Shared {
+    let idle = options
+        .idle_timeout
+        .clamp(Duration::from_millis(500), Duration::from_secs(10));
+    Shared {
+        me: ReplicaId::new(options.credentials.node(), options.incarnation),
+        credentials: options.credentials.clone(),
+        facts: Mutex::new(options.facts.clone()),
+        sink,
+        peers: Mutex::default(),
+        accepted: Mutex::default(),
+        links: Mutex::default(),
+        meta_seqs: Mutex::default(),
+        refusals: Default::default(),
+        tuning: Tuning {
+            idle_timeout: idle,
+            mtu: options.mtu(),
+        },
+        frame_limits: FrameLimits::default(),
+        heartbeat_ms: u32::try_from(options.heartbeat_interval_ms).unwrap_or(u32::MAX),
+        election_min_ms: u32::try_from(options.election_timeout_min_ms).unwrap_or(u32::MAX),
+        random: Mutex::new(SplitMix(options.seed)),
+    }
+}
+
+fn new_endpoint(
+    options: &TransportOptions,
+    shared: &Shared,
+    socket: UdpSocket,
+) -> Result<Endpoint, TransportError> {
+    let mut reset_key = options.reset_key;
+    if reset_key == [0; 32] {
+        getrandom::fill(&mut reset_key).map_err(io::Error::other)?;
+    }
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &reset_key);
+    // With a key of its own for connection ids, packets of an earlier life would be dropped before
+    // a reset is considered.
+    let mut signature = [0; 32];
+    key.sign(b"connection ids", &mut signature);
+    let cid_key = signature
+        .first_chunk()
+        .map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let mut config = EndpointConfig::new(Arc::new(key));
+    let payload = options.mtu().saturating_add(27).max(1472);
+    config
+        .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)))
+        .supported_versions(vec![1])
+        .max_udp_payload_size(payload)
+        .map_err(io::Error::other)?;
+    let mut server = ServerConfig::with_crypto(shared.credentials.server());
+    server
+        .transport_config(transport_config(Side::Accept, shared.tuning))
+        .migration(false)
+        .max_incoming(64)
+        .incoming_buffer_size(64 << 10)
+        .incoming_buffer_size_total(1 << 20);
+    let socket = SplitSocket::new(socket, payload)?;
+    let runtime = Arc::new(TokioRuntime);
+    let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
+    Ok(endpoint)
+}
+
+fn random_epoch() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// The transport's thread: dialers as they are asked for, the service, and the end.
+fn run(
+    runtime: &Runtime,
+    shared: Arc<Shared>,
+    endpoint: Endpoint,
+    first_epoch: u64,
+    mut starts: mpsc::UnboundedReceiver<Arc<Peer>>,
+    stopped: oneshot::Receiver<()>,
+) {
+    runtime.block_on(async {
+        tokio::spawn(RaftTransportService::new(Arc::clone(&shared), endpoint.clone()).run());
+        let mut epochs = SplitMix(first_epoch);
+        let mut dialers = JoinSet::new();
+        let dial = async {
+            while let Some(peer) = starts.recv().await {
+                for class in CLASSES {
+                    let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
+                    let endpoint = endpoint.clone();
+                    let dialer = Dialer::new(shared, endpoint, peer, class, epochs.next());
+                    dialers.spawn(dialer.run());
+                }
+            }
+        };
+        tokio::select! {
+            () = dial => {}
+            _ = stopped => {}
+        }
+        drop(dialers);
+        let shutdown = CloseCode::Shutdown;
+        endpoint.close(VarInt::from(shutdown.number()), shutdown.name().as_bytes());
+        // The goodbyes leave; nobody is waited for longer than that takes.
+        let _ = tokio::time::timeout(Duration::from_millis(100), endpoint.wait_idle()).await;
+    });
+}

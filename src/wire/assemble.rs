@@ -1,0 +1,161 @@
+//! Cuts a stream's chunks, whose edges fall anywhere, into frames without joining them.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::frame::{Head, MAX_FIXED};
+use super::{FrameLimits, HEADER, Malformed};
+use crate::core::{Class, Message};
+use crate::entry::EntryBatch;
+use crate::types::LogId;
+
+/// One whole, checked frame.
+#[derive(Debug)]
+pub(crate) struct Received {
+    pub(crate) message: Message,
+    pub(crate) entries: EntryBatch,
+}
+
+/// Gathers chunks until a frame is whole. It keeps the chunks of one frame (at most) and what came
+/// after it in the same read.
+#[derive(Debug)]
+pub(crate) struct Assembler {
+    class: Class,
+    replies: bool,
+    limits: FrameLimits,
+    chunks: VecDeque<Bytes>,
+    len: usize,
+    head: Option<Head>,
+    body: Option<(Message, usize)>,
+}
+
+impl Assembler {
+    /// For a stream of `class` that brings `replies`, or else requests.
+    pub(crate) fn new(class: Class, replies: bool, limits: FrameLimits) -> Self {
+        Self {
+            class,
+            replies,
+            limits,
+            chunks: VecDeque::new(),
+            len: 0,
+            head: None,
+            body: None,
+        }
+    }
+
+    /// Takes the next chunk of the stream.
+    pub(crate) fn feed(&mut self, chunk: Bytes) {
+        if !chunk.is_empty() {
+            self.len += chunk.len();
+            self.chunks.push_back(chunk);
+        }
+    }
+
+    /// Bytes gathered and not yet given out.
+    pub(crate) fn buffered(&self) -> usize {
+        self.len
+    }
+
+    /// Body bytes of the next frame once they are known and all here: what
+    /// [`Assembler::next_frame`] will hand out.
+    pub(crate) fn ready(&mut self) -> Result<Option<usize>, Malformed> {
+        self.advance()?;
+        Ok(self.body.map(|(_, len)| len).filter(|&len| len <= self.len))
+    }
+
+    /// The next frame, if all of it is here.
+    ///
+    /// # Errors
+    /// The first thing wrong with it; nothing of the stream may be used afterwards.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Received>, Malformed> {
+        self.advance()?;
+        let Some((message, len)) = self.body.filter(|&(_, len)| len <= self.len) else {
+            return Ok(None);
+        };
+        let chunks = self.take(len);
+        self.body = None;
+        let entries = match &message {
+            Message::Append(append) => {
+                EntryBatch::verify(chunks, append.prev, append.count, self.limits.entry)?
+            }
+            Message::Found(_) => {
+                EntryBatch::verify(chunks, LogId::default(), 1, self.limits.entry)?
+            }
+            _ => EntryBatch::default(),
+        };
+        Ok(Some(Received { message, entries }))
+    }
+
+    /// Parses header and fixed part as far as the bytes go.
+    fn advance(&mut self) -> Result<(), Malformed> {
+        if self.body.is_some() {
+            return Ok(());
+        }
+        let head = match self.head {
+            Some(head) => head,
+            None => {
+                let mut bytes = [0; HEADER];
+                if !self.copy(&mut bytes) {
+                    return Ok(());
+                }
+                *self
+                    .head
+                    .insert(Head::decode(&bytes, self.class, self.replies)?)
+            }
+        };
+        let mut scratch = [0; MAX_FIXED];
+        let Some(fixed) = scratch.get_mut(..head.kind.fixed_len()) else {
+            return Err(Malformed::Field("the fixed part is too long"));
+        };
+        if !self.copy(fixed) {
+            return Ok(());
+        }
+        let message = head.message(fixed, &self.limits)?;
+        self.head = None;
+        self.body = Some((message, head.body_len));
+        Ok(())
+    }
+
+    /// Moves `out.len()` bytes out of the chunks, if there are as many.
+    fn copy(&mut self, out: &mut [u8]) -> bool {
+        if self.len < out.len() {
+            return false;
+        }
+        let mut rest = out;
+        while !rest.is_empty() {
+            let Some(chunk) = self.chunks.front_mut() else {
+                return false;
+            };
+            let piece = chunk.split_to(chunk.len().min(rest.len()));
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(piece.len());
+            now.copy_from_slice(&piece);
+            self.len -= piece.len();
+            rest = later;
+            if chunk.is_empty() {
+                self.chunks.pop_front();
+            }
+        }
+        true
+    }
+
+    /// The next `len` bytes, which must be there, without copying them.
+    fn take(&mut self, len: usize) -> Vec<Bytes> {
+        let mut taken = Vec::new();
+        let mut left = len;
+        while left > 0 {
+            let Some(chunk) = self.chunks.front_mut() else {
+                break;
+            };
+            let piece = if chunk.len() > left {
+                chunk.split_to(left)
+            } else {
+                self.chunks.pop_front().unwrap_or_default()
+            };
+            left -= piece.len();
+            self.len -= piece.len();
+            taken.push(piece);
+        }
+        taken
+    }
+}
