@@ -217,7 +217,10 @@ fn h2_h4_a_peer_that_takes_nothing_fills_its_queue_and_nothing_else() {
         assert_eq!(request.seq, expected);
     }
     one.wait(|event| match event {
-        NetworkEvent::Writable { node: 2, epoch } => Some(assert_eq!(epoch, slow)),
+        NetworkEvent::Writable { node: 2, epoch } => {
+            assert_eq!(epoch, slow);
+            Some(())
+        }
         NetworkEvent::Down { reason, .. } => panic!("went down: {reason}"),
         _ => None,
     });
