@@ -294,6 +294,34 @@ fn a_restarted_peer_is_found_and_has_its_own_epochs() {
 }
 
 #[test]
+fn a_peer_that_starts_late_is_reached_as_soon_as_it_is_there() {
+    let certs = certs(&[1, 2]);
+    let mut one = Node::start(&certs, 1);
+    let free = std::net::UdpSocket::bind(quic_common::loopback()).expect("bound");
+    let address = free.local_addr().expect("address");
+    drop(free);
+    one.transport.set_peers(&[PeerAddress {
+        node: 2,
+        incarnation: None,
+        address: address.to_string(),
+    }]);
+    // By now the next repetition of the lost first packet is most of a second away.
+    std::thread::sleep(Duration::from_millis(1200));
+    let mut two = Node::with(conveyor_raft::quic::TransportOptions {
+        listen: address,
+        ..options(&certs, 2)
+    });
+    let since = Instant::now();
+    two.transport.set_peers(&[one.peer()]);
+    one.both_up(2);
+    assert!(
+        since.elapsed() < Duration::from_millis(750),
+        "{:?}",
+        since.elapsed()
+    );
+}
+
+#[test]
 fn peers_no_longer_named_are_hung_up_on() {
     let (mut one, two) = pair();
     one.both_up(2);
