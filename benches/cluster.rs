@@ -29,7 +29,10 @@ async fn client(leader: RaftNode, source: String, from: u64, count: u64) {
             rewind: false,
         };
         let response = leader.propose(command).await.expect("applied");
-        assert!(matches!(response.outcome, Outcome::Applied(_)), "{response:?}");
+        assert!(
+            matches!(response.outcome, Outcome::Applied(_)),
+            "{response:?}"
+        );
     }
 }
 
@@ -44,7 +47,9 @@ fn source(client: u64) -> String {
 fn cluster_commit(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let mut group = criterion.benchmark_group("cluster_commit");
-    group.warm_up_time(Duration::from_secs(2)).measurement_time(Duration::from_secs(8));
+    group
+        .warm_up_time(Duration::from_secs(2))
+        .measurement_time(Duration::from_secs(8));
     group.sample_size(20);
     for medium in media() {
         for clients in CLIENTS {
@@ -71,7 +76,11 @@ fn cluster_commit(criterion: &mut Criterion) {
                 });
                 let state = runtime.block_on(leader.state());
                 let offsets = &state.checkpoints.source_offsets;
-                assert_eq!(offsets.len() as u64, clients, "every client's source is there");
+                assert_eq!(
+                    offsets.len() as u64,
+                    clients,
+                    "every client's source is there"
+                );
                 runtime.block_on(cluster.verify_and_stop());
             });
         }

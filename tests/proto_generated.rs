@@ -42,7 +42,6 @@ fn generate() -> (String, Vec<u8>) {
         .out_dir(out.path())
         .btree_map(".")
         .type_attribute(".", "#[derive(serde::Serialize)]")
-        .field_attribute(".conveyor.raft.v1.StateRecord.record", "#[serde(flatten)]")
         .field_attribute(".conveyor.raft.v1.PipelineRecord.config", BYTES_AS_TEXT)
         .field_attribute(".conveyor.raft.v1.CheckpointRecord.data", BYTES_AS_TEXT)
         .field_attribute(".conveyor.raft.v1.StatusResponse.role", ROLE_AS_WORD)

@@ -21,8 +21,16 @@ pub(crate) struct Medium {
 pub(crate) fn media() -> [Medium; 2] {
     let disk = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     [
-        Medium { name: "ram", variable: "CONVEYOR_BENCH_RAM", default: "/dev/shm".into() },
-        Medium { name: "disk", variable: "CONVEYOR_BENCH_DISK", default: disk },
+        Medium {
+            name: "ram",
+            variable: "CONVEYOR_BENCH_RAM",
+            default: "/dev/shm".into(),
+        },
+        Medium {
+            name: "disk",
+            variable: "CONVEYOR_BENCH_DISK",
+            default: disk,
+        },
     ]
 }
 
@@ -41,7 +49,11 @@ impl Medium {
             "{} is on {kind}: set {} to a folder on {}",
             folder.display(),
             self.variable,
-            if self.name == "ram" { "tmpfs" } else { "a disk" },
+            if self.name == "ram" {
+                "tmpfs"
+            } else {
+                "a disk"
+            },
         );
         folder
     }
@@ -78,7 +90,10 @@ impl BenchCluster {
         let addresses: Vec<_> = ids.iter().map(|_| free_address()).collect();
         let mut nodes = Vec::new();
         for (id, listen) in ids.iter().zip(&addresses) {
-            let members = ids.iter().copied().zip(addresses.iter().map(ToString::to_string));
+            let members = ids
+                .iter()
+                .copied()
+                .zip(addresses.iter().map(ToString::to_string));
             let credentials = certificates.credentials(*id).expect("credentials");
             let data = dir.path().join(format!("node-{id}"));
             let peers = if size == 1 {
@@ -108,7 +123,10 @@ impl BenchCluster {
             if let Some(leader) = self.nodes.iter().find(|node| node.is_leader()) {
                 return leader.clone();
             }
-            assert!(start.elapsed() < Duration::from_secs(30), "no leader within 30 s");
+            assert!(
+                start.elapsed() < Duration::from_secs(30),
+                "no leader within 30 s"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -131,7 +149,10 @@ impl BenchCluster {
             assert!(links.iter().all(|link| link.mutual_tls13));
             assert!(links.iter().all(|link| link.datagrams_sent > 0));
         }
-        assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+        assert!(
+            digests.iter().all(|digest| *digest == digests[0]),
+            "{digests:?}"
+        );
         for node in &self.nodes {
             node.shutdown().await;
         }

@@ -34,6 +34,8 @@ impl RaftCore {
         self.restart_election_timer(now);
         if self.may_campaign() {
             self.pre_campaign(now, out);
+        } else {
+            self.advise_if_left_out(out);
         }
     }
 
@@ -163,6 +165,8 @@ impl RaftCore {
     ) {
         let reason = self.judge_vote(now, from, &request, out);
         if reason == VoteReason::Granted {
+            // Its own pre-vote round ends too: late replies to it would depose whom it just chose.
+            self.step_down(now, "it voted for another", out);
             self.restart_election_timer(now);
         }
         let reply = VoteReply {

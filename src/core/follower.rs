@@ -29,7 +29,9 @@ impl RaftCore {
         // A term has one leader: what was verified in this term stays verified even if this node
         // lost sight of it in between, or an idle cluster would never tell it the commit (B9).
         self.leader = Some(from);
-        self.sticky_until = now + self.settings.election_timeout_min;
+        let sticky = now + self.settings.election_timeout_min;
+        // Never shorter than what was promised before a restart (hazard A9).
+        self.sticky_until = self.sticky_until.max(sticky);
         self.restart_election_timer(now);
         true
     }

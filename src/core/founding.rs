@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::io::FoundingList;
 use super::message::{Found, FoundReply, FoundStatus, Message};
+use super::peer::Peer;
 use super::{
     AppendSource, Configuration, EntrySummary, Event, MemberInfo, Output, RaftCore, RaftRole,
 };
@@ -97,6 +98,9 @@ impl RaftCore {
         let Some(mut members) = self.blank_members(out) else {
             return;
         };
+        if self.hard.term > FOUNDING_TERM {
+            return self.advise_later_term(out);
+        }
         members.push(MemberInfo {
             replica: self.me,
             peer_address: self.founding.list.peer_address.clone(),
@@ -128,18 +132,51 @@ impl RaftCore {
         self.adopt_configuration(1, configuration, out);
     }
 
+    /// A candidate asked this blank node for a vote: a cluster existed then, and terms never fall.
+    fn advise_later_term(&mut self, out: &mut Vec<Output>) {
+        let text = format!(
+            "this blank directory has already heard of term {}: a cluster exists, use replace to \
+             bring this node in; or, if none does, delete this directory and start again",
+            self.hard.term
+        );
+        self.advise(text, out);
+    }
+
+    /// A blank node waited for an election timeout, and a peer belongs to a cluster: most likely
+    /// this directory was wiped (hazard E8).
+    pub(super) fn advise_if_left_out(&mut self, out: &mut Vec<Output>) {
+        let belongs = |peer: &&Peer| peer.control.is_some() && !peer.hello.blank;
+        let member = self.peers.values().find(belongs);
+        if self.is_blank()
+            && let Some(member) = member.and_then(|peer| peer.answered)
+        {
+            self.advise_left_out(member.node, out);
+        }
+    }
+
+    fn advise_left_out(&mut self, member: NodeId, out: &mut Vec<Output>) {
+        let text = format!(
+            "node {member} already belongs to a cluster and this directory is blank: use replace \
+             to bring this node in, or restore its directory; if the cluster is only being founded \
+             at this moment, wait"
+        );
+        self.advise(text, out);
+    }
+
+    fn advise(&mut self, text: String, out: &mut Vec<Output>) {
+        if !std::mem::replace(&mut self.founding.advised, true) {
+            out.push(Output::Event(Event::Advice(text)));
+        }
+    }
+
     fn blank_members(&mut self, out: &mut Vec<Output>) -> Option<Vec<MemberInfo>> {
         let mut members = Vec::new();
         for node in &self.founding.list.others {
             let peer = self.peers.get(node).filter(|peer| peer.control.is_some())?;
             let replica = peer.answered?;
             if !peer.hello.blank {
-                if !std::mem::replace(&mut self.founding.advised, true) {
-                    out.push(Output::Event(Event::Advice(format!(
-                        "node {node} already belongs to a cluster and this directory is blank: \
-                         use replace to bring this node in, or restore its directory"
-                    ))));
-                }
+                let node = *node;
+                self.advise_left_out(node, out);
                 return None;
             }
             members.push(MemberInfo {
@@ -265,17 +302,27 @@ impl RaftCore {
     fn advise_if_recreated(&mut self, peer: ReplicaId, out: &mut Vec<Output>) {
         let members = self.others();
         let named = members.iter().any(|member| member.node == peer.node);
-        if self.founding_is_open() && named && !members.contains(&peer) {
-            self.advise_incomplete(peer.node, out);
+        if !self.founding_is_open() || !named || members.contains(&peer) {
+            return;
         }
+        if self.genesis == self.me.incarnation {
+            return self.advise_incomplete(peer.node, out);
+        }
+        // Only the founder knows that it never campaigned; others may have gone on without us.
+        let text = format!(
+            "node {} came back with another directory, and as far as this node knows the founding \
+             was not complete: if no leader appears, and no member has entered term 2, delete all \
+             directories and start again; otherwise use replace for that node",
+            peer.node
+        );
+        self.advise(text, out);
     }
 
     fn advise_incomplete(&mut self, node: NodeId, out: &mut Vec<Output>) {
-        if !std::mem::replace(&mut self.founding.advised, true) {
-            out.push(Output::Event(Event::Advice(format!(
-                "founding incomplete: node {node} is not the one that this founding named, and \
-                 nothing can have been committed: delete this directory and start again"
-            ))));
-        }
+        let text = format!(
+            "founding incomplete: node {node} is not the one that this founding named, and nothing \
+             can have been committed: delete this directory and start again"
+        );
+        self.advise(text, out);
     }
 }

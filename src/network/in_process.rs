@@ -48,12 +48,21 @@ impl InProcessHub {
         facts: LocalFacts,
         sink: EventSink,
     ) -> InProcessNetwork {
-        let port = Port { replica, facts, sink, dials: BTreeSet::new(), up: BTreeMap::new() };
+        let port = Port {
+            replica,
+            facts,
+            sink,
+            dials: BTreeSet::new(),
+            up: BTreeMap::new(),
+        };
         let mut hub = self.hub();
         hub.hang_up(replica.node);
         hub.ports.insert(replica.node, port);
         hub.connect();
-        InProcessNetwork { hub: self.clone(), me: replica }
+        InProcessNetwork {
+            hub: self.clone(),
+            me: replica,
+        }
     }
 
     /// Cuts a node off from all others, or lets it back.
@@ -80,17 +89,32 @@ impl Hub {
                     && self.ports.contains_key(peer)
                     && !port.up.contains_key(peer)
             };
-            wanted.extend(port.dials.iter().filter(reachable).map(|peer| (*node, *peer)));
+            wanted.extend(
+                port.dials
+                    .iter()
+                    .filter(reachable)
+                    .map(|peer| (*node, *peer)),
+            );
         }
         for (from, to) in wanted {
             self.next_epoch += 1;
             let (epoch, answer) = (self.next_epoch, &self.ports[&to]);
             let (peer, facts) = (answer.replica, answer.facts.clone());
-            let Some(port) = self.ports.get_mut(&from) else { continue };
+            let Some(port) = self.ports.get_mut(&from) else {
+                continue;
+            };
             port.up.insert(to, epoch);
             for class in CLASSES {
-                let facts = PeerFacts { facts: facts.clone(), remote: None };
-                (port.sink)(&mut vec![NetworkEvent::Up { peer, class, epoch, facts }]);
+                let facts = PeerFacts {
+                    facts: facts.clone(),
+                    remote: None,
+                };
+                (port.sink)(&mut vec![NetworkEvent::Up {
+                    peer,
+                    class,
+                    epoch,
+                    facts,
+                }]);
             }
         }
     }
@@ -103,7 +127,12 @@ impl Hub {
                 if ends {
                     for class in CLASSES {
                         let (node, epoch, reason) = (*peer, *epoch, "hung up".to_owned());
-                        (port.sink)(&mut vec![NetworkEvent::Down { node, class, epoch, reason }]);
+                        (port.sink)(&mut vec![NetworkEvent::Down {
+                            node,
+                            class,
+                            epoch,
+                            reason,
+                        }]);
                     }
                 }
                 !ends
@@ -122,16 +151,26 @@ impl RaftNetwork for InProcessNetwork {
     fn send(&mut self, to: NodeId, message: &Message, body: &[Bytes]) -> SendOutcome {
         let hub = self.hub.hub();
         // A reply goes back on the stream that the peer dialled.
-        let (dialler, peer) =
-            if message.is_reply() { (to, self.me.node) } else { (self.me.node, to) };
+        let (dialler, peer) = if message.is_reply() {
+            (to, self.me.node)
+        } else {
+            (self.me.node, to)
+        };
         let stream = hub.ports.get(&dialler).and_then(|port| port.up.get(&peer));
         let (Some(_), Some(target)) = (stream, hub.ports.get(&to)) else {
             return SendOutcome::Down;
         };
-        let Some(entries) = batch(message, body) else { return SendOutcome::Down };
+        let Some(entries) = batch(message, body) else {
+            return SendOutcome::Down;
+        };
         let held = Held::default();
         let (from, message) = (self.me, *message);
-        (target.sink)(&mut vec![NetworkEvent::Message { from, message, entries, held }]);
+        (target.sink)(&mut vec![NetworkEvent::Message {
+            from,
+            message,
+            entries,
+            held,
+        }]);
         SendOutcome::Sent
     }
 
@@ -151,7 +190,10 @@ impl RaftNetwork for InProcessNetwork {
 
     fn reopen(&mut self, to: NodeId) {
         let mut hub = self.hub.hub();
-        let ended = hub.ports.get_mut(&self.me.node).and_then(|port| port.up.remove(&to));
+        let ended = hub
+            .ports
+            .get_mut(&self.me.node)
+            .and_then(|port| port.up.remove(&to));
         if ended.is_some() {
             hub.connect();
         }
@@ -161,7 +203,10 @@ impl RaftNetwork for InProcessNetwork {
 impl Drop for InProcessNetwork {
     fn drop(&mut self) {
         let mut hub = self.hub.hub();
-        let mine = hub.ports.get(&self.me.node).is_some_and(|port| port.replica == self.me);
+        let mine = hub
+            .ports
+            .get(&self.me.node)
+            .is_some_and(|port| port.replica == self.me);
         if mine {
             hub.hang_up(self.me.node);
             hub.ports.remove(&self.me.node);

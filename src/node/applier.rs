@@ -22,7 +22,10 @@ pub(crate) enum ApplyJob<S: StateMachine> {
     /// Give a consistent cut of the state.
     Freeze(oneshot::Sender<FrozenState>),
     /// Ask the state machine what log time makes due.
-    Due { time_us: Micros, found: Box<dyn FnOnce(S::Command) + Send> },
+    Due {
+        time_us: Micros,
+        found: Box<dyn FnOnce(S::Command) + Send>,
+    },
     /// Nothing more comes.
     Stop,
 }
@@ -50,7 +53,13 @@ pub(crate) struct Applier<S: StateMachine> {
 
 impl<S: StateMachine> Applier<S> {
     pub(crate) fn new(machine: S, shared: Arc<Shared<S>>) -> Self {
-        Self { machine, shared, at: LogId::default(), time_us: 0, waiting: VecDeque::new() }
+        Self {
+            machine,
+            shared,
+            at: LogId::default(),
+            time_us: 0,
+            waiting: VecDeque::new(),
+        }
     }
 
     /// Does one job.
@@ -94,24 +103,31 @@ impl<S: StateMachine> Applier<S> {
                 return Err(format!("entry {} came after {}", id.index, self.at.index));
             }
             let applied = catch_unwind(AssertUnwindSafe(|| self.apply(entry)));
-            applied.unwrap_or_else(|panic| Err(panic_text(&panic))).map_err(|why| {
-                format!("the state machine cannot apply entry {}: {why}", id.index)
-            })?;
+            applied
+                .unwrap_or_else(|panic| Err(panic_text(&panic)))
+                .map_err(|why| {
+                    format!("the state machine cannot apply entry {}: {why}", id.index)
+                })?;
             (self.at, self.time_us) = (id, time_us);
         }
         Ok(())
     }
 
     fn apply(&mut self, entry: Entry) -> Result<(), String> {
-        let context =
-            ApplyContext { index: entry.id.index, term: entry.id.term, time_us: entry.time_us };
+        let context = ApplyContext {
+            index: entry.id.index,
+            term: entry.id.term,
+            time_us: entry.time_us,
+        };
         match entry.kind {
             EntryKind::Noop => self.machine.begin_term(&context),
             EntryKind::Command => {
                 let command = envelope::open(&entry.payload).map_err(|error| error.to_string())?;
                 let command = S::decode(command).map_err(|error| error.to_string())?;
                 let response = self.machine.apply(&context, command);
-                let waits = self.waiting.pop_front_if(|slot| slot.index == context.index);
+                let waits = self
+                    .waiting
+                    .pop_front_if(|slot| slot.index == context.index);
                 if let Some(slot) = waits {
                     slot.answer(response);
                 }
@@ -135,5 +151,8 @@ impl<S: StateMachine> Applier<S> {
 fn panic_text(panic: &Box<dyn std::any::Any + Send>) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("it panicked: {}", text.unwrap_or_else(|| "no text".to_owned()))
+    format!(
+        "it panicked: {}",
+        text.unwrap_or_else(|| "no text".to_owned())
+    )
 }

@@ -82,7 +82,10 @@ struct LogTime {
 
 impl LogTime {
     fn begin_term(&mut self, last: Micros, now: Now) -> Micros {
-        *self = Self { base: now.wall.max(last + 1), since: now.mono };
+        *self = Self {
+            base: now.wall.max(last + 1),
+            since: now.mono,
+        };
         self.base
     }
 
@@ -112,7 +115,15 @@ enum Cause<'a, R> {
 
 impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     pub(crate) fn new(parts: Parts<S, M, N>) -> Self {
-        let Parts { core, log, network, apply, shared, facts, listed } = parts;
+        let Parts {
+            core,
+            log,
+            network,
+            apply,
+            shared,
+            facts,
+            listed,
+        } = parts;
         let mut driver = Self {
             core,
             log,
@@ -149,9 +160,18 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             self.step(now, Input::Tick, Cause::Other);
             self.shared.waiters.expire(now.mono);
         }
-        lanes.requests.drain(..).for_each(|request| self.request(now, request));
-        lanes.log.drain(..).for_each(|event| self.log_event(now, event));
-        lanes.network.drain(..).for_each(|event| self.network_event(now, event));
+        lanes
+            .requests
+            .drain(..)
+            .for_each(|request| self.request(now, request));
+        lanes
+            .log
+            .drain(..)
+            .for_each(|event| self.log_event(now, event));
+        lanes
+            .network
+            .drain(..)
+            .for_each(|event| self.network_event(now, event));
         self.propose(now, &mut lanes.proposals);
         let index = self.shared.applied_index();
         self.step(now, Input::Applied { index }, Cause::Other);
@@ -189,11 +209,24 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     fn carry_out(&mut self, now: Now, output: Output, cause: &mut Cause<'_, S::Response>) {
         match output {
             Output::Persist(persist) => self.persist(now, persist, cause),
-            Output::Send { to, message, after: None } => self.send(to, &message, &[]),
-            Output::Send { to, message, after: Some(write) } => {
+            Output::Send {
+                to,
+                message,
+                after: None,
+            } => self.send(to, &message, &[]),
+            Output::Send {
+                to,
+                message,
+                after: Some(write),
+            } => {
                 self.deferred.push((write, to, message));
             }
-            Output::Replicate { to, append, last, max_bytes } => {
+            Output::Replicate {
+                to,
+                append,
+                last,
+                max_bytes,
+            } => {
                 self.replicate(now, to, append, last, max_bytes);
             }
             Output::SendFirstEntry { to, message } => match self.log.read(1, 1, 1) {
@@ -208,9 +241,13 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     // ---- the log ----
 
     fn persist(&mut self, now: Now, persist: Persist, cause: &mut Cause<'_, S::Response>) {
-        if persist.hard_state.is_some_and(|hard| hard.term > self.facts_term()) {
+        if persist
+            .hard_state
+            .is_some_and(|hard| hard.term > self.facts_term())
+        {
             // What was promised in an older term is void now.
-            self.deferred.retain(|(_, _, message)| message.term() >= persist.term);
+            self.deferred
+                .retain(|(_, _, message)| message.term() >= persist.term);
         }
         let mut entries = std::mem::take(&mut self.entries);
         let suffix;
@@ -225,19 +262,42 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             }
             AppendSource::Proposals { first, count } => {
                 self.take_proposals(now, first, persist.term, count, &mut entries, cause);
-                Append::Entries { first, term: persist.term, entries: &entries }
+                Append::Entries {
+                    first,
+                    term: persist.term,
+                    entries: &entries,
+                }
             }
             AppendSource::Noop { index } => {
                 let time_us = self.log_time.begin_term(self.log.last_time_us(), now);
                 let payload = Bytes::new();
-                entries.push(NewEntry { kind: EntryKind::Noop, time_us, payload });
-                Append::Entries { first: index, term: persist.term, entries: &entries }
+                entries.push(NewEntry {
+                    kind: EntryKind::Noop,
+                    time_us,
+                    payload,
+                });
+                Append::Entries {
+                    first: index,
+                    term: persist.term,
+                    entries: &entries,
+                }
             }
-            AppendSource::Configuration { index, configuration } => {
+            AppendSource::Configuration {
+                index,
+                configuration,
+            } => {
                 let time_us = self.log_time.begin_term(self.log.last_time_us(), now);
                 let payload = Bytes::from(configuration.encode());
-                entries.push(NewEntry { kind: EntryKind::Configuration, time_us, payload });
-                Append::Entries { first: index, term: persist.term, entries: &entries }
+                entries.push(NewEntry {
+                    kind: EntryKind::Configuration,
+                    time_us,
+                    payload,
+                });
+                Append::Entries {
+                    first: index,
+                    term: persist.term,
+                    entries: &entries,
+                }
             }
         };
         let written = self.log.write(Write {
@@ -302,7 +362,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     ) {
         let first = append.prev.index + 1;
         let seq = append.seq;
-        let read = if first <= last { Some(self.log.read(first, last, max_bytes)) } else { None };
+        let read = if first <= last {
+            Some(self.log.read(first, last, max_bytes))
+        } else {
+            None
+        };
         let (runs, end, bytes) = match read {
             None => (Vec::new(), append.prev.index, 0),
             Some(Ok(read)) => (read.runs, read.last, read.bytes),
@@ -314,25 +378,53 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         append.count = (end - append.prev.index) as u32;
         let outcome = self.network.send(to, &Message::Append(append), &runs);
         let sent = (outcome == SendOutcome::Sent).then_some((end, bytes));
-        self.core.step(now.mono, Input::Replicated { to, seq, sent }, &mut self.scratch);
+        self.core.step(
+            now.mono,
+            Input::Replicated { to, seq, sent },
+            &mut self.scratch,
+        );
         self.outputs.extend(self.scratch.drain(..));
     }
 
     fn network_event(&mut self, now: Now, event: NetworkEvent) {
         match event {
-            NetworkEvent::Message { from, message, entries, .. } => {
+            NetworkEvent::Message {
+                from,
+                message,
+                entries,
+                ..
+            } => {
                 self.message(now, from, message, &entries);
             }
-            NetworkEvent::Up { peer, class, epoch, facts } => {
+            NetworkEvent::Up {
+                peer,
+                class,
+                epoch,
+                facts,
+            } => {
                 let hello = PeerHello {
                     blank: facts.facts.blank,
                     genesis: facts.facts.genesis,
                     peer_address: facts.facts.peer_address,
                     client_endpoint: facts.facts.client_endpoint,
                 };
-                self.step(now, Input::PeerUp { peer, class, epoch, hello }, Cause::Other);
+                self.step(
+                    now,
+                    Input::PeerUp {
+                        peer,
+                        class,
+                        epoch,
+                        hello,
+                    },
+                    Cause::Other,
+                );
             }
-            NetworkEvent::Down { node, class, epoch, reason } => {
+            NetworkEvent::Down {
+                node,
+                class,
+                epoch,
+                reason,
+            } => {
                 tracing::debug!(node, ?class, epoch, reason, "a stream ended");
                 self.step(now, Input::PeerDown { node, class, epoch }, Cause::Other);
             }
@@ -360,14 +452,20 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             configurations,
             fits: entries.len() <= self.log.ready_bytes(),
         };
-        let input = Input::Message { from, message, entries: summary };
+        let input = Input::Message {
+            from,
+            message,
+            entries: summary,
+        };
         self.step(now, input, Cause::Entries(entries));
     }
 
     /// Whom to dial: the configuration's members once there is one, the listed ones before.
     fn dial(&mut self) {
         let members = self.core.configuration().map(|configuration| {
-            let others = configuration.members().filter(|who| who.replica != self.core.me());
+            let others = configuration
+                .members()
+                .filter(|who| who.replica != self.core.me());
             let address = others.map(|who| PeerAddress {
                 node: who.replica.node,
                 incarnation: Some(who.replica.incarnation),
@@ -375,7 +473,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             });
             address.collect::<Vec<_>>()
         });
-        self.network.set_peers(members.as_deref().unwrap_or(&self.listed));
+        self.network
+            .set_peers(members.as_deref().unwrap_or(&self.listed));
         self.tell_facts();
     }
 
@@ -449,7 +548,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         };
         if let Some(budget) = budget {
             for submission in self.pending.drain(..) {
-                let error = ProposeError::Overloaded { budget, retry_after_ms: 50 };
+                let error = ProposeError::Overloaded {
+                    budget,
+                    retry_after_ms: 50,
+                };
                 submission.waiter.answer(Err(error));
             }
         }
@@ -471,18 +573,25 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         entries: &mut Vec<NewEntry>,
         cause: &mut Cause<'_, S::Response>,
     ) {
-        let Cause::Proposals(proposals) = cause else { return };
+        let Cause::Proposals(proposals) = cause else {
+            return;
+        };
         debug_assert_eq!(proposals.len(), count as usize);
         let time_us = self.log_time.at(now);
         let mut bytes = 0;
         let waiters = proposals.drain(..).map(|submission| {
             bytes += submission.frame_len();
             let payload = submission.payload;
-            entries.push(NewEntry { kind: EntryKind::Command, time_us, payload });
+            entries.push(NewEntry {
+                kind: EntryKind::Command,
+                time_us,
+                payload,
+            });
             submission.waiter
         });
         self.shared.waiters.add(first, term, waiters);
-        self.uncommitted.push_back((first + u64::from(count) - 1, bytes));
+        self.uncommitted
+            .push_back((first + u64::from(count) - 1, bytes));
         self.uncommitted_bytes += bytes;
     }
 
@@ -497,21 +606,34 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     /// Hands committed entries to the applier, within a bounded backlog (hazard H2).
     fn dispatch(&mut self, now: Now) {
         let applied = self.shared.applied_index();
-        while self.backlog.pop_front_if(|(last, _)| *last <= applied).is_some() {}
+        while self
+            .backlog
+            .pop_front_if(|(last, _)| *last <= applied)
+            .is_some()
+        {}
         let mut bytes: usize = self.backlog.iter().map(|(_, bytes)| bytes).sum();
-        while self.dispatched < self.core.commit() && bytes < APPLY_BACKLOG && self.failure.is_none()
+        while self.dispatched < self.core.commit()
+            && bytes < APPLY_BACKLOG
+            && self.failure.is_none()
         {
-            match self.log.read(self.dispatched + 1, self.core.commit(), APPLY_PIECE) {
+            match self
+                .log
+                .read(self.dispatched + 1, self.core.commit(), APPLY_PIECE)
+            {
                 Ok(read) => {
                     self.dispatched = read.last;
                     self.backlog.push_back((read.last, read.bytes));
                     bytes += read.bytes;
-                    (self.apply)(ApplyJob::Entries { runs: read.runs, last: read.last });
+                    (self.apply)(ApplyJob::Entries {
+                        runs: read.runs,
+                        last: read.last,
+                    });
                 }
                 Err(error) => self.fail(now, format!("cannot read committed entries: {error}")),
             }
         }
-        self.shared.set_apply_is_behind(self.dispatched < self.core.commit());
+        self.shared
+            .set_apply_is_behind(self.dispatched < self.core.commit());
     }
 
     fn ask_what_is_due(&mut self, now: Now) {
@@ -521,7 +643,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.next_due = now.mono + DUE_INTERVAL;
         let shared = Arc::clone(&self.shared);
         let found = Box::new(move |command| shared.propose_due(&command));
-        (self.apply)(ApplyJob::Due { time_us: self.log_time.at(now), found });
+        (self.apply)(ApplyJob::Due {
+            time_us: self.log_time.at(now),
+            found,
+        });
     }
 
     // ---- events, failure, status ----
@@ -539,9 +664,16 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 self.uncommitted_bytes = 0;
             }
             Event::Truncated { from } => {
-                tracing::info!(node = self.shared.me.node, from, "dropped a conflicting suffix");
+                tracing::info!(
+                    node = self.shared.me.node,
+                    from,
+                    "dropped a conflicting suffix"
+                );
             }
-            Event::Configured { index, configuration } => {
+            Event::Configured {
+                index,
+                configuration,
+            } => {
                 let members = configuration.members().count();
                 tracing::info!(node = self.shared.me.node, index, members, "configuration");
                 self.dial();
@@ -557,7 +689,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     /// The log, or a promise, is broken: take part no more (the process goes on and says why).
     fn fail(&mut self, now: Now, reason: String) {
         if self.failure.is_none() {
-            self.core.step(now.mono, Input::Fail { reason }, &mut self.scratch);
+            self.core
+                .step(now.mono, Input::Fail { reason }, &mut self.scratch);
             self.outputs.extend(self.scratch.drain(..));
         }
     }

@@ -48,19 +48,25 @@ struct Inner<S: StateMachine> {
 
 impl<S: StateMachine> Drop for Inner<S> {
     fn drop(&mut self) {
-        self.shared.inbox.put(|lanes| lanes.requests.push(Request::Shutdown));
+        self.shared
+            .inbox
+            .put(|lanes| lanes.requests.push(Request::Shutdown));
     }
 }
 
 impl<S: StateMachine> Clone for RaftNode<S> {
     fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner) }
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
     }
 }
 
 impl<S: StateMachine> std::fmt::Debug for RaftNode<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RaftNode").field("id", &self.shared().me).finish_non_exhaustive()
+        f.debug_struct("RaftNode")
+            .field("id", &self.shared().me)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,7 +76,13 @@ impl<S: StateMachine> RaftNode<S> {
         jobs: mpsc::Sender<ApplyJob<S>>,
         transport: TransportObserver,
     ) -> Self {
-        Self { inner: Arc::new(Inner { shared, jobs, transport }) }
+        Self {
+            inner: Arc::new(Inner {
+                shared,
+                jobs,
+                transport,
+            }),
+        }
     }
 
     fn shared(&self) -> &Shared<S> {
@@ -182,9 +194,15 @@ impl<S: StateMachine> RaftNode<S> {
         }
         self.check_leads()?;
         let patience = options.deadline.unwrap_or(DEFAULT_DEADLINE);
-        let deadline = shared.clock.now().saturating_add(patience.as_micros() as Micros);
+        let deadline = shared
+            .clock
+            .now()
+            .saturating_add(patience.as_micros() as Micros);
         let (reply, answer) = oneshot::channel();
-        let submission = Submission { payload, waiter: Waiter { reply, deadline } };
+        let submission = Submission {
+            payload,
+            waiter: Waiter { reply, deadline },
+        };
         let taken = shared.inbox.put(|lanes| {
             let room = lanes.proposals.len() < limits::MAX_SUBMITTED;
             if room {
@@ -193,7 +211,10 @@ impl<S: StateMachine> RaftNode<S> {
             room
         });
         let budget = "the queue of proposals";
-        let full = ProposeError::Overloaded { budget, retry_after_ms: 10 };
+        let full = ProposeError::Overloaded {
+            budget,
+            retry_after_ms: 10,
+        };
         taken.then_some(Proposal { answer }).ok_or(full)
     }
 
@@ -248,9 +269,14 @@ impl<S: StateMachine> RaftNode<S> {
             }
             Ok(shared.applied())
         };
-        tokio::time::timeout(deadline, reached).await.unwrap_or_else(|_| {
-            Err(WaitError::Deadline { wanted: index, applied: shared.applied_index() })
-        })
+        tokio::time::timeout(deadline, reached)
+            .await
+            .unwrap_or_else(|_| {
+                Err(WaitError::Deadline {
+                    wanted: index,
+                    applied: shared.applied_index(),
+                })
+            })
     }
 
     /// A consistent cut of the state, to be written out while the node goes on.
@@ -259,7 +285,10 @@ impl<S: StateMachine> RaftNode<S> {
     /// If the node has stopped or its state machine has failed.
     pub async fn freeze(&self) -> Result<FrozenState, WaitError> {
         let (reply, answer) = oneshot::channel();
-        self.inner.jobs.send(ApplyJob::Freeze(reply)).map_err(|_| WaitError::Stopped)?;
+        self.inner
+            .jobs
+            .send(ApplyJob::Freeze(reply))
+            .map_err(|_| WaitError::Stopped)?;
         answer.await.map_err(|_| WaitError::Stopped)
     }
 
@@ -269,7 +298,9 @@ impl<S: StateMachine> RaftNode<S> {
     pub async fn shutdown(&self) {
         let shared = self.shared();
         let mut stopped = shared.stopped.subscribe();
-        shared.inbox.put(|lanes| lanes.requests.push(Request::Shutdown));
+        shared
+            .inbox
+            .put(|lanes| lanes.requests.push(Request::Shutdown));
         let _ = stopped.wait_for(|stopped| *stopped).await;
     }
 }

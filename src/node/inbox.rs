@@ -44,7 +44,12 @@ pub(crate) struct Lanes<R> {
 
 impl<R> Default for Lanes<R> {
     fn default() -> Self {
-        Self { network: Vec::new(), log: Vec::new(), proposals: Vec::new(), requests: Vec::new() }
+        Self {
+            network: Vec::new(),
+            log: Vec::new(),
+            proposals: Vec::new(),
+            requests: Vec::new(),
+        }
     }
 }
 

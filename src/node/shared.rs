@@ -115,8 +115,12 @@ impl<S: StateMachine> Shared<S> {
     pub(crate) fn propose_due(&self, command: &S::Command) {
         match encode::<S>(command) {
             Ok(payload) => {
-                let waiter = Waiter { reply: oneshot::channel().0, deadline: Micros::MAX };
-                self.inbox.put(|lanes| lanes.proposals.push(Submission { payload, waiter }));
+                let waiter = Waiter {
+                    reply: oneshot::channel().0,
+                    deadline: Micros::MAX,
+                };
+                self.inbox
+                    .put(|lanes| lanes.proposals.push(Submission { payload, waiter }));
             }
             Err(error) => tracing::error!(%error, "the state machine made an invalid command"),
         }
@@ -146,8 +150,15 @@ pub(crate) fn encode<S: StateMachine>(command: &S::Command) -> Result<Bytes, Com
     envelope::seal(&mut payload);
     S::encode(command, &mut payload)?;
     if payload.len() > limits::MAX_COMMAND {
-        let why = format!("{} bytes encoded; at most {}", payload.len(), limits::MAX_COMMAND);
-        return Err(CommandError { field: "command".to_owned(), why });
+        let why = format!(
+            "{} bytes encoded; at most {}",
+            payload.len(),
+            limits::MAX_COMMAND
+        );
+        return Err(CommandError {
+            field: "command".to_owned(),
+            why,
+        });
     }
     Ok(Bytes::from(payload))
 }

@@ -20,8 +20,13 @@ const LONGEST_SLEEP: Micros = 1_000_000;
 
 impl Now {
     pub(super) fn read(clock: &Clock) -> Self {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { mono: clock.now(), wall: wall.as_micros() as Micros }
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            mono: clock.now(),
+            wall: wall.as_micros() as Micros,
+        }
     }
 }
 
@@ -90,7 +95,10 @@ fn run<S: StateMachine, M: Medium, N: RaftNetwork>(
                 return;
             }
         }
-        let sleep = deadline.min(stop_at).saturating_sub(shared.clock.now()).min(LONGEST_SLEEP);
+        let sleep = deadline
+            .min(stop_at)
+            .saturating_sub(shared.clock.now())
+            .min(LONGEST_SLEEP);
         if sleep > 0 {
             shared.inbox.wait(Duration::from_micros(sleep));
         }

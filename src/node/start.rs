@@ -55,9 +55,14 @@ impl NodeBuilder {
             let _ = done.send(start_blocking(self, state_machine, cluster));
         };
         let name = "raft-start".to_owned();
-        std::thread::Builder::new().name(name).spawn(start).map_err(StartError::Thread)?;
+        std::thread::Builder::new()
+            .name(name)
+            .spawn(start)
+            .map_err(StartError::Thread)?;
         result.await.unwrap_or_else(|_| {
-            Err(StartError::Storage("opening the node ended without a result".to_owned()))
+            Err(StartError::Storage(
+                "opening the node ended without a result".to_owned(),
+            ))
         })
     }
 }
@@ -65,7 +70,10 @@ impl NodeBuilder {
 impl RaftNode<RouterStateMachine> {
     /// Options beyond [`RaftConfig`].
     pub fn builder(config: RaftConfig) -> NodeBuilder {
-        NodeBuilder { config, log: LogOptions::default() }
+        NodeBuilder {
+            config,
+            log: LogOptions::default(),
+        }
     }
 }
 
@@ -88,7 +96,10 @@ fn start_blocking<S: StateMachine>(
     machine: S,
     cluster: Cluster,
 ) -> Result<RaftNode<S>, StartError> {
-    let NodeBuilder { config, log: options } = builder;
+    let NodeBuilder {
+        config,
+        log: options,
+    } = builder;
     let inbox = Arc::new(Inbox::default());
     let log = open_log(&config, &cluster, options, Arc::clone(&inbox))?;
     let facts = LocalFacts {
@@ -120,7 +131,11 @@ fn start_blocking<S: StateMachine>(
         .map_err(|error| StartError::Transport(error.to_string()))?;
     let listening = network.local_addr();
     let observer = network.observer();
-    let placement = Placement { cluster, facts, listening };
+    let placement = Placement {
+        cluster,
+        facts,
+        listening,
+    };
     let (shared, jobs) = launch(&config, machine, log, network, inbox, placement)?;
     Ok(RaftNode::from_parts(shared, jobs, observer))
 }
@@ -139,9 +154,11 @@ fn open_log<R: Send + 'static>(
 ) -> Result<LogStorage<MappedDir>, StartError> {
     let storage = |error: crate::wal::OpenError| StartError::Storage(error.to_string());
     let sink = Arc::new(move |event| inbox.put(|lanes| lanes.log.push(event)));
-    let medium = MappedDir::open(&cluster.data_dir, &options, sink).map_err(storage)?;
-    let identity =
-        LogIdentity { cluster: cluster.credentials.cluster(), node: config.node_id };
+    let medium = MappedDir::open(&cluster.data_dir, sink, &options).map_err(storage)?;
+    let identity = LogIdentity {
+        cluster: cluster.credentials.cluster(),
+        node: config.node_id,
+    };
     LogStorage::open(medium, identity, options).map_err(storage)
 }
 
@@ -162,12 +179,19 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     inbox: Arc<Inbox<S::Response>>,
     placement: Placement,
 ) -> Result<Launched<S>, StartError> {
-    let Placement { cluster, mut facts, listening } = placement;
+    let Placement {
+        cluster,
+        mut facts,
+        listening,
+    } = placement;
     if facts.peer_address.is_empty() {
         facts.peer_address = listening.to_string();
     }
     let me = ReplicaId::new(config.node_id, log.incarnation());
-    let others = cluster.members.iter().filter(|member| member.node != me.node);
+    let others = cluster
+        .members
+        .iter()
+        .filter(|member| member.node != me.node);
     let listed: Vec<_> = others
         .map(|member| PeerAddress {
             node: member.node,
@@ -194,10 +218,21 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         Box::new(move |job| drop(jobs.send(job)))
     };
     start_applier(machine, Arc::clone(&shared), queue).map_err(StartError::Thread)?;
-    let parts =
-        Parts { core, log, network, apply, shared: Arc::clone(&shared), facts, listed };
-    start_driver(move || Driver::new(parts), Arc::clone(&shared), jobs.clone())
-        .map_err(StartError::Thread)?;
+    let parts = Parts {
+        core,
+        log,
+        network,
+        apply,
+        shared: Arc::clone(&shared),
+        facts,
+        listed,
+    };
+    start_driver(
+        move || Driver::new(parts),
+        Arc::clone(&shared),
+        jobs.clone(),
+    )
+    .map_err(StartError::Thread)?;
     Ok((shared, jobs))
 }
 
@@ -224,7 +259,9 @@ pub(super) fn recovered<M: Medium>(log: &LogStorage<M>) -> Result<Recovered, Str
 /// Differs for every life of every node, so that timeouts do not run in step.
 fn seed(me: ReplicaId) -> u64 {
     let Incarnation(bytes) = me.incarnation;
-    bytes.iter().fold(me.node, |seed, byte| seed.rotate_left(8) ^ u64::from(*byte))
+    bytes
+        .iter()
+        .fold(me.node, |seed, byte| seed.rotate_left(8) ^ u64::from(*byte))
 }
 
 pub(super) fn settings(config: &RaftConfig, me: ReplicaId) -> Settings {
@@ -239,7 +276,6 @@ pub(super) fn settings(config: &RaftConfig, me: ReplicaId) -> Settings {
     }
 }
 
-
 impl Cluster {
     fn validate(&self, node: u64) -> Result<(), StartError> {
         let config = |key, why: String| Err(crate::config::ConfigError::new(key, why).into());
@@ -252,9 +288,16 @@ impl Cluster {
                 ),
             );
         }
-        let others = self.members.iter().filter(|member| member.node != node).count();
+        let others = self
+            .members
+            .iter()
+            .filter(|member| member.node != node)
+            .count();
         if self.single && others > 0 {
-            return config("peers", "a single node has no peers: name them or drop single".into());
+            return config(
+                "peers",
+                "a single node has no peers: name them or drop single".into(),
+            );
         }
         if !self.single && others == 0 {
             return config(

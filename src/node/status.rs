@@ -82,14 +82,20 @@ impl Brief {
             .and_then(|node| self.configuration.as_ref().and_then(|c| c.member(node)));
         LeaderHint {
             node: self.leader,
-            endpoint: member.map(|member| member.client_endpoint.clone()).unwrap_or_default(),
+            endpoint: member
+                .map(|member| member.client_endpoint.clone())
+                .unwrap_or_default(),
             term: self.term,
         }
     }
 
     pub(crate) fn peer_statuses(&self, me: ReplicaId, now: Micros) -> Vec<PeerStatus> {
-        let Some(configuration) = &self.configuration else { return Vec::new() };
-        let others = configuration.members().filter(|member| member.replica != me);
+        let Some(configuration) = &self.configuration else {
+            return Vec::new();
+        };
+        let others = configuration
+            .members()
+            .filter(|member| member.replica != me);
         let leading = self.role == RaftRole::Leader;
         others
             .map(|member| {
@@ -102,8 +108,7 @@ impl Brief {
                     client_endpoint: member.client_endpoint.clone(),
                     connected: seen.connected,
                     match_index: if leading { seen.match_index } else { 0 },
-                    last_contact_ms: leading
-                        .then(|| now.saturating_sub(seen.last_contact) / 1000),
+                    last_contact_ms: leading.then(|| now.saturating_sub(seen.last_contact) / 1000),
                 }
             })
             .collect()

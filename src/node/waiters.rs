@@ -55,7 +55,11 @@ impl<R> Waiters<R> {
         waiters: impl Iterator<Item = Waiter<R>>,
     ) {
         let slots = (first..).zip(waiters);
-        self.slots().extend(slots.map(|(index, waiter)| Slot { index, term, waiter: Some(waiter) }));
+        self.slots().extend(slots.map(|(index, waiter)| Slot {
+            index,
+            term,
+            waiter: Some(waiter),
+        }));
     }
 
     /// Whether nobody waits.
@@ -85,7 +89,10 @@ impl<R> Waiters<R> {
     pub(crate) fn expire(&self, now: Micros) {
         let mut slots = self.slots();
         for slot in slots.iter_mut() {
-            let over = slot.waiter.as_ref().is_some_and(|waiter| waiter.deadline <= now);
+            let over = slot
+                .waiter
+                .as_ref()
+                .is_some_and(|waiter| waiter.deadline <= now);
             if over {
                 let waiter = slot.waiter.take();
                 Slot { waiter, ..*slot }.give_up();
@@ -105,7 +112,10 @@ impl<R> Slot<R> {
     /// Answers "unknown".
     pub(crate) fn give_up(self) {
         if let Some(waiter) = self.waiter {
-            waiter.answer(Err(ProposeError::Unknown { index: self.index, term: self.term }));
+            waiter.answer(Err(ProposeError::Unknown {
+                index: self.index,
+                term: self.term,
+            }));
         }
     }
 }
@@ -114,12 +124,21 @@ impl<R> Slot<R> {
 mod tests {
     use super::*;
 
-    fn waiters(deadlines: &[Micros]) -> (Waiters<u8>, Vec<oneshot::Receiver<Result<u8, ProposeError>>>) {
+    fn waiters(
+        deadlines: &[Micros],
+    ) -> (
+        Waiters<u8>,
+        Vec<oneshot::Receiver<Result<u8, ProposeError>>>,
+    ) {
         let waiters = Waiters::default();
         let (senders, receivers): (Vec<_>, Vec<_>) =
             deadlines.iter().map(|_| oneshot::channel()).unzip();
         let all = senders.into_iter().zip(deadlines);
-        waiters.add(10, 3, all.map(|(reply, &deadline)| Waiter { reply, deadline }));
+        waiters.add(
+            10,
+            3,
+            all.map(|(reply, &deadline)| Waiter { reply, deadline }),
+        );
         (waiters, receivers)
     }
 
@@ -131,7 +150,10 @@ mod tests {
         assert_eq!(receivers[1].try_recv(), unknown(11));
         let mut taken = VecDeque::new();
         waiters.take_through(11, &mut taken);
-        assert_eq!(taken.iter().map(|slot| slot.index).collect::<Vec<_>>(), [10, 11]);
+        assert_eq!(
+            taken.iter().map(|slot| slot.index).collect::<Vec<_>>(),
+            [10, 11]
+        );
         taken.pop_front().expect("one").answer(7);
         assert_eq!(receivers[0].try_recv(), Ok(Ok(7)));
         waiters.abandon_above(12);

@@ -170,6 +170,8 @@ async fn serve(shared: &Shared, accepted: Accepted) {
     let link = Arc::new(Link::new(connection, &hello, false, hello.epoch));
     let registered = Registered::new(shared, Arc::clone(&link));
     admit(shared, &link);
+    // It lives: if this node waits before it dials that one again, it need not.
+    shared.peer(link.peer.node).changed(link.class).notify_one();
     loop {
         let Some(next) = serve_stream(shared, &link, &mut send, &mut recv).await else {
             break;

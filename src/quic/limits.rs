@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::config::limits::{MAX_FRAME_BODY, MAX_INFLIGHT, MAX_INFLIGHT_APPENDS};
@@ -56,6 +57,12 @@ pub(super) const LOOPBACK_MTU: u16 = 65_500;
 /// Ethernet's, as quinn has it.
 pub(super) const ETHERNET_MTU: u16 = 1452;
 
+/// Round trip assumed before one is measured. quinn's 333 ms would send a first packet, lost
+/// because the peer was just starting, again only after a second.
+const INITIAL_RTT: Duration = Duration::from_millis(50);
+/// First congestion window in packets of the largest size looked for (RFC 9002 has 10 of 1200).
+const INITIAL_WINDOW_PACKETS: u64 = 16;
+
 /// What a connection is for, as far as its limits go. The acceptor learns the class from the hello
 /// only, so it begins with the smallest windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +99,12 @@ pub(super) fn transport_config(side: Side, tuning: Tuning) -> Arc<TransportConfi
         .datagram_receive_buffer_size(None)
         .crypto_buffer_size(16 << 10)
         .allow_spin(false);
+    config.initial_rtt(INITIAL_RTT);
+    // A probe for a larger MTU counts against the congestion window: with the default window of
+    // ten small packets, the first probe for 64 KiB would hold up the hello and every goodbye.
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(u64::from(tuning.mtu) * INITIAL_WINDOW_PACKETS);
+    config.congestion_controller_factory(Arc::new(congestion));
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(tuning.mtu);
     config.mtu_discovery_config(Some(discovery));

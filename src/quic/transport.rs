@@ -14,6 +14,7 @@ use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::accept::RaftTransportService;
 use super::credentials::Credentials;
@@ -449,13 +450,14 @@ fn run(
     runtime.block_on(async {
         tokio::spawn(RaftTransportService::new(Arc::clone(&shared), endpoint.clone()).run());
         let mut epochs = SplitMix(first_epoch);
+        let mut dialers = JoinSet::new();
         let dial = async {
             while let Some(peer) = starts.recv().await {
                 for class in CLASSES {
                     let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
                     let endpoint = endpoint.clone();
                     let dialer = Dialer::new(shared, endpoint, peer, class, epochs.next());
-                    tokio::spawn(dialer.run());
+                    dialers.spawn(dialer.run());
                 }
             }
         };
@@ -463,6 +465,7 @@ fn run(
             () = dial => {}
             _ = stopped => {}
         }
+        drop(dialers);
         let shutdown = CloseCode::Shutdown;
         endpoint.close(VarInt::from(shutdown.number()), shutdown.name().as_bytes());
         // The goodbyes leave; nobody is waited for longer than that takes.

@@ -262,7 +262,7 @@ mod tests {
         assert_ne!(map, before);
         assert!(map.keys().is_sorted());
         let some: Vec<u32> = map
-            .range::<_, str>("0499".."0503")
+            .range(Id::from("0499")..Id::from("0503"))
             .map(|(_, value)| *value)
             .collect();
         assert_eq!(some, [499, 7, 502]);

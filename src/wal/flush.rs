@@ -198,7 +198,7 @@ impl<M: Medium> LogStorage<M> {
             if self.options.sync == SyncPolicy::Sync {
                 self.counters.syncs += 1;
                 self.counters.synced_bytes += flight.bytes;
-                self.since_hint += flight.bytes;
+                self.since_hint = self.since_hint.saturating_add(flight.bytes);
             }
         }
         let ended = |tail: &super::tail::Tail| tail.sealed && tail.synced == tail.closed;

@@ -85,6 +85,8 @@ pub struct LogStorage<M: Medium> {
     pub(super) ages: VecDeque<(WriteId, Micros)>,
     pub(super) since_hint: u64,
     pub(super) last_write_at: Micros,
+    /// A mark was written since the last write.
+    pub(super) idle_marked: bool,
     pub(super) told_timeout_ms: u32,
     pub(super) disk_full: bool,
     pub(super) poison: Option<String>,

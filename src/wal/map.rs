@@ -39,6 +39,8 @@ pub struct Mapping {
     /// Whether the segment header is final too.
     head_final: AtomicBool,
     writer_taken: AtomicBool,
+    /// Runs that were handed out and are still held.
+    runs: AtomicUsize,
 }
 
 impl Mapping {
@@ -67,6 +69,7 @@ impl Mapping {
             closed: AtomicUsize::new(0),
             head_final: AtomicBool::new(false),
             writer_taken: AtomicBool::new(false),
+            runs: AtomicUsize::new(0),
         })
     }
 
@@ -123,10 +126,16 @@ impl Mapping {
     /// Published bytes that keep the mapping alive: no copy.
     pub(crate) fn run(self: &Arc<Self>, range: Range<usize>) -> Option<Bytes> {
         self.bytes(range.clone())?;
+        self.runs.fetch_add(1, Ordering::Relaxed);
         Some(Bytes::from_owner(Run {
             map: Arc::clone(self),
             range,
         }))
+    }
+
+    /// Whether someone still holds bytes of this mapping.
+    pub(crate) fn is_read(&self) -> bool {
+        self.runs.load(Ordering::Acquire) > 0
     }
 
     /// Copies bytes that are final into `to`; false if some are not, or no writer was ever taken.
@@ -183,6 +192,13 @@ impl Mapping {
 struct Run {
     map: Arc<Mapping>,
     range: Range<usize>,
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Release: what a reader did with the bytes comes before their file is used again.
+        self.map.runs.fetch_sub(1, Ordering::Release);
+    }
 }
 
 impl AsRef<[u8]> for Run {

@@ -280,6 +280,31 @@ impl MemoryDisk {
             .collect()
     }
 
+    /// An independent copy. The log over this disk must have been dropped.
+    pub fn fork(&self) -> Self {
+        let mut disk = self.lock();
+        let mut copy = Disk {
+            next_inode: disk.next_inode,
+            names: disk.names.clone(),
+            durable_names: disk.durable_names.clone(),
+            boot: disk.boot,
+            quota: disk.quota,
+            ..Disk::default()
+        };
+        for (number, inode) in &mut disk.files {
+            inode.settle_all();
+            let twin = Inode {
+                cache: inode.cache.clone(),
+                durable: inode.durable.clone(),
+                map: None,
+                given_up: inode.given_up.clone(),
+            };
+            copy.files.insert(*number, twin);
+        }
+        drop(disk);
+        Self(Arc::new(Mutex::new(copy)))
+    }
+
     /// A disk that holds these files, durably.
     pub fn from_image(image: &BTreeMap<String, Vec<u8>>) -> Self {
         let disk = Self::new();
@@ -388,6 +413,10 @@ impl Files for MemoryDisk {
         disk.changes()?;
         let inode = disk.create(name);
         let end = offset as usize + bytes.len();
+        // A page written anew is dirty anew, even with the same bytes.
+        inode
+            .given_up
+            .retain(|page, _| page * PAGE >= end || (page + 1) * PAGE <= offset as usize);
         if inode.cache.len() < end {
             inode.cache.resize(end, 0);
         }

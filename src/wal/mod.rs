@@ -45,6 +45,7 @@ mod tests;
 pub use error::{Damage, LogFailure, OpenError, ReadError, WriteError};
 pub use log::LogStorage;
 pub use map::Mapping;
+pub use mapped::{DirFiles, MappedDir};
 
 pub use medium::{EventSink, Files, Lane, Medium, MediumEvent, Task};
 pub use memory::{Crash, Memory, MemoryDisk, Stepper, SyncFault};

@@ -1,10 +1,15 @@
 //! What can be set, and what is counted.
 
+use super::layout::{BATCH_HEADER, MIN_UNIT};
 use crate::config::{ConfigError, limits};
 use crate::entry::frame_len;
 use crate::types::{ClusterId, NodeId};
 
 const MIB: u64 = 1 << 20;
+
+/// What stays ready beyond what [`LogStorage::ready_bytes`](super::LogStorage::ready_bytes) shows,
+/// so that a no-op or a configuration always fits.
+pub(crate) const RESERVE: usize = 64 << 10;
 
 /// Whose log this is; checked against META, so that a directory never serves another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +90,21 @@ impl LogOptions {
             let why = "must be a multiple of 1 MiB from 8 MiB to 2 GiB";
             return Err(ConfigError::new("segment_bytes", why));
         }
-        self.validate_sizes()
+        self.validate_sizes()?;
+        let frame = frame_len(self.max_entry_bytes);
+        if self.usable(self.ready_window_bytes, MIN_UNIT) < 2 * (frame + RESERVE) {
+            let least = 2 * (frame + RESERVE);
+            let why = format!("must leave {least} bytes after headers and padding; raise it");
+            return Err(ConfigError::new("ready_window_bytes", why));
+        }
+        Ok(())
+    }
+
+    /// Of so much memory, what is left for frames after headers and padding, however they fall
+    /// into batches.
+    pub(crate) fn usable(&self, bytes: usize, unit: u32) -> usize {
+        let batches = bytes / self.early_close_bytes + 3;
+        bytes.saturating_sub(batches * (unit as usize + BATCH_HEADER))
     }
 
     /// What must hold for any segment size, those of tests included.
@@ -99,11 +118,8 @@ impl LogOptions {
             let why = "must be from 4096 bytes to 1 GiB";
             return Err(ConfigError::new("early_close_bytes", why));
         }
-        if (self.ready_window_bytes as u64) < 2 * frame {
-            let why = format!(
-                "must be at least twice the largest entry, {} bytes",
-                2 * frame
-            );
+        if (self.usable(self.ready_window_bytes, MIN_UNIT) as u64) < 2 * frame {
+            let why = "must hold two of the largest entries after headers and padding";
             return Err(ConfigError::new("ready_window_bytes", why));
         }
         Ok(())

@@ -129,17 +129,19 @@ impl<M: Medium> LogStorage<M> {
 
     /// Keeps `ready_window_bytes` ahead of the append position writable.
     pub(super) fn order_pages(&mut self) {
-        let window = self.options.ready_window_bytes as u32;
+        let window = self.options.ready_window_bytes;
+        let enough = self.options.usable(window, self.files.unit()) / 2;
         let Some(tail) = self.tails.back_mut() else {
             return;
         };
-        let ahead = tail.warm.saturating_sub(tail.at);
-        if tail.warming || tail.warm >= tail.size || ahead >= window / 2 {
+        let ahead = tail.warm.saturating_sub(tail.at) as usize;
+        let ready = self.options.usable(ahead, tail.unit);
+        if tail.warming || tail.warm >= tail.size || ready >= enough {
             return;
         }
         tail.warming = true;
         let (from, seq) = (tail.warm.max(tail.at), tail.seq);
-        let upto = tail.at.saturating_add(window).min(tail.size);
+        let upto = tail.at.saturating_add(window as u32).min(tail.size);
         let map = Arc::clone(tail.writer.map());
         let files = Arc::clone(&self.files);
         let task = move || {

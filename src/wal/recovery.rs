@@ -39,6 +39,8 @@ pub(super) struct Recovered {
     pub(super) pending: Vec<Batch>,
     /// End of the last whole batch of the last segment.
     pub(super) end: u32,
+    /// Part of the chain was damaged and is not needed.
+    pub(super) skipped: bool,
 }
 
 impl<M: Medium> LogStorage<M> {
@@ -180,6 +182,7 @@ impl<M: Medium> LogStorage<M> {
             ages: VecDeque::new(),
             since_hint: 0,
             last_write_at: 0,
+            idle_marked: true,
             told_timeout_ms: told,
             disk_full: false,
             poison: None,
@@ -284,6 +287,7 @@ impl<F: Files> Ground<'_, F> {
             },
             pending: Vec::new(),
             end: 0,
+            skipped: false,
             chain: Vec::new(),
         };
         for (nth, live) in chain.iter().enumerate() {
@@ -294,7 +298,25 @@ impl<F: Files> Ground<'_, F> {
             }
         }
         recovered.chain = chain;
+        self.check_commit(&recovered)?;
         Ok(recovered)
+    }
+
+    /// What was committed with this replica's help and durable here cannot be missing (hazard C5).
+    fn check_commit(&self, recovered: &Recovered) -> Result<(), OpenError> {
+        let last = recovered.cursor.last.index.max(self.meta.start().index);
+        let commit = self.hint.map_or(0, |hint| hint.commit.get());
+        if commit <= last {
+            return Ok(());
+        }
+        Err(OpenError::Corrupt(Box::new(Damage {
+            file: self.files.place(),
+            offset: 0,
+            first: last + 1,
+            last: Some(commit),
+            what: format!("the log ends at index {last}"),
+            evidence: format!("HINT says that everything up to {commit} was committed and durable"),
+        })))
     }
 
     /// A segment that another one follows holds exactly what that one says.
@@ -311,10 +333,20 @@ impl<F: Files> Ground<'_, F> {
         let evidence = || format!("segment {:x} follows and says so", next.seq);
         while at < until.offset() {
             let found = scan::read_batch(&mut reader, live, at, &self.meta.secret, &mut cursor)?;
-            let batch = found.map_err(|what| {
-                let last = Some(next.header.prev_last_index.get());
-                self.damage(live, at, cursor.last.index + 1, last, what, evidence())
-            })?;
+            let batch = match found {
+                Ok(batch) => batch,
+                Err(what) => match self.skip_covered(live, at, &mut cursor, recovered)? {
+                    Some(later) => {
+                        at = later;
+                        continue;
+                    }
+                    None => {
+                        let (first, last) = (cursor.last.index + 1, next.header.prev_last_index);
+                        let last = Some(last.get());
+                        return Err(self.damage(live, at, first, last, what, evidence()));
+                    }
+                },
+            };
             if let Some(body) = reader.bytes(batch.body())? {
                 recovered.replay.add(&batch, body);
             }
@@ -343,12 +375,53 @@ impl<F: Files> Ground<'_, F> {
                     at = scan::next_at(live, &batch);
                     recovered.pending.push(batch);
                 }
-                Err(what) => break what,
+                Err(what) => match self.skip_covered(live, at, &mut cursor, recovered)? {
+                    Some(later) => at = later,
+                    None => break what,
+                },
             }
         };
         recovered.end = at;
         recovered.cursor = cursor;
         self.judge(live, at, cursor.last.index + 1, what)
+    }
+
+    /// Damage of which every entry is covered by the snapshot is stepped over: the log goes on with
+    /// the first whole batch behind it, if that one begins at or below the first index needed.
+    fn skip_covered(
+        &self,
+        live: &Live,
+        at: u32,
+        cursor: &mut Cursor,
+        recovered: &mut Recovered,
+    ) -> Result<Option<u32>, OpenError> {
+        let start = self.meta.start().index;
+        if cursor.last.index >= start {
+            return Ok(None);
+        }
+        let shape = (live.seq, live.size, live.header.unit.get());
+        let beyond = scan::look_ahead(self.files, &live.name, shape, at, &self.meta.secret)?;
+        let first = |batch: &Batch| batch.header.first_index.get();
+        let Some(later) = beyond.valid.filter(|batch| first(batch) <= start + 1) else {
+            return Ok(None);
+        };
+        tracing::warn!(
+            file = live.name,
+            offset = at,
+            "damage below the snapshot stepped over"
+        );
+        cursor.next_seq = later.header.batch_seq.get();
+        let before = first(&later).saturating_sub(1);
+        let known = before == start;
+        cursor.last = if known {
+            self.meta.start()
+        } else {
+            LogId::new(0, before)
+        };
+        recovered.replay.step_over(cursor.last);
+        recovered.pending.clear();
+        recovered.skipped = true;
+        Ok(Some(later.at))
     }
 
     /// Torn, or damaged? Torn is what nothing proves to have been durable.
@@ -410,7 +483,7 @@ impl<F: Files> Ground<'_, F> {
                 return Err(OpenError::Corrupt(Box::new(Damage {
                     file: format!("{name} in {}", self.files.place()),
                     offset: 0,
-                    first: beyond.valid.map_or(0, |valid| valid.1),
+                    first: beyond.valid.map_or(0, |it| it.header.first_index.get()),
                     last: beyond.last,
                     what: "neither copy of its header is valid".to_owned(),
                     evidence: "something says that batches in it were durable".to_owned(),

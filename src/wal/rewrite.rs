@@ -174,13 +174,7 @@ pub(super) fn copy_unproven<F: Files>(
     let kept = batches.iter().take_while(is_proven).count();
     let (kept, moved) = batches.split_at(kept);
     ground.replay_last(&old, kept, &mut recovered.replay)?;
-    let start = follow(
-        ground,
-        &old,
-        (kept, moved),
-        &recovered.replay,
-        recovered.cursor,
-    );
+    let start = follow(ground, &old, (kept, moved), recovered);
     let copied = copy(ground, &old, moved, &start, &mut recovered.cursor)?;
     if kept.is_empty() {
         recovered.chain.pop();
@@ -212,9 +206,9 @@ fn follow<F: Files>(
     ground: &mut Ground<'_, F>,
     old: &Live,
     (kept, moved): (&[Batch], &[Batch]),
-    replay: &Replay,
-    cursor: Cursor,
+    recovered: &Recovered,
 ) -> SegmentStart {
+    let (replay, cursor) = (&recovered.replay, &recovered.cursor);
     let seq = ground.next_seq;
     let unit = ground.files.unit();
     // The copies, and behind them room for a batch and the seal, whatever the sizes were before.
@@ -238,7 +232,22 @@ fn follow<F: Files>(
         synced_upto: cursor.synced_upto,
     };
     let Some(last) = kept.last() else {
-        return begin;
+        if !recovered.skipped {
+            return begin;
+        }
+        // What came before was damaged and is covered by the snapshot: nothing to link to.
+        let next = moved
+            .first()
+            .map_or(cursor.next_seq, |first| first.header.batch_seq.get());
+        return SegmentStart {
+            reset: false,
+            first_batch_seq: next,
+            prev_segment: 0,
+            prev_end: Lsn::default(),
+            prev_last: replay.base,
+            prev_batch_crc: 0,
+            ..begin
+        };
     };
     SegmentStart {
         reset: false,

@@ -301,8 +301,8 @@ pub(crate) fn next_at(live: &Live, batch: &Batch) -> u32 {
 /// What stands after a bad place.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Beyond {
-    /// Place and first index of the first whole header after it.
-    pub(crate) valid: Option<(u32, LogIndex)>,
+    /// The first whole header after it, and its place.
+    pub(crate) valid: Option<Batch>,
     /// The highest `synced_upto` among those headers.
     pub(crate) synced_upto: Lsn,
     /// The last index that those headers name.
@@ -334,7 +334,7 @@ pub(crate) fn look_ahead<F: Files>(
             && place > at
         {
             let first = header.first_index.get();
-            beyond.valid.get_or_insert((place, first));
+            beyond.valid.get_or_insert(Batch { at: place, header });
             beyond.synced_upto = beyond.synced_upto.max(header.synced_upto());
             let last = first + u64::from(header.entry_count.get());
             beyond.last = beyond.last.max(last.checked_sub(1));
@@ -353,7 +353,8 @@ pub(crate) struct Replay {
     pub(crate) last: LogId,
     pub(crate) configurations: Vec<Entry>,
     pub(crate) commit: LogIndex,
-    base: LogId,
+    /// What the first batch follows.
+    pub(crate) base: LogId,
 }
 
 impl Replay {
@@ -364,6 +365,13 @@ impl Replay {
             base,
             ..Self::default()
         }
+    }
+
+    /// Forgets everything: the log goes on behind `base`, of which the term is not known.
+    pub(crate) fn step_over(&mut self, base: LogId) {
+        let segments = self.indexes.len();
+        *self = Self::begin(base);
+        self.indexes.resize_with(segments, SegmentIndex::default);
     }
 
     pub(crate) fn next_segment(&mut self) {

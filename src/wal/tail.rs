@@ -10,7 +10,10 @@ use super::map::Writer;
 use super::medium::{Files, Medium};
 use super::prepare::Prepared;
 use crate::entry::{EntryHeader, FRAME_HEADER};
-use crate::types::{LogIndex, WriteId};
+use crate::types::{LogIndex, Micros, WriteId};
+
+/// How long after the last write a log counts as idle, microseconds.
+const IDLE: Micros = 1_000_000;
 
 /// A segment that is being written, or whose end is not yet durable.
 pub(crate) struct Tail {
@@ -113,12 +116,17 @@ impl<M: Medium> LogStorage<M> {
         }
     }
 
-    /// Begins a batch that drops everything from `self.last` on, in a batch of its own first.
-    pub(super) fn open_truncation(&mut self) {
+    /// Makes sure that a batch can be opened. To be called while `last` is still what the batches
+    /// so far add up to: a seal and the next segment's header state it.
+    pub(super) fn make_truncation_place(&mut self) {
         self.close_batch();
         if !self.tail().new_fits(0) {
             self.rotate();
         }
+    }
+
+    /// Begins the batch that drops everything after `last`.
+    pub(super) fn open_truncation(&mut self) {
         self.open_batch(true);
     }
 
@@ -243,12 +251,8 @@ impl<M: Medium> LogStorage<M> {
             // `write` has checked the room: this cannot be reached without a segment at hand.
             unreachable!("room was checked before");
         };
-        self.put_bare_batch(BatchKind::Seal);
-        let tail = self.tail();
-        tail.sealed = true;
-        let (prev_segment, prev_end) = (tail.seq, Lsn::new(tail.seq, tail.closed));
-        let unused = u64::from(tail.size - tail.closed);
-        self.counters.padding_bytes += unused;
+        let prev_segment = self.tail().seq;
+        let prev_end = self.seal();
         let start = SegmentStart {
             reset: false,
             unit: self.files.unit(),
@@ -264,6 +268,34 @@ impl<M: Medium> LogStorage<M> {
         };
         self.follow(next, &start);
         self.cool_down();
+    }
+
+    /// Ends the current segment; returns where.
+    pub(super) fn seal(&mut self) -> Lsn {
+        self.close_batch();
+        self.put_bare_batch(BatchKind::Seal);
+        let tail = self.tail();
+        tail.sealed = true;
+        let (end, unused) = (Lsn::new(tail.seq, tail.closed), tail.size - tail.closed);
+        self.counters.padding_bytes += u64::from(unused);
+        end
+    }
+
+    /// For an idle log: once a second has passed since the last write and everything is durable,
+    /// writes a batch that says so, once. After a crash, fewer bytes are then in doubt. Costs one
+    /// sync; takes effect with the next [`pump`](Self::pump).
+    pub fn tick(&mut self, now: Micros) {
+        let idle = now.saturating_sub(self.last_write_at) >= IDLE;
+        if !idle || self.idle_marked || self.poison.is_some() || self.unsynced() {
+            return;
+        }
+        let tail = self.tail();
+        let fits = tail.new_fits(0) && tail.at < tail.warm;
+        if fits && tail.head.is_none() {
+            self.put_bare_batch(BatchKind::Mark);
+            self.since_hint = u64::MAX >> 1;
+        }
+        self.idle_marked = true;
     }
 
     /// Makes a prepared segment the tail.

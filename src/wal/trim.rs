@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::LogFailure;
-use super::layout::{parse_name, pool_name};
+use super::layout::{Lsn, SegmentStart, parse_name, pool_name};
 use super::log::{LogStorage, Segment};
 use super::medium::{Event, Files, Lane, Medium, MediumEvent};
-use crate::types::LogId;
+use crate::types::{LogId, Micros, WriteId};
 
 /// Segments on their way out.
 #[derive(Debug, Default)]
@@ -89,6 +89,77 @@ impl<M: Medium> LogStorage<M> {
         Ok(())
     }
 
+    /// Begins the log anew behind a snapshot that was received and is durable (Raft paper, figure
+    /// 13): everything in the log goes, unless it holds the snapshot's last entry; then only what
+    /// the snapshot covers does. Counts as a write: durable when [`handle`](Self::handle) has
+    /// returned `id`.
+    ///
+    /// # Errors
+    /// [`WriteError::NoRoom`](super::WriteError::NoRoom) while the next segment is not ready.
+    pub fn install_snapshot(
+        &mut self,
+        id: WriteId,
+        now: Micros,
+        start: LogId,
+    ) -> Result<(), super::WriteError> {
+        let held = self.term(start.index) == Some(start.term);
+        if held || start.index <= self.snapshot().index {
+            self.compact(start)?;
+        } else {
+            self.begin_anew(start)?;
+        }
+        self.note_write(id, now);
+        Ok(())
+    }
+
+    fn begin_anew(&mut self, start: LogId) -> Result<(), super::WriteError> {
+        if let Some(why) = &self.poison {
+            return Err(super::WriteError::Poisoned(why.clone()));
+        }
+        let Some(next) = self.next.take() else {
+            return Err(super::WriteError::NoRoom {
+                needed: 0,
+                ready: 0,
+            });
+        };
+        // META goes with the seal's job, the new segment's header with the one after: no crash
+        // sees a log that begins behind a snapshot which META does not know.
+        let prev_end = self.seal();
+        self.meta.set_start(start);
+        self.meta_dirty = true;
+        self.trim.in_meta = false;
+        self.trim.waiting.extend(self.segments.drain(..));
+        self.runs.clear();
+        (self.last, self.durable) = (start, start.index);
+        if let Some(flight) = &mut self.flight {
+            flight.last = start.index;
+        }
+        for tail in &mut self.tails {
+            tail.last = start.index;
+        }
+        self.note_term();
+        let header = SegmentStart {
+            reset: true,
+            unit: self.files.unit(),
+            log_id: self.chain.log_id,
+            seq: next.seq,
+            size: next.map.len() as u64,
+            first_batch_seq: self.chain.batch_seq + 1,
+            prev_segment: 0,
+            prev_end: Lsn::default(),
+            prev_last: start,
+            prev_batch_crc: 0,
+            synced_upto: prev_end,
+        };
+        self.chain.batch_crc = 0;
+        self.follow(next, &header);
+        if let Some(tail) = self.tails.back_mut() {
+            // Its header is to be written even before there is a batch.
+            tail.synced = 0;
+        }
+        Ok(())
+    }
+
     fn is_tail(&self, seq: u64) -> bool {
         self.tails.iter().any(|tail| tail.seq == seq)
     }
@@ -126,9 +197,9 @@ impl<M: Medium> LogStorage<M> {
                 ..
             } = segment;
             drop(map);
-            // Recycled only by its sole owner: who still reads published bytes keeps them as they
+            // Used again only when nobody reads it: who still reads published bytes keeps them as they
             // are, the file just loses its name.
-            let sole = pinned.upgrade().is_none();
+            let sole = pinned.upgrade().is_none_or(|map| !map.is_read());
             let room = self.pool.len() + reuse.len() < self.options.pool_segments;
             if sole && room && u64::from(size) == self.options.segment_bytes {
                 reuse.push(name);

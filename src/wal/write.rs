@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::WriteError;
-use super::layout::BATCH_HEADER;
 use super::log::LogStorage;
 use super::medium::{Files, Medium};
+use super::options::RESERVE;
 use crate::entry::{EntryBatch, EntryHeader, FRAME_HEADER, frame_len};
 use crate::types::{
     EntryKind, HardState, Incarnation, LogId, LogIndex, MAX_TERM, Micros, Term, WriteId,
@@ -59,10 +59,6 @@ pub struct NewEntry {
     pub payload: Bytes,
 }
 
-/// What stays ready beyond what [`LogStorage::ready_bytes`] shows, so that a no-op or a
-/// configuration always fits.
-const RESERVE: usize = 64 << 10;
-
 impl Write<'_> {
     /// Frame bytes to append, and the largest payload among them.
     fn measure(&self) -> (usize, usize) {
@@ -111,6 +107,7 @@ impl<M: Medium> LogStorage<M> {
             self.meta_dirty = true;
         }
         if let Some(from) = cut {
+            self.make_truncation_place();
             self.cut_suffix(from);
             self.open_truncation();
         }
@@ -121,13 +118,18 @@ impl<M: Medium> LogStorage<M> {
         }
         self.note_term();
         self.publish();
-        self.newest_write = write.id;
-        if let Some(tail) = self.tails.back_mut() {
-            tail.id = write.id;
-        }
-        self.ages.push_back((write.id, write.now));
-        self.last_write_at = write.now;
+        self.note_write(write.id, write.now);
         Ok(())
+    }
+
+    pub(super) fn note_write(&mut self, id: WriteId, now: Micros) {
+        self.newest_write = id;
+        if let Some(tail) = self.tails.back_mut() {
+            tail.id = id;
+        }
+        self.ages.push_back((id, now));
+        self.last_write_at = now;
+        self.idle_marked = false;
     }
 
     /// Bytes of entry frames (32 + payload, rounded up to 8, each) that can be appended right now
@@ -138,29 +140,27 @@ impl<M: Medium> LogStorage<M> {
     }
 
     /// What is certain to fit, however it falls into batches and segments.
-    fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         let Some(tail) = self.tails.back() else {
             return 0;
         };
         let end = tail.warm.min(tail.limit());
-        let here = self.usable(end.saturating_sub(tail.at) as usize);
+        let here = self
+            .options
+            .usable(end.saturating_sub(tail.at) as usize, tail.unit);
         match &self.next {
             Some(next) if tail.warm >= tail.limit() => {
                 let unit = self.files.unit();
                 let end = next.warm.min((next.map.len() as u32).saturating_sub(unit));
-                let there = self.usable(end.saturating_sub(2 * unit) as usize);
+                let there = self
+                    .options
+                    .usable(end.saturating_sub(2 * unit) as usize, unit);
                 // An entry that no longer fits here leaves the rest of this segment empty.
                 let waste = frame_len(self.options.max_entry_bytes);
                 (here + there).saturating_sub(waste)
             }
             _ => here,
         }
-    }
-
-    /// Of so much memory, what is left for frames after headers and padding.
-    fn usable(&self, bytes: usize) -> usize {
-        let batches = bytes / self.options.early_close_bytes + 3;
-        bytes.saturating_sub(batches * (self.files.unit() as usize + BATCH_HEADER))
     }
 
     /// Refuses what cannot be done; returns where to truncate, if anywhere.
@@ -212,7 +212,7 @@ impl<M: Medium> LogStorage<M> {
 
     /// An entry of a term holds that term as well as META does; the next update of META carries
     /// it, with no vote.
-    fn note_term(&mut self) {
+    pub(super) fn note_term(&mut self) {
         if self.last.term > self.meta.term.get() {
             self.meta.set_hard_state(HardState {
                 term: self.last.term,
@@ -264,7 +264,6 @@ impl<M: Medium> LogStorage<M> {
     /// Drops `from` and everything after it from what can be read. The bytes stay where they are:
     /// readers may hold them, and the batch that says so is yet to be written.
     fn cut_suffix(&mut self, from: LogIndex) {
-        self.close_batch();
         for nth in (0..self.segments.len()).rev() {
             let at = self.offset_of(nth, from);
             let Some(segment) = self.segments.get_mut(nth) else {

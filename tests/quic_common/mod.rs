@@ -14,6 +14,9 @@ use conveyor_raft::quic::certs::{GeneratedCerts, generate};
 use conveyor_raft::quic::{RaftTransport, TransportOptions};
 use conveyor_raft::types::{EntryKind, Incarnation, LogId, NodeId};
 
+pub mod logs;
+pub mod raw;
+
 pub const WAIT: Duration = Duration::from_secs(10);
 
 pub fn certs(nodes: &[NodeId]) -> GeneratedCerts {

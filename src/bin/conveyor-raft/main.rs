@@ -3,20 +3,28 @@
 
 mod certs;
 mod cli;
+mod client;
 mod config;
+mod dev;
 mod failure;
+mod input;
 mod logging;
+mod output;
+mod propose;
+mod serve;
+mod state;
+mod status;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use cli::{Cli, Command};
-use failure::Failure;
+use failure::{Context, Failure};
+use logging::Format;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("error: {failure}");
@@ -26,8 +34,30 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
+    if let Command::Certs(args) = cli.command {
+        return certs::run(args);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(command(cli));
+    // A thread that still waits for standard input must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn command(cli: Cli) -> Result<(), Failure> {
+    if let Command::Serve(args) = cli.command {
+        // Its file may set how events are shown.
+        return serve::run(args, cli.log).await;
+    }
+    logging::init(cli.log.as_deref().unwrap_or("error"), Format::Text)?;
     match cli.command {
-        Command::Certs(args) => certs::run(args),
-        _ => Ok(()),
+        Command::Dev(args) => dev::run(args).await,
+        Command::Propose(args) => propose::run(args).await,
+        Command::State(args) => state::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Certs(_) | Command::Serve(_) => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, Write};
 
 use conveyor_raft::proto::router_client::RouterClient;
-use conveyor_raft::proto::{GetStateRequest, StateRecord, SummaryRequest, SummaryResponse};
+use conveyor_raft::proto::{GetStateRequest, SummaryRequest, SummaryResponse};
 
 use crate::cli::StateArgs;
 use crate::client::{Client, failure_of};
@@ -15,8 +15,7 @@ const MAX_PART: usize = 64 << 20;
 
 pub(crate) async fn run(args: StateArgs) -> Result<(), Failure> {
     let client = Client::new(args.client)?;
-    let mut router =
-        RouterClient::new(client.any().await?).max_decoding_message_size(MAX_PART);
+    let mut router = RouterClient::new(client.any().await?).max_decoding_message_size(MAX_PART);
     if args.full {
         return full(&client, &mut router, args.at_least).await;
     }
@@ -45,24 +44,30 @@ async fn full(
     let mut parts = answer.map_err(|status| failure_of(&status))?.into_inner();
     let mut out = BufWriter::new(io::stdout().lock());
     let mut first = true;
-    while let Some(part) = parts.message().await.map_err(|status| failure_of(&status))? {
+    while let Some(part) = parts
+        .message()
+        .await
+        .map_err(|status| failure_of(&status))?
+    {
         if std::mem::take(&mut first) && !client.json {
             writeln!(out, "# state at index {}, term {}", part.index, part.term)?;
         }
         for record in &part.records {
-            writeln!(out, "{}", line(record)?)?;
+            if let Some(record) = &record.record {
+                writeln!(out, "{}", output::json(record)?)?;
+            }
         }
     }
     out.flush()?;
     Ok(())
 }
 
-fn line(record: &StateRecord) -> Result<String, Failure> {
-    output::json(record)
-}
-
 fn print(summary: &SummaryResponse) {
-    println!("state at index {}, term {}", output::count(summary.index), summary.term);
+    println!(
+        "state at index {}, term {}",
+        output::count(summary.index),
+        summary.term
+    );
     println!("  digest           {}", summary.digest);
     for (name, count) in &summary.counts {
         println!("  {name:<16} {}", output::count(*count));

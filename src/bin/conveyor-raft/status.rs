@@ -23,7 +23,10 @@ pub(crate) async fn run(args: StatusArgs) -> Result<(), Failure> {
     }
     match failed.is_empty() {
         true => Ok(()),
-        false => Err(Failure::new(format!("no status from {}", failed.join(", ")))),
+        false => Err(Failure::new(format!(
+            "no status from {}",
+            failed.join(", ")
+        ))),
     }
 }
 
@@ -38,7 +41,10 @@ async fn ask(client: &Client, endpoint: &str) -> Result<StatusResponse, Failure>
 fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
     // The word for a role is that of the JSON form.
     let words = serde_json::to_value(status)?;
-    let role = words.get("role").and_then(|role| role.as_str()).unwrap_or("unknown");
+    let role = words
+        .get("role")
+        .and_then(|role| role.as_str())
+        .unwrap_or("unknown");
     let leader = match (status.leader_id, status.leader_endpoint.as_str()) {
         (0, _) => "none known".to_owned(),
         (id, "") => format!("node {id}"),
@@ -47,7 +53,10 @@ fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
     println!("node {} at {endpoint}", status.node_id);
     println!("  role        {role}, term {}", status.term);
     println!("  leader      {leader}");
-    println!("  last entry  {} (term {})", status.last_index, status.last_term);
+    println!(
+        "  last entry  {} (term {})",
+        status.last_index, status.last_term
+    );
     println!("  durable     {}", status.durable_index);
     println!("  committed   {}", status.commit_index);
     println!("  applied     {}", status.applied_index);
@@ -55,12 +64,19 @@ fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
     println!("  cluster     {}", status.cluster_id);
     println!("  incarnation {}", status.incarnation);
     for peer in &status.peers {
-        let link = if peer.connected { "connected" } else { "not connected" };
+        let link = if peer.connected {
+            "connected"
+        } else {
+            "not connected"
+        };
         let contact = match peer.last_contact_ms {
             Some(ms) => format!(", heard {ms} ms ago, equal up to {}", peer.match_index),
             None => String::new(),
         };
-        println!("  peer {}      {} {link}{contact}", peer.node_id, peer.address);
+        println!(
+            "  peer {}      {} {link}{contact}",
+            peer.node_id, peer.address
+        );
     }
     if status.stopping {
         println!("  stopping");

@@ -98,6 +98,15 @@ pub(super) fn settings(seed: u64) -> Settings {
 impl Bed {
     /// Nodes 1..=images.len() with these logs, started and about to connect.
     pub(super) fn with_images(seed: u64, images: Vec<Image>) -> Self {
+        let mut bed = Self::holding(seed, images);
+        for node in bed.ids() {
+            bed.register(node);
+            bed.start(node);
+        }
+        bed
+    }
+
+    fn holding(seed: u64, images: Vec<Image>) -> Self {
         let nodes = images.into_iter().zip(1..).map(|(image, node)| Node {
             id: ReplicaId::new(node, incarnation(node, 1)),
             core: None,
@@ -109,7 +118,7 @@ impl Bed {
             deferred: Vec::new(),
             durable_fed: 0,
         });
-        let mut bed = Self {
+        Self {
             now: 0,
             rng: Random::new(mix(seed, 1)),
             seed,
@@ -123,17 +132,17 @@ impl Bed {
             next_event: 0,
             next_payload: 1,
             verbose: std::env::var_os("CONVEYOR_SIM_TRACE").is_some(),
-        };
-        for node in 1..=bed.nodes.len() as NodeId {
-            bed.register(node);
-            bed.start(node);
         }
-        bed
     }
 
     /// As many blank nodes, which will found a cluster.
     pub(super) fn blank(seed: u64, count: usize) -> Self {
         Self::with_images(seed, vec![Image::default(); count])
+    }
+
+    /// The same, none of them started.
+    pub(super) fn dormant(seed: u64, count: usize) -> Self {
+        Self::holding(seed, vec![Image::default(); count])
     }
 
     /// What a log held before the run is part of history too.

@@ -70,6 +70,7 @@ fn a2_a_deposed_leader_keeps_its_vote() {
     let mut one = Script::new(1, 3, &[1, 2], 2);
     one.lead(2);
     while one.core.is_leader() {
+        assert!(one.now < 9 * T_MAX, "nobody answers it");
         one.time_out();
     }
     one.tell(3, Message::Vote(request(3, 3, LogId::new(9, 9))));
@@ -194,6 +195,40 @@ fn a6_replies_of_an_ended_round_are_inert() {
     one.tell(3, Message::VoteReply(grant(3, vote)));
     one.tell(3, Message::VoteReply(reject(3, vote, term)));
     assert!(one.core.is_leader(), "late replies change nothing");
+}
+
+#[test]
+fn a6_a_pre_candidate_that_votes_for_another_ends_its_own_round() {
+    let mut one = Script::new(1, 3, &[1, 2], 2);
+    one.time_out();
+    let asked = one.last_request();
+    one.tell(3, Message::Vote(request(3, 2, LogId::new(2, 2))));
+    assert!(one.last_vote_reply().0.granted, "nobody had it in term 2");
+    one.tell(2, Message::PreVoteReply(grant(2, asked)));
+    assert_eq!(one.core.role(), RaftRole::Follower);
+    assert_eq!(one.core.term(), 2);
+}
+
+#[test]
+fn a9_a_voter_that_just_started_refuses_for_an_election_timeout() {
+    for hears_a_leader in [false, true] {
+        let mut one = Script::new(1, 3, &[1, 2], 2);
+        one.now = 0;
+        if hears_a_leader {
+            one.tell(2, Message::Heartbeat(heartbeat(2, 0)));
+        }
+        let before = one.core.hard_state();
+        for (now, granted) in [(0, false), (T_MAX - 1, false), (T_MAX, true)] {
+            one.now = now;
+            one.tell(3, Message::PreVote(request(3, 5, LogId::new(2, 2))));
+            assert_eq!(one.last_vote_reply().0.granted, granted, "at {now}");
+            if !granted {
+                one.tell(3, Message::Vote(request(3, 5, LogId::new(2, 2))));
+                assert_eq!(one.last_vote_reply().0.reason, VoteReason::Sticky);
+                assert_eq!(one.core.hard_state(), before, "neither term nor vote");
+            }
+        }
+    }
 }
 
 #[test]

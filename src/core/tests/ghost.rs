@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::super::{Configuration, RaftCore};
 use super::disk::{Disk, Image, Item};
-use crate::types::{LogIndex, ReplicaId, Term};
+use crate::types::{Incarnation, LogIndex, ReplicaId, Term};
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Seen {
@@ -22,6 +22,8 @@ struct Seen {
 #[derive(Debug, Default)]
 pub(super) struct Ghost {
     leaders: BTreeMap<Term, ReplicaId>,
+    /// The one history's name.
+    genesis: Option<Incarnation>,
     votes: BTreeMap<(ReplicaId, Term), ReplicaId>,
     cells: HashMap<(LogIndex, Term), u64>,
     /// By index: the hash and the term in which a leader committed it first.
@@ -51,10 +53,6 @@ impl Durable<'_> {
 impl Ghost {
     pub(super) fn committed(&self) -> LogIndex {
         self.committed.len() as LogIndex
-    }
-
-    pub(super) fn leader_of(&self, term: Term) -> Option<ReplicaId> {
-        self.leaders.get(&term).copied()
     }
 
     pub(super) fn elections(&self) -> usize {
@@ -104,6 +102,8 @@ impl Ghost {
         let leader = *self.leaders.entry(term).or_insert(me);
         assert_eq!(leader, me, "S1: two leaders in term {term}");
         assert!(configuration.is_voter(me), "{me} leads and is no voter");
+        let genesis = *self.genesis.get_or_insert(core.genesis());
+        assert_eq!(genesis, core.genesis(), "E10: {me} leads another history");
         let hard = disk.durable.hard;
         assert!(
             hard.term == term && hard.voted_for == me,

@@ -4,7 +4,9 @@
 mod bed;
 mod disk;
 mod election;
+mod founding;
 mod ghost;
+mod links;
 mod net;
 mod replication;
 mod script;

@@ -470,6 +470,32 @@ fn b9_an_idle_cluster_converges_after_every_cut() {
     }
 }
 
+#[test]
+fn b9_a_disk_slower_than_every_timeout_makes_progress() {
+    for seed in 0..10 {
+        let mut bed = led(seed, 3);
+        let leads = leader(&bed).expect("led");
+        bed.crash(1 + leads % 3);
+        let slow = 1 + (leads + 1) % 3;
+        bed.node_mut(slow).disk_lag = 2 * T_MAX;
+        let before = bed.ghost.committed();
+        for _ in 0..100 {
+            bed.run_for(T_MAX / 10);
+            bed.propose(leads, 1);
+        }
+        assert_eq!(
+            leader(&bed),
+            Some(leads),
+            "seed {seed}: a slow disk is no dead node"
+        );
+        let done = bed.ghost.committed() - before;
+        assert!(
+            done >= 20,
+            "seed {seed}: {done} of 100 in 100 tenths of a timeout"
+        );
+    }
+}
+
 /// Lets a leader of `term` and a follower talk until they agree; how many conflicts that took.
 fn rounds(leader: &[Term], follower: &[Term], term: Term) -> usize {
     let mut one = Script::new(1, 3, leader, term - 1);

@@ -9,7 +9,7 @@ use super::net::Faults;
 use crate::types::{Micros, NodeId};
 
 /// Says which seed failed, whatever failed.
-struct Named(u64);
+pub(super) struct Named(pub(super) u64);
 
 impl Drop for Named {
     fn drop(&mut self) {
@@ -55,7 +55,7 @@ struct Nemesis {
 impl Nemesis {
     fn strike(&mut self, bed: &mut Bed) {
         let count = bed.nodes.len() as u64;
-        let node = bed.rng.between(1, count + 1);
+        let node = self.target(bed);
         let other = bed.rng.between(1, count + 1);
         match bed.rng.between(0, 14) {
             0..=2 => self.toggle(bed, node),
@@ -84,6 +84,14 @@ impl Nemesis {
             _ => self.wipe(bed, node),
         }
         self.revive(bed);
+    }
+
+    /// Often the leader, where it hurts.
+    fn target(&self, bed: &mut Bed) -> NodeId {
+        let leads = |node: &NodeId| bed.is_up(*node) && bed.core(*node).is_leader();
+        let leader = bed.ids().find(leads);
+        let any = bed.rng.between(1, bed.nodes.len() as u64 + 1);
+        leader.filter(|_| bed.chance(500)).unwrap_or(any)
     }
 
     fn toggle(&mut self, bed: &mut Bed, node: NodeId) {
@@ -216,7 +224,7 @@ pub(super) fn recovers(bed: &mut Bed) {
 fn run(seed: u64) -> Bed {
     let mut bed = Bed::blank(seed, [3, 3, 3, 5, 1][(seed % 5) as usize]);
     bed.faults = faults(&mut bed);
-    chaos(&mut bed, 2_000 * MS);
+    chaos(&mut bed, 3_000 * MS);
     recovers(&mut bed);
     bed
 }

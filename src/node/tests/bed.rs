@@ -19,9 +19,7 @@ use crate::node::inbox::{Inbox, Lanes, Submission};
 use crate::node::shared::{Clock, Shared, encode};
 use crate::node::start::{recovered, settings};
 use crate::node::waiters::Waiter;
-use crate::state_machine::{
-    ApplyContext, CommandError, Frozen, RestoreError, StateMachine,
-};
+use crate::state_machine::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
 use crate::types::{ClusterId, Micros, NodeId, ReplicaId};
 use crate::wal::{
     Crash, Lane, LogIdentity, LogOptions, LogStorage, Memory, MemoryDisk, Stepper, SyncPolicy,
@@ -43,7 +41,10 @@ impl StateMachine for Journal {
 
     fn decode(payload: &[u8]) -> Result<String, CommandError> {
         let text = std::str::from_utf8(payload);
-        let error = |_| CommandError { field: "command".into(), why: "not UTF-8".into() };
+        let error = |_| CommandError {
+            field: "command".into(),
+            why: "not UTF-8".into(),
+        };
         text.map(str::to_owned).map_err(error)
     }
 
@@ -66,7 +67,10 @@ impl StateMachine for Journal {
     }
 
     fn digest(&self) -> u128 {
-        self.0.iter().map(|command| u128::from(crc32fast::hash(command.as_bytes()))).sum()
+        self.0
+            .iter()
+            .map(|command| u128::from(crc32fast::hash(command.as_bytes())))
+            .sum()
     }
 }
 
@@ -141,21 +145,31 @@ impl Bed {
     }
 
     pub(super) fn start(&mut self, id: NodeId) {
-        let config = RaftConfig { node_id: id, ..RaftConfig::default() };
+        let config = RaftConfig {
+            node_id: id,
+            ..RaftConfig::default()
+        };
         let inbox: Arc<Inbox<usize>> = Arc::default();
         let log_inbox = Arc::clone(&inbox);
         let sink = Arc::new(move |event| log_inbox.put(|lanes| lanes.log.push(event)));
         let disk = &self.disks[id as usize - 1];
         let medium = Memory::stepped(disk, sink);
         let stepper = medium.stepper();
-        let identity = LogIdentity { cluster: ClusterId([7; 16]), node: id };
-        let options =
-            LogOptions { segment_bytes: 8 << 20, sync: self.sync, ..LogOptions::default() };
+        let identity = LogIdentity {
+            cluster: ClusterId([7; 16]),
+            node: id,
+        };
+        let options = LogOptions {
+            segment_bytes: 8 << 20,
+            sync: self.sync,
+            ..LogOptions::default()
+        };
         let log = LogStorage::open(medium, identity, options).expect("the log opens");
 
         let me = ReplicaId::new(id, log.incarnation());
-        let others: Vec<_> =
-            (1..=self.nodes.len() as NodeId).filter(|other| *other != id).collect();
+        let others: Vec<_> = (1..=self.nodes.len() as NodeId)
+            .filter(|other| *other != id)
+            .collect();
         let facts = LocalFacts {
             blank: log.configurations().is_empty(),
             genesis: log.genesis(),
@@ -170,7 +184,10 @@ impl Bed {
             });
             self.hub.attach(me, facts.clone(), sink)
         };
-        let network = Recording { inner, sent: Arc::clone(&sent) };
+        let network = Recording {
+            inner,
+            sent: Arc::clone(&sent),
+        };
         let founding = FoundingList {
             single: others.is_empty(),
             peer_address: format!("node-{id}"),
@@ -200,8 +217,15 @@ impl Bed {
             let jobs = Arc::clone(&jobs);
             Box::new(move |job| jobs.lock().expect("jobs").push_back(job))
         };
-        let parts =
-            Parts { core, log, network, apply, shared: Arc::clone(&shared), facts, listed };
+        let parts = Parts {
+            core,
+            log,
+            network,
+            apply,
+            shared: Arc::clone(&shared),
+            facts,
+            listed,
+        };
         self.nodes[id as usize - 1] = Some(Node {
             applier: Applier::new(machine, Arc::clone(&shared)),
             driver: Driver::new(parts),
@@ -231,15 +255,22 @@ impl Bed {
     pub(super) fn leader(&self) -> Option<NodeId> {
         let leads = |node: &&Node| node.shared.brief().role == RaftRole::Leader;
         let leaders = self.nodes.iter().flatten().filter(leads);
-        leaders.max_by_key(|node| node.shared.brief().term).map(|node| node.shared.me.node)
+        leaders
+            .max_by_key(|node| node.shared.brief().term)
+            .map(|node| node.shared.me.node)
     }
 
     pub(super) fn propose(&self, to: NodeId, command: &str) -> Answer {
         let (reply, answer) = oneshot::channel();
         let payload = encode::<Journal>(&command.to_owned()).expect("a command");
-        let waiter = Waiter { reply, deadline: self.now + 5_000_000 };
+        let waiter = Waiter {
+            reply,
+            deadline: self.now + 5_000_000,
+        };
         let shared = &self.node(to).shared;
-        shared.inbox.put(|lanes| lanes.proposals.push(Submission { payload, waiter }));
+        shared
+            .inbox
+            .put(|lanes| lanes.proposals.push(Submission { payload, waiter }));
         answer
     }
 
@@ -260,7 +291,10 @@ impl Bed {
 
     /// Whether anything happened.
     fn round(&mut self) -> bool {
-        let now = Now { mono: self.now, wall: 1_000_000_000 + self.now };
+        let now = Now {
+            mono: self.now,
+            wall: 1_000_000_000 + self.now,
+        };
         let mut busy = false;
         for node in self.nodes.iter_mut().flatten() {
             if !node.disk_stalls {
@@ -275,10 +309,14 @@ impl Bed {
             busy = true;
             node.deadline = node.driver.burst(now, &mut lanes);
             loop {
-                let Some(job) = node.jobs.lock().expect("jobs").pop_front() else { break };
+                let Some(job) = node.jobs.lock().expect("jobs").pop_front() else {
+                    break;
+                };
                 if let Err(reason) = node.applier.run(job) {
                     node.shared.inbox.put(|lanes| {
-                        lanes.requests.push(crate::node::inbox::Request::Fail(reason));
+                        lanes
+                            .requests
+                            .push(crate::node::inbox::Request::Fail(reason));
                     });
                 }
             }

@@ -19,7 +19,8 @@ struct Stalled {
 fn propose_while_disks_stall(sync: SyncPolicy) -> Stalled {
     let mut bed = Bed::new(3, sync);
     assert!(bed.run(5 * SECOND, |bed| {
-        bed.leader().is_some_and(|leader| bed.node(leader).shared.brief().commit >= 2)
+        bed.leader()
+            .is_some_and(|leader| bed.node(leader).shared.brief().commit >= 2)
     }));
     bed.run(SECOND, |_| false);
     let leader = bed.leader().expect("a leader");
@@ -32,7 +33,13 @@ fn propose_while_disks_stall(sync: SyncPolicy) -> Stalled {
     let answer = bed.propose(leader, "x");
     // Shorter than an election timeout, so that nothing but the proposal goes on.
     bed.run(100_000, |_| false);
-    Stalled { bed, leader, answer, before, syncs }
+    Stalled {
+        bed,
+        leader,
+        answer,
+        before,
+        syncs,
+    }
 }
 
 impl Stalled {
@@ -45,20 +52,35 @@ impl Stalled {
 }
 
 fn acks_beyond(bed: &Bed, node: NodeId, index: LogIndex) -> bool {
-    bed.node(node).sent.lock().expect("sent").iter().any(|(_, message)| {
-        matches!(message, Message::AppendAck(ack)
+    bed.node(node)
+        .sent
+        .lock()
+        .expect("sent")
+        .iter()
+        .any(|(_, message)| {
+            matches!(message, Message::AppendAck(ack)
             if ack.status == AppendStatus::Matched && ack.match_index > index)
-    })
+        })
 }
 
 #[test]
 fn c1_no_ack_and_no_answer_before_the_sync() {
     let mut stalled = propose_while_disks_stall(SyncPolicy::Sync);
     assert!(!stalled.promised_early());
-    let Stalled { mut bed, leader, mut answer, before, .. } = stalled;
+    let Stalled {
+        mut bed,
+        leader,
+        mut answer,
+        before,
+        ..
+    } = stalled;
     let followers = (1..=3).filter(|node| *node != leader);
     for node in followers {
-        assert_eq!(bed.node(node).shared.brief().last.index, before + 1, "it has the entry");
+        assert_eq!(
+            bed.node(node).shared.brief().last.index,
+            before + 1,
+            "it has the entry"
+        );
         // A majority without the leader's own disk is enough.
         bed.node_mut(node).disk_stalls = false;
     }
@@ -99,9 +121,17 @@ fn a1_no_vote_leaves_before_it_is_durable() {
         };
         others.iter().flat_map(of).count()
     };
-    assert_eq!(votes(&bed), 0, "a term or vote was told before it was durable");
+    assert_eq!(
+        votes(&bed),
+        0,
+        "a term or vote was told before it was durable"
+    );
     assert!(bed.leader().is_none_or(|who| who == leader));
-    others.iter().for_each(|node| bed.node_mut(*node).disk_stalls = false);
-    assert!(bed.run(3 * SECOND, |bed| bed.leader().is_some_and(|who| who != leader)));
+    others
+        .iter()
+        .for_each(|node| bed.node_mut(*node).disk_stalls = false);
+    assert!(bed.run(3 * SECOND, |bed| {
+        bed.leader().is_some_and(|who| who != leader)
+    }));
     assert!(votes(&bed) > 0);
 }

@@ -12,7 +12,10 @@ fn answered(answer: &mut Answer) -> Option<Result<usize, ProposeError>> {
 }
 
 fn commit(bed: &mut Bed, command: &str) {
-    assert!(bed.run(5 * SECOND, |bed| bed.leader().is_some()), "a leader within 5 s");
+    assert!(
+        bed.run(5 * SECOND, |bed| bed.leader().is_some()),
+        "a leader within 5 s"
+    );
     let leader = bed.leader().expect("a leader");
     let mut answer = bed.propose(leader, command);
     let mut outcome = None;
@@ -42,7 +45,11 @@ fn three_drivers_in_one_thread_and_virtual_time() {
     commit(&mut bed, "c");
     assert!(bed.run(SECOND, |bed| all_have(bed, &others, &["a", "b", "c"])));
     bed.hub.isolate(old, false);
-    assert!(bed.run(2 * SECOND, |bed| all_have(bed, &[1, 2, 3], &["a", "b", "c"])));
+    assert!(bed.run(2 * SECOND, |bed| all_have(
+        bed,
+        &[1, 2, 3],
+        &["a", "b", "c"]
+    )));
 }
 
 /// Three acknowledged commands, a power cut of all disks, a fourth command: does anyone miss one?
@@ -54,13 +61,18 @@ fn keeps_what_it_acknowledged(sync: SyncPolicy) -> bool {
     (1..=3).for_each(|node| bed.crash(node, Crash::PowerCut));
     (1..=3).for_each(|node| bed.start(node));
     commit(&mut bed, "d");
-    bed.run(SECOND, |bed| all_have(bed, &[1, 2, 3], &["a", "b", "c", "d"]))
+    bed.run(SECOND, |bed| {
+        all_have(bed, &[1, 2, 3], &["a", "b", "c", "d"])
+    })
 }
 
 #[test]
 fn all_killed_at_once_and_restarted_have_everything_acknowledged() {
     assert!(keeps_what_it_acknowledged(SyncPolicy::Sync));
-    assert!(!keeps_what_it_acknowledged(SyncPolicy::UnsafeNoSync), "the check must bite");
+    assert!(
+        !keeps_what_it_acknowledged(SyncPolicy::UnsafeNoSync),
+        "the check must bite"
+    );
 }
 
 #[test]
@@ -88,8 +100,15 @@ fn e8_a_wiped_directory_neither_votes_nor_counts() {
     bed.nodes[third as usize - 1] = None;
     let mut answer = bed.propose(leader, "b");
     bed.run(3 * SECOND, |_| false);
-    assert!(matches!(answered(&mut answer), Some(Err(ProposeError::Unknown { .. }))));
-    assert_eq!(bed.leader(), None, "nobody leads with a vote that does not count");
+    assert!(matches!(
+        answered(&mut answer),
+        Some(Err(ProposeError::Unknown { .. }))
+    ));
+    assert_eq!(
+        bed.leader(),
+        None,
+        "nobody leads with a vote that does not count"
+    );
     assert!(bed.applied(wiped).is_empty());
     bed.start(third);
     commit(&mut bed, "c");
@@ -108,9 +127,21 @@ fn g2_a_panic_in_apply_quarantines_the_replica_and_says_where() {
         outcome.is_some()
     });
     std::panic::set_hook(hook);
-    assert!(matches!(outcome, Some(Err(ProposeError::Unknown { index: 4, .. }))), "{outcome:?}");
+    assert!(
+        matches!(outcome, Some(Err(ProposeError::Unknown { index: 4, .. }))),
+        "{outcome:?}"
+    );
     bed.run(SECOND, |_| false);
-    let failure = bed.node(1).shared.brief().failure.clone().expect("a failure");
-    assert!(failure.contains("entry 4") && failure.contains("told to"), "{failure}");
+    let failure = bed
+        .node(1)
+        .shared
+        .brief()
+        .failure
+        .clone()
+        .expect("a failure");
+    assert!(
+        failure.contains("entry 4") && failure.contains("told to"),
+        "{failure}"
+    );
     assert_eq!(bed.applied(1), ["a"]);
 }

@@ -11,7 +11,7 @@ use crate::types::{
 };
 use crate::wal::memory::Stepper;
 use crate::wal::{
-    Append, LogFailure, LogIdentity, LogOptions, LogStorage, Medium, MediumEvent, Memory,
+    Append, Lane, LogFailure, LogIdentity, LogOptions, LogStorage, Medium, MediumEvent, Memory,
     MemoryDisk, NewEntry, OpenError, Write, WriteError,
 };
 
@@ -144,6 +144,17 @@ impl<M: Medium> Rig<M> {
     /// Pumps until nothing is left to do; for media without threads.
     pub(super) fn settle(&mut self) -> WriteId {
         self.try_settle().expect("no failure")
+    }
+
+    /// Runs all tasks and what they lead to.
+    pub(super) fn drain(&mut self, stepper: &Stepper) -> WriteId {
+        loop {
+            self.settle();
+            let lanes = [Lane::Sync, Lane::Prepare, Lane::Warm];
+            if !lanes.map(|lane| stepper.run(lane)).contains(&true) {
+                return self.durable;
+            }
+        }
     }
 
     pub(super) fn append_durably(&mut self, term: u64, lens: &[usize]) {

@@ -1,4 +1,8 @@
 //! The log over memory: crashes of every kind, damage of every bit.
 
 mod basics;
+mod crashes;
+mod damage;
+mod faults;
+mod front;
 mod harness;

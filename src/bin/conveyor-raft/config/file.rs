@@ -134,6 +134,7 @@ impl Default for Edge {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Wal {
     pub(crate) segment_bytes: Option<u64>,
+    pub(crate) allow_unsupported_fs: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -1,0 +1,260 @@
+//! `conveyor-raft serve`: one node as a process.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use conveyor_raft::grpc::{
+    Edge, EdgeFiles, EdgeIdentity, EdgeLimits, EdgeOptions, EdgeSecurity, Role, serve,
+};
+use conveyor_raft::quic::CredentialFiles;
+use conveyor_raft::wal::LogOptions;
+use conveyor_raft::{Cluster, Credentials, RaftConfig, RaftNode, RouterStateMachine};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use toml::Value;
+
+use crate::cli::ServeArgs;
+use crate::config::{self, Config, Overrides, Plaintext};
+use crate::failure::{Context, Failure};
+use crate::logging;
+
+/// How often the node is asked whether it has failed.
+const WATCH: Duration = Duration::from_millis(200);
+
+pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), Failure> {
+    let config_file = args.config.clone();
+    let config = config::load(config_file.as_deref(), std::env::vars_os(), flags(args)?)?;
+    let filter = filter.as_deref().unwrap_or(&config.log.filter);
+    logging::init(filter, config.log.format)?;
+    // Installed before anything is open, so that an early SIGTERM closes cleanly too.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let (node, edge) = start(&config).await?;
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok("SIGTERM"),
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("cannot wait for Ctrl-C")?;
+            Ok("Ctrl-C")
+        }
+        failure = failed(&node) => Err(failure),
+    };
+    if let Ok(why) = &ended {
+        tracing::info!(why, "closing");
+    }
+    // First the callers are let go, then the log is closed behind the last of them.
+    edge.shutdown().await;
+    node.shutdown().await;
+    ended.map(drop)
+}
+
+async fn start(config: &Config) -> Result<(RaftNode, Edge), Failure> {
+    let host = rustix::system::uname();
+    let id = config.node.id.resolve(&host.nodename().to_string_lossy());
+    let id = id.map_err(Failure::new)?;
+    let credentials = Credentials::load(&CredentialFiles {
+        ca: config.peers.ca.clone(),
+        cert: config.peers.cert.clone(),
+        key: config.peers.key.clone(),
+        crl: config.peers.crl.clone(),
+    })?;
+    let options = edge_options(config)?;
+    let address = resolve("[edge] listen", &config.edge.listen).await?;
+    let listener = TcpListener::bind(address)
+        .await
+        .context(format!("[edge] listen: cannot listen on {address}"))?;
+    let endpoint = client_endpoint(config, listener.local_addr()?);
+    if endpoint.is_empty() {
+        tracing::warn!("clients cannot be told where this node is: set [edge] advertise");
+    }
+    let cluster = cluster(config, id, credentials)
+        .await?
+        .client_endpoint(&endpoint);
+    let node = RaftNode::builder(raft(config, id))
+        .log(log_options(config))
+        .start(RouterStateMachine::new(), cluster)
+        .await?;
+    let edge = serve(node.clone(), options, listener).await?;
+    tracing::info!(
+        node_id = id,
+        cluster = %node.status().cluster,
+        peers = %node.peer_address(),
+        clients = %edge.local_addr(),
+        %endpoint,
+        "node is up"
+    );
+    Ok((node, edge))
+}
+
+fn raft(config: &Config, node_id: u64) -> RaftConfig {
+    RaftConfig {
+        node_id,
+        election_timeout_min_ms: config.raft.election_timeout_min_ms,
+        election_timeout_max_ms: config.raft.election_timeout_max_ms,
+        heartbeat_interval_ms: config.raft.heartbeat_interval_ms,
+    }
+}
+
+fn log_options(config: &Config) -> LogOptions {
+    let defaults = LogOptions::default();
+    LogOptions {
+        segment_bytes: config.wal.segment_bytes.unwrap_or(defaults.segment_bytes),
+        allow_unsupported_fs: config.wal.allow_unsupported_fs,
+        ..defaults
+    }
+}
+
+async fn cluster(config: &Config, id: u64, credentials: Credentials) -> Result<Cluster, Failure> {
+    let peers = &config.peers;
+    let cluster = match (peers.single, peers.list.is_empty()) {
+        (true, true) => Cluster::single(&config.node.data_dir, credentials),
+        (true, false) => {
+            return Err(Failure::new(
+                "[peers] single = true contradicts [peers] list: drop one of them",
+            ));
+        }
+        (false, _) => {
+            let listen = resolve("[peers] listen", &peers.listen).await?;
+            let others = peers.list.iter().filter(|peer| peer.id != id);
+            let members = others.map(|peer| (peer.id, peer.addr.clone()));
+            Cluster::new(&config.node.data_dir, credentials, listen, members)
+        }
+    };
+    Ok(match &peers.advertise {
+        Some(address) => cluster.advertise(address),
+        None => cluster,
+    })
+}
+
+fn edge_options(config: &Config) -> Result<EdgeOptions, Failure> {
+    let edge = &config.edge;
+    let role = |text: &str| text.parse::<Role>().context("[edge]");
+    let security = match (edge.plaintext, &edge.client_ca, &edge.cert, &edge.key) {
+        (Plaintext::Loopback, ..) => EdgeSecurity::PlainLoopback {
+            role: role(&edge.plaintext_role)?,
+        },
+        (Plaintext::Off, Some(ca), Some(cert), Some(key)) => {
+            EdgeSecurity::Tls(EdgeIdentity::load(&EdgeFiles {
+                ca: ca.clone(),
+                cert: cert.clone(),
+                key: key.clone(),
+                crl: edge.crl.clone(),
+            })?)
+        }
+        (Plaintext::Off, ..) => {
+            return Err(Failure::new(
+                "[edge] needs client_ca, cert and key; to go without TLS on a loopback address, \
+                 set plaintext = \"loopback\"",
+            ));
+        }
+    };
+    let roles = edge
+        .roles
+        .iter()
+        .map(|(name, text)| Ok((name.clone(), role(text)?)));
+    let roles = roles.collect::<Result<BTreeMap<_, _>, Failure>>()?;
+    Ok(EdgeOptions {
+        limits: EdgeLimits {
+            max_message_bytes: edge.max_message_bytes,
+            max_connections: edge.max_connections,
+            ..EdgeLimits::default()
+        },
+        roles,
+        backup_dir: config.backup.dir.clone(),
+        ..EdgeOptions::new(security)
+    })
+}
+
+/// What followers tell clients about this node.
+fn client_endpoint(config: &Config, listening: SocketAddr) -> String {
+    let scheme = match config.edge.plaintext {
+        Plaintext::Loopback => "http",
+        Plaintext::Off => "https",
+    };
+    let advertised_peer = config.peers.advertise.as_deref();
+    let address = match &config.edge.advertise {
+        Some(url) if url.contains("://") => return url.clone(),
+        Some(address) => address.clone(),
+        None if !listening.ip().is_unspecified() => listening.to_string(),
+        // Peers and clients mostly reach a machine by one name.
+        None => match advertised_peer.and_then(|peer| peer.rsplit_once(':')) {
+            Some((host, _)) => format!("{host}:{}", listening.port()),
+            None => return String::new(),
+        },
+    };
+    format!("{scheme}://{address}")
+}
+
+async fn resolve(key: &str, address: &str) -> Result<SocketAddr, Failure> {
+    let found = tokio::net::lookup_host(address).await;
+    let mut found = found.context(format!("{key}: {address:?} is no HOST:PORT"))?;
+    let none = || Failure::new(format!("{key}: {address:?} names no address"));
+    found.next().ok_or_else(none)
+}
+
+/// Waits until the replica has failed for good.
+async fn failed(node: &RaftNode) -> Failure {
+    loop {
+        if let Some(why) = node.status().failure {
+            return Failure::new(format!("the replica has failed: {why}"));
+        }
+        tokio::time::sleep(WATCH).await;
+    }
+}
+
+fn flags(args: ServeArgs) -> Result<Overrides, Failure> {
+    let mut flags = Overrides::new();
+    let mut text = |section, key, value: Option<String>| {
+        flags.extend(value.map(|value| (section, key, Value::String(value))));
+    };
+    text("node", "id", args.node_id);
+    text("node", "data_dir", args.data_dir);
+    text("edge", "listen", args.listen_addr);
+    text("peers", "listen", args.raft_addr);
+    if !args.peers.is_empty() {
+        let peers = args.peers.iter().map(|peer| parse_peer(peer));
+        let peers = peers.collect::<Result<Vec<_>, _>>()?;
+        flags.push(("peers", "list", Value::Array(peers)));
+    }
+    Ok(flags)
+}
+
+/// `ID:HOST:PORT`. One that does not parse is an error: a peer dropped in silence is another quorum.
+fn parse_peer(text: &str) -> Result<Value, Failure> {
+    let wrong = || Failure::new(format!("--peers {text:?}: write ID:HOST:PORT"));
+    let (id, address) = text.split_once(':').ok_or_else(wrong)?;
+    let id: i64 = id.parse().map_err(|_| wrong())?;
+    let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+    let port_is_one = port.parse::<u16>().is_ok();
+    if id < 1 || host.is_empty() || !port_is_one {
+        return Err(wrong());
+    }
+    let entry = [
+        ("id".to_owned(), Value::Integer(id)),
+        ("addr".to_owned(), Value::String(address.to_owned())),
+    ];
+    Ok(Value::Table(entry.into_iter().collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_does_not_parse_is_an_error() {
+        for good in ["2:b:50052", "3:10.0.0.3:1", "4:[::1]:50052"] {
+            assert!(parse_peer(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "b:50052",
+            "2:b",
+            "2::50052",
+            "0:b:1",
+            "x:b:1",
+            "2:b:port",
+            "2:b:99999",
+        ] {
+            assert!(parse_peer(bad).is_err(), "{bad}");
+        }
+    }
+}

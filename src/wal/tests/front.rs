@@ -1,0 +1,250 @@
+//! The front of the log: compaction, recycling, snapshots.
+
+use super::harness::*;
+use crate::types::{Entry, LogId};
+use crate::wal::{Append, Crash, LogOptions, MemoryDisk, ReadError};
+
+fn filled(disk: &MemoryDisk, options: LogOptions) -> Rig<crate::wal::Memory> {
+    let mut rig = try_open(disk, options).expect("opens");
+    for _ in 0..60 {
+        rig.append_durably(1, &[4000, 4000]);
+    }
+    assert!(rig.log.extent().0 >= 4);
+    rig
+}
+
+#[test]
+fn compaction_frees_whole_segments_and_they_are_used_again() {
+    let disk = MemoryDisk::new();
+    let mut rig = filled(&disk, small());
+    let all = rig.read_all();
+    let segments = rig.log.extent().0;
+    rig.log
+        .compact(LogId::new(1, 70))
+        .expect("an entry of the log");
+    assert_eq!(
+        (rig.log.first_index(), rig.log.snapshot()),
+        (71, LogId::new(1, 70))
+    );
+    assert!(matches!(
+        rig.log.read(70, 70, 1),
+        Err(ReadError::Compacted { first: 71, .. })
+    ));
+    assert_eq!(rig.read_all(), all[70..]);
+    assert_eq!(rig.log.term(70), Some(1));
+    assert_eq!(rig.log.term(69), None);
+    rig.settle();
+    assert!(rig.log.extent().0 < segments);
+    let files = disk.syncs();
+    for _ in 0..60 {
+        rig.append_durably(2, &[4000, 4000]);
+    }
+    assert!(disk.syncs() > files);
+    assert!(rig.log.counters().segments_recycled > 0);
+    let found = rig.read_all();
+    drop(rig);
+    for crash in [Crash::PowerCut, Crash::Kill] {
+        disk.crash(crash);
+        let rig = open(&disk);
+        assert_eq!(rig.read_all(), found);
+        assert_eq!(rig.log.snapshot(), LogId::new(1, 70));
+    }
+    assert!(rig_refuses_unknown(&disk));
+}
+
+fn rig_refuses_unknown(disk: &MemoryDisk) -> bool {
+    let mut rig = open(disk);
+    let beyond = LogId::new(2, rig.log.last().index + 1);
+    let other_term = LogId::new(9, 100);
+    let refused = [beyond, other_term].map(|start| rig.log.compact(start).is_err());
+    rig.log.compact(LogId::new(1, 3)).is_ok() && refused == [true, true]
+}
+
+#[test]
+fn pinned_bytes_do_not_change_when_their_segment_goes() {
+    let disk = MemoryDisk::new();
+    let mut rig = filled(&disk, small());
+    let pinned = rig.log.read(60, 118, usize::MAX).expect("readable").runs;
+    let copies: Vec<_> = pinned.iter().map(|run| run.to_vec()).collect();
+    rig.log
+        .compact(LogId::new(1, 119))
+        .expect("an entry of the log");
+    rig.settle();
+    for _ in 0..120 {
+        rig.append_durably(2, &[4000, 4000]);
+    }
+    assert_eq!(pinned, copies);
+}
+
+#[test]
+fn c7_a_recycled_segment_shows_nothing_of_its_old_life() {
+    let disk = MemoryDisk::new();
+    let mut rig = filled(&disk, small());
+    rig.log
+        .compact(LogId::new(1, 110))
+        .expect("an entry of the log");
+    rig.settle();
+    let mut torn = 0;
+    for round in 0..40 {
+        // The same shape as in the old life, torn at every sector.
+        let id = rig.append(2, &[4000, 4000]);
+        let before = rig.read_all();
+        if round % 2 == 0 {
+            assert_eq!(rig.settle(), id);
+        }
+        drop(rig);
+        disk.crash(Crash::Subset(round));
+        rig = open(&disk);
+        let found = rig.read_all();
+        assert!(before.starts_with(&found));
+        torn += u32::from(found.len() < before.len());
+        if round % 2 == 0 {
+            assert_eq!(found, before);
+        }
+    }
+    assert!(torn > 0);
+}
+
+fn install(rig: &mut Rig<crate::wal::Memory>, start: LogId) {
+    rig.next += 1;
+    rig.log
+        .install_snapshot(rig.next, 0, start)
+        .expect("installed");
+}
+
+#[test]
+fn d1_a_snapshot_ahead_of_the_log_begins_it_anew() {
+    let disk = MemoryDisk::new();
+    let mut rig = filled(&disk, small());
+    install(&mut rig, LogId::new(7, 1000));
+    assert_eq!(
+        (rig.log.first_index(), rig.log.last()),
+        (1001, LogId::new(7, 1000))
+    );
+    assert!(rig.log.term_runs().is_empty());
+    assert_eq!(rig.settle(), rig.next);
+    assert_eq!(rig.log.extent().0, 1, "the old log is gone");
+    drop(rig);
+    disk.crash(Crash::PowerCut);
+    let mut rig = open(&disk);
+    assert_eq!(
+        (rig.log.snapshot(), rig.log.last()),
+        (LogId::new(7, 1000), LogId::new(7, 1000))
+    );
+    rig.append_durably(8, &[1, 2, 3]);
+    let found = rig.read_all();
+    assert_eq!(found[0].id, LogId::new(8, 1001));
+    drop(rig);
+    disk.crash(Crash::Kill);
+    assert_eq!(open(&disk).read_all(), found);
+}
+
+#[test]
+fn a_snapshot_within_the_log_keeps_the_rest() {
+    let disk = MemoryDisk::new();
+    let mut rig = filled(&disk, small());
+    let all = rig.read_all();
+    install(&mut rig, LogId::new(1, 100));
+    assert_eq!(rig.settle(), rig.next);
+    assert_eq!(rig.read_all(), all[100..]);
+    // The same index in another term: what the log holds is another history.
+    install(&mut rig, LogId::new(3, 110));
+    assert_eq!(rig.log.last(), LogId::new(3, 110));
+    rig.settle();
+    drop(rig);
+    disk.crash(Crash::PowerCut);
+    assert_eq!(open(&disk).log.last(), LogId::new(3, 110));
+}
+
+#[test]
+fn an_install_crashed_at_every_step_is_there_or_not() {
+    for start in [LogId::new(7, 1000), LogId::new(7, 40), LogId::new(1, 40)] {
+        let ground = MemoryDisk::new();
+        let mut rig = filled(&ground, small());
+        let all = rig.read_all();
+        rig.append(1, &[5]);
+        drop(rig);
+        ground.crash(Crash::PowerCut);
+        let steps = {
+            let disk = ground.fork();
+            let mut rig = open(&disk);
+            rig.settle();
+            let before = disk.operations();
+            install(&mut rig, start);
+            rig.settle();
+            disk.operations() - before
+        };
+        for step in 0..=steps {
+            for crash in [Crash::PowerCut, Crash::Subset(step), Crash::Kill] {
+                let disk = ground.fork();
+                let mut rig = open(&disk);
+                rig.settle();
+                disk.fail_after(step);
+                install(&mut rig, start);
+                let done = rig.try_settle().is_ok();
+                drop(rig);
+                disk.crash(crash);
+                after_install(
+                    &disk,
+                    start,
+                    &all,
+                    done,
+                    &format!("{start} {step} {crash:?}"),
+                );
+            }
+        }
+    }
+}
+
+fn after_install(disk: &MemoryDisk, start: LogId, all: &[Entry], done: bool, what: &str) {
+    let mut rig = try_open(disk, small()).unwrap_or_else(|error| panic!("{what}: {error}"));
+    if rig.log.snapshot() == start {
+        let rest: &[Entry] = if start.term == 1 { &all[40..] } else { &[] };
+        assert_eq!(rig.read_all(), rest, "{what}");
+    } else {
+        assert!(!done, "{what}: lost");
+        assert_eq!(rig.read_all(), all, "{what}");
+    }
+    let next = rig.append(9, &[1]);
+    assert_eq!(rig.settle(), next, "{what}");
+}
+
+#[test]
+fn damage_below_the_snapshot_is_stepped_over() {
+    let disk = MemoryDisk::new();
+    let options = LogOptions {
+        pool_segments: 0,
+        ..small()
+    };
+    let mut rig = try_open(&disk, options.clone()).expect("opens");
+    for _ in 0..8 {
+        rig.append_durably(1, &[4000, 4000]);
+    }
+    rig.log
+        .compact(LogId::new(1, 8))
+        .expect("an entry of the log");
+    rig.settle();
+    let rest = rig.read_all();
+    rig.try_write(None, None, Append::None).expect("written");
+    drop(rig);
+    disk.crash(Crash::PowerCut);
+    let mut image = disk.image();
+    let bytes = image.get_mut("seg-0000000000000001.wal").expect("there");
+    bytes[8192 + 500] ^= 1;
+    bytes[8192 + 12288 + 500] ^= 1;
+    for _ in 0..2 {
+        let disk = MemoryDisk::from_image(&image);
+        let rig = try_open(&disk, options.clone()).expect("opens");
+        assert_eq!(rig.read_all(), rest);
+        drop(rig);
+        disk.crash(Crash::PowerCut);
+        let rig = try_open(&disk, options.clone()).expect("opens again");
+        assert_eq!(rig.read_all(), rest);
+        // Closer to what is needed: refused.
+        let bytes = image.get_mut("seg-0000000000000001.wal").expect("there");
+        bytes[8192 + 3 * 12288 + 500] ^= 0;
+    }
+    let bytes = image.get_mut("seg-0000000000000001.wal").expect("there");
+    bytes[8192 + 5 * 12288 + 500] ^= 1;
+    assert!(try_open(&MemoryDisk::from_image(&image), options).is_err());
+}

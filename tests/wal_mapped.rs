@@ -1,0 +1,233 @@
+//! The log over real files, as its users see it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use conveyor_raft::entry::{EntryBatch, entries};
+use conveyor_raft::types::*;
+use conveyor_raft::wal::*;
+
+const IDENTITY: LogIdentity = LogIdentity {
+    cluster: ClusterId([1; 16]),
+    node: 1,
+};
+
+fn options() -> LogOptions {
+    LogOptions {
+        segment_bytes: 8 << 20,
+        ..LogOptions::default()
+    }
+}
+
+struct Node {
+    log: LogStorage<MappedDir>,
+    events: Receiver<MediumEvent>,
+    next: WriteId,
+}
+
+fn try_open(dir: &Path, identity: LogIdentity, options: LogOptions) -> Result<Node, OpenError> {
+    let (sender, events) = channel();
+    let sink: EventSink = Arc::new(move |event| _ = sender.send(event));
+    let medium = MappedDir::open(dir, sink, &options)?;
+    let log = LogStorage::open(medium, identity, options)?;
+    Ok(Node {
+        log,
+        events,
+        next: 0,
+    })
+}
+
+fn open(dir: &Path) -> Node {
+    try_open(dir, IDENTITY, options()).expect("opens")
+}
+
+fn command(len: usize, seed: u64) -> NewEntry {
+    let payload: Vec<u8> = (0..len as u64).map(|nth| (nth ^ seed) as u8).collect();
+    NewEntry {
+        kind: EntryKind::Command,
+        time_us: seed,
+        payload: payload.into(),
+    }
+}
+
+impl Node {
+    /// Writes, waiting for room where there is none.
+    fn append(&mut self, term: Term, batch: &[NewEntry]) -> WriteId {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let write = Write {
+                id: self.next + 1,
+                now: 0,
+                hard_state: None,
+                genesis: None,
+                truncate_from: None,
+                append: Append::Entries {
+                    first: self.log.last().index + 1,
+                    term,
+                    entries: batch,
+                },
+            };
+            match self.log.write(write) {
+                Ok(()) => {
+                    self.next += 1;
+                    return self.next;
+                }
+                Err(WriteError::NoRoom { .. }) => {
+                    assert!(Instant::now() < deadline, "room in time");
+                    self.step();
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn step(&mut self) -> Option<WriteId> {
+        self.log.pump();
+        let event = self.events.recv_timeout(Duration::from_secs(20));
+        self.log
+            .handle(event.expect("an event"))
+            .expect("no failure")
+    }
+
+    fn wait(&mut self, id: WriteId) {
+        while self.step() != Some(id) {}
+    }
+
+    fn all(&self) -> Vec<Entry> {
+        let mut found = Vec::new();
+        let mut next = self.log.first_index();
+        while next <= self.log.last().index {
+            let read = self.log.read(next, self.log.last().index, 1 << 20);
+            let read = read.expect("readable");
+            for run in read.runs {
+                found.extend(entries(run).map(|entry| entry.expect("whole")));
+            }
+            next = read.last + 1;
+        }
+        found
+    }
+}
+
+fn run_on(dir: &Path) {
+    let mut node = open(dir);
+    let mut id = 0;
+    for round in 0..40 {
+        let batch = (0..20).map(|nth| command(20_000 + nth * 37, round * 100 + nth as u64));
+        id = node.append(1 + round / 10, &batch.collect::<Vec<_>>());
+        if round % 7 == 0 {
+            node.wait(id);
+        }
+    }
+    node.log.pump();
+    node.wait(id);
+    let before = node.all();
+    assert_eq!(before.len(), 800);
+    assert!(node.log.extent().0 > 1, "several segments");
+    assert!(node.log.counters().syncs > 0);
+
+    // Killed: the page cache is still there.
+    drop(node);
+    let node = open(dir);
+    assert_eq!(node.all(), before);
+    let (runs, last) = (node.log.term_runs(), node.log.last());
+    node.log.close().expect("closes");
+
+    let mut node = open(dir);
+    assert_eq!((node.log.term_runs(), node.log.last()), (runs, last));
+    let id = node.append(9, &[command(5, 1_000_000)]);
+    node.wait(id);
+    assert_eq!(node.all().len(), 801);
+}
+
+#[test]
+fn write_kill_close_and_reopen_on_the_disk() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    run_on(&dir.path().join("log"));
+}
+
+#[test]
+fn write_kill_close_and_reopen_on_a_ram_disk() {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a folder");
+    run_on(&dir.path().join("log"));
+}
+
+#[test]
+fn a_second_opener_and_a_foreign_directory_are_refused() {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a folder");
+    let node = open(dir.path());
+    let second = try_open(dir.path(), IDENTITY, options())
+        .err()
+        .expect("refused");
+    assert!(matches!(second, OpenError::Locked { .. }), "{second}");
+    assert!(second.to_string().contains("in use by another process"));
+    drop(node);
+    for identity in [
+        LogIdentity {
+            node: 2,
+            ..IDENTITY
+        },
+        LogIdentity {
+            cluster: ClusterId([2; 16]),
+            ..IDENTITY
+        },
+    ] {
+        let foreign = try_open(dir.path(), identity, options())
+            .err()
+            .expect("refused");
+        assert!(matches!(foreign, OpenError::WrongOwner { .. }), "{foreign}");
+    }
+    open(dir.path());
+}
+
+#[test]
+fn a_follower_stores_the_very_bytes() {
+    let dirs = [(); 2].map(|()| tempfile::tempdir_in("/dev/shm").expect("a folder"));
+    let mut leader = open(dirs[0].path());
+    let batch: Vec<_> = (0..300).map(|nth| command(nth * 3, nth as u64)).collect();
+    let id = leader.append(4, &batch);
+    leader.wait(id);
+    let read = leader.log.read(1, 300, usize::MAX).expect("readable");
+    // On the wire the runs are cut anywhere.
+    let mut chunks: Vec<Bytes> = Vec::new();
+    for run in read.runs {
+        let cut = run.len() / 3 + 1;
+        chunks.extend([run.slice(..cut), run.slice(cut..)]);
+    }
+    let verified = EntryBatch::verify(chunks, LogId::default(), 300, 1 << 20).expect("valid");
+    let mut follower = open(dirs[1].path());
+    let write = Write {
+        id: 1,
+        now: 0,
+        hard_state: Some(HardState {
+            term: 4,
+            ..HardState::default()
+        }),
+        genesis: Some(leader.log.incarnation()),
+        truncate_from: None,
+        append: Append::Frames(&verified),
+    };
+    follower.log.write(write).expect("written");
+    follower.wait(1);
+    assert_eq!(follower.all(), leader.all());
+    drop(follower);
+    let follower = open(dirs[1].path());
+    assert_eq!(follower.all(), leader.all());
+    assert_eq!(follower.log.genesis(), leader.log.incarnation());
+    assert_eq!(follower.log.hard_state().term, 4);
+}
+
+#[test]
+fn a_read_keeps_its_bytes_when_the_log_is_dropped() {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a folder");
+    let mut node = open(dir.path());
+    let id = node.append(1, &[command(100_000, 3)]);
+    node.wait(id);
+    let run = node.log.read(1, 1, 0).expect("readable").runs.remove(0);
+    let copy = run.to_vec();
+    drop(node);
+    std::fs::remove_dir_all(dir.path()).expect("removed");
+    assert_eq!(run, copy);
+}
