@@ -83,7 +83,7 @@ fn founder() -> Script {
 #[test]
 fn e10_the_founder_campaigns_only_when_all_have_stored() {
     let mut one = founder();
-    assert_eq!(offers(&one), [], "nobody gets what is not durable");
+    assert_eq!(offers(&one), [0_u64; 0], "nobody gets what is not durable");
     one.tell(2, found_reply(replica(2), FoundStatus::Stored));
     one.durable(1);
     assert_eq!(offers(&one), [3]);

@@ -263,7 +263,10 @@ fn a_reserve_is_kept_for_what_must_always_fit() {
     let (mut rig, stepper) = open_stepped(&disk, options).expect("opens");
     let lens = vec![1000; rig.log.ready_bytes() / frame_len(1000)];
     rig.append(1, &lens);
-    assert!(rig.log.ready_bytes() < 64 << 10, "only what was set aside for padding");
+    assert!(
+        rig.log.ready_bytes() < 64 << 10,
+        "only what was set aside for padding"
+    );
     for _ in 0..8 {
         rig.append(1, &[4000]);
         rig.log.pump();
@@ -277,8 +280,8 @@ fn truncation_drops_the_suffix_from_index_terms_and_reads() {
     let disk = MemoryDisk::new();
     let mut rig = open(&disk);
     rig.append_durably(1, &[10; 50]);
-    for _ in 0..6 {
-        rig.append_durably(2, &[3000; 9]);
+    for _ in 0..15 {
+        rig.append_durably(2, &[3000; 4]);
     }
     let segments = rig.log.extent().0;
     assert!(segments > 1);
