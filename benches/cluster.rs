@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::{BenchCluster, Medium, media};
 use conveyor_raft::state_machine::{Outcome, StateMachine as _};
-use conveyor_raft::{LogIndex, RaftNode, RouterCommand, RouterStateMachine};
+use conveyor_raft::{RaftNode, RouterCommand, RouterStateMachine};
 use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
@@ -32,6 +32,9 @@ struct Load {
     sources: Vec<String>,
     next_offset: AtomicU64,
     applied: AtomicU64,
+    /// Index of the first and of the last proposal applied.
+    first: AtomicU64,
+    last: AtomicU64,
 }
 
 impl Load {
@@ -45,6 +48,8 @@ impl Load {
         let applied = matches!(response.outcome, Outcome::Applied(_));
         assert!(applied, "{response:?}");
         self.applied.fetch_add(1, Ordering::Relaxed);
+        self.first.fetch_min(response.index, Ordering::Relaxed);
+        self.last.fetch_max(response.index, Ordering::Relaxed);
     }
 }
 
@@ -99,48 +104,35 @@ async fn run(load: &Arc<Load>, count: u64) -> Duration {
 struct Bed {
     cluster: BenchCluster,
     load: Arc<Load>,
-    first: LogIndex,
 }
 
 impl Bed {
     async fn start(medium: &Medium, clients: usize) -> Self {
         let cluster = BenchCluster::start(&medium.folder(), 3).await;
         let leader = cluster.leader().await;
-        let first = leader.applied_index();
         let load = Arc::new(Load {
             leader,
             sources: (0..clients).map(source).collect(),
             next_offset: AtomicU64::new(FIRST_OFFSET),
             applied: AtomicU64::new(0),
+            first: AtomicU64::new(u64::MAX),
+            last: AtomicU64::new(0),
         });
         // Every source is known before the clock starts: all samples do the same work.
         for source in &load.sources {
             load.propose(source).await;
         }
-        Self {
-            cluster,
-            load,
-            first,
-        }
+        Self { cluster, load }
     }
 
-    /// The entries applied are exactly the proposals that returned so, and every node has them.
+    /// Every entry since the first proposal is one that returned applied, and every node has it.
     async fn finish(self) {
-        let load = &self.load;
-        let grown = load.leader.applied_index() - self.first;
-        assert_eq!(
-            grown,
-            load.applied.load(Ordering::Relaxed),
-            "entries and answers"
-        );
-        let state = load.leader.state().await;
-        let offsets = state.checkpoints.source_offsets.len();
-        assert_eq!(
-            offsets,
-            load.sources.len(),
-            "every client's source is there"
-        );
-        self.cluster.verify_and_stop().await;
+        let read = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let (first, last) = (read(&self.load.first), read(&self.load.last));
+        let applied = read(&self.load.applied);
+        assert_eq!(last + 1 - first, applied, "entries and answers");
+        let sources = self.load.sources.len();
+        self.cluster.verify_and_stop(last, sources).await;
     }
 }
 

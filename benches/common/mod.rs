@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use conveyor_raft::quic::certs;
-use conveyor_raft::{Cluster, NodeId, RaftConfig, RaftNode, RouterStateMachine};
+use conveyor_raft::{
+    Cluster, LogIndex, NodeId, NodeStatus, RaftConfig, RaftNode, RouterStateMachine,
+};
 use tempfile::TempDir;
 
 /// A folder to measure on.
@@ -116,6 +118,23 @@ fn free_addresses(count: usize) -> Vec<SocketAddr> {
     sockets.iter().map(address).collect()
 }
 
+/// A node's figures are published now and then, not with every write.
+async fn status_with_syncs(node: &RaftNode) -> NodeStatus {
+    let start = Instant::now();
+    loop {
+        let status = node.status();
+        if status.syncs > 0 {
+            return status;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "node {} never synced",
+            node.id()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 impl BenchCluster {
     pub(crate) async fn start(folder: &Path, size: u64) -> Self {
         let dir = tempfile::tempdir_in(folder).expect("a folder");
@@ -165,18 +184,19 @@ impl BenchCluster {
         }
     }
 
-    /// Ends the cluster after a look at what it did: every node has the same state, everything was
-    /// synced, and what went between the nodes was mutual TLS 1.3.
-    pub(crate) async fn verify_and_stop(self) {
-        let leader = self.leader().await;
-        let last = leader.applied_index();
+    /// Ends the cluster after a look at what it did: every node ends at entry `last` with the
+    /// offsets of `sources` sources and the same state, everything was synced, and what went
+    /// between the nodes was mutual TLS 1.3.
+    pub(crate) async fn verify_and_stop(self, last: LogIndex, sources: usize) {
         let mut digests = Vec::new();
         for node in &self.nodes {
             let applied = node.wait_applied(last, Duration::from_secs(30)).await;
             let applied = applied.expect("every node applies everything");
-            digests.push((applied.id.index, applied.digest));
-            let status = node.status();
-            assert!(status.syncs > 0, "node {} never synced", node.id());
+            assert_eq!(applied.id.index, last, "node {}", node.id());
+            let offsets = applied.view.checkpoints.source_offsets.len();
+            assert_eq!(offsets, sources, "node {}", node.id());
+            digests.push(applied.digest);
+            let status = status_with_syncs(node).await;
             assert_eq!(status.failure, None);
             let links = node.transport_stats();
             assert!(self.nodes.len() == 1 || !links.is_empty());
