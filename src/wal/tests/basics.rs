@@ -263,7 +263,10 @@ fn a_reserve_is_kept_for_what_must_always_fit() {
     let (mut rig, stepper) = open_stepped(&disk, options).expect("opens");
     let lens = vec![1000; rig.log.ready_bytes() / frame_len(1000)];
     rig.append(1, &lens);
-    assert!(rig.log.ready_bytes() < 64 << 10, "only what was set aside for padding");
+    assert!(
+        rig.log.ready_bytes() < 64 << 10,
+        "only what was set aside for padding"
+    );
     for _ in 0..8 {
         rig.append(1, &[4000]);
         rig.log.pump();
