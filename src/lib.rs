@@ -10,7 +10,7 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
-//! # let certificates = conveyor_raft::quic::certs::generate("demo", &[1], &["localhost"])?;
+//! # let certificates = conveyor_raft::quic::certs::generate("demo", &[1], &["localhost".into()])?;
 //! // A cluster of one; `Cluster::new` names the other members and the listener.
 //! let peers = Cluster::single(dir.path(), certificates.credentials(1)?);
 //!

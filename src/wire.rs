@@ -10,7 +10,9 @@ mod hello;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use assemble::{Assembler, Received};
+pub(crate) use assemble::Assembler;
+#[cfg(test)]
+pub(crate) use assemble::Received;
 pub(crate) use code::{CloseCode, Redial, SLOW_RETRY};
 pub(crate) use frame::{Kind, MAX_FIXED, encode_into};
 pub(crate) use hello::{HELLO_FIXED, HELLO_MAX, Hello, HelloError, addresses_fit};

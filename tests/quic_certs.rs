@@ -156,7 +156,6 @@ fn unusable_files_are_named() {
     let dir = tempfile::tempdir().expect("folder");
     init(dir.path(), &options()).expect("written");
     let good = CredentialFiles::in_dir(dir.path(), 1);
-    let other = CredentialFiles::in_dir(dir.path(), 2);
     let missing = dir.path().join("none.pem");
     for files in [
         CredentialFiles {
@@ -204,6 +203,14 @@ fn unusable_files_are_named() {
         assert!(matches!(error, CredentialsError::Pem { .. }), "{error}");
         assert!(error.to_string().contains("garbage"), "{error}");
     }
+}
+
+#[test]
+fn files_that_do_not_belong_together_are_refused() {
+    let dir = tempfile::tempdir().expect("folder");
+    init(dir.path(), &options()).expect("written");
+    let good = CredentialFiles::in_dir(dir.path(), 1);
+    let other = CredentialFiles::in_dir(dir.path(), 2);
     let mixed = CredentialFiles {
         key: other.key.clone(),
         ..good.clone()

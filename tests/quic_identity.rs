@@ -57,24 +57,29 @@ impl Bed {
         Leaf::peer(self.certs.ca.cluster(), 2)
     }
 
-    /// Certificates that are wrong whoever shows them: name, pair, what the refuser counts, and a
-    /// word of its log line.
-    fn bad(&self) -> Vec<(&'static str, PemPair, &'static str)> {
-        let cluster = self.certs.ca.cluster();
-        let other_cluster = self.other.ca.cluster();
-        let leaf = |change: &dyn Fn(&mut Leaf)| {
-            let mut leaf = self.good();
-            change(&mut leaf);
-            leaf.signed_by(&self.ca)
-        };
-        let uri = |uri: String| leaf(&|leaf| leaf.uris = vec![uri.clone()]);
+    fn leaf(&self, change: impl FnOnce(&mut Leaf)) -> PemPair {
+        let mut leaf = self.good();
+        change(&mut leaf);
+        leaf.signed_by(&self.ca)
+    }
+
+    fn named(&self, uri: String) -> PemPair {
+        self.leaf(|leaf| leaf.uris = vec![uri])
+    }
+
+    /// Certificates that are wrong whoever shows them: name, pair, and a word of the refuser's log
+    /// line.
+    fn bad(&self) -> Vec<Case> {
+        let mut cases = self.bad_chains();
+        cases.extend(self.bad_names());
+        cases
+    }
+
+    fn bad_chains(&self) -> Vec<Case> {
         let other_ca = ca_of(self.other.ca.peer_ca());
+        let good = self.good();
         vec![
-            (
-                "other CA",
-                self.good().signed_by(&other_ca),
-                "UnknownIssuer",
-            ),
+            ("other CA", good.signed_by(&other_ca), "UnknownIssuer"),
             (
                 "other cluster's node",
                 self.other.nodes[1].peer.clone(),
@@ -82,66 +87,55 @@ impl Bed {
             ),
             (
                 "client CA",
-                self.good().signed_by(&self.client_ca),
+                good.signed_by(&self.client_ca),
                 "UnknownIssuer",
             ),
             (
                 "self-signed",
-                self.good().self_signed(),
+                good.self_signed(),
                 "invalid peer certificate",
             ),
-            ("expired", leaf(&|leaf| leaf.valid = (-30, -1)), "expired"),
+            (
+                "expired",
+                self.leaf(|leaf| leaf.valid = (-30, -1)),
+                "expired",
+            ),
             (
                 "not yet valid",
-                leaf(&|leaf| leaf.valid = (1, 30)),
+                self.leaf(|leaf| leaf.valid = (1, 30)),
                 "not valid yet",
             ),
-            ("revoked", leaf(&|leaf| leaf.serial = REVOKED), "Revoked"),
             (
-                "other cluster",
-                uri(peer_uri(other_cluster, 2)),
-                "OtherCluster",
-            ),
-            (
-                "writer",
-                uri(format!("conveyor-raft://{cluster}/client/writer/w")),
-                "NotPeer",
-            ),
-            (
-                "operator",
-                uri(format!("conveyor-raft://{cluster}/client/operator/o")),
-                "NotPeer",
-            ),
-            (
-                "edge",
-                uri(format!("conveyor-raft://{cluster}/edge/2")),
-                "NotPeer",
-            ),
-            ("no URI", leaf(&|leaf| leaf.uris.clear()), "Uris"),
-            (
-                "two URIs",
-                leaf(&|leaf| leaf.uris.push(peer_uri(cluster, 3))),
-                "Uris",
-            ),
-            (
-                "URI of another node than DNS",
-                uri(peer_uri(cluster, 3)),
-                "DnsDiffers",
-            ),
-            (
-                "upper-case hex",
-                uri(peer_uri(cluster, 2)
-                    .replace(&cluster.to_string(), &cluster.to_string().to_uppercase())),
-                "NotCanonical",
-            ),
-            (
-                "second DNS name",
-                leaf(&|leaf| leaf.dns.push(peer_name(cluster, 3))),
-                "DnsDiffers",
+                "revoked",
+                self.leaf(|leaf| leaf.serial = REVOKED),
+                "Revoked",
             ),
         ]
     }
+
+    fn bad_names(&self) -> Vec<Case> {
+        let cluster = self.certs.ca.cluster();
+        let other = peer_uri(self.other.ca.cluster(), 2);
+        let of = |path: &str| self.named(format!("conveyor-raft://{cluster}/{path}"));
+        let hex = cluster.to_string();
+        let upper = peer_uri(cluster, 2).replace(&hex, &hex.to_uppercase());
+        let two_uris = self.leaf(|leaf| leaf.uris.push(peer_uri(cluster, 3)));
+        let two_names = self.leaf(|leaf| leaf.dns.push(peer_name(cluster, 3)));
+        vec![
+            ("other cluster", self.named(other), "OtherCluster"),
+            ("writer", of("client/writer/w"), "NotPeer"),
+            ("operator", of("client/operator/o"), "NotPeer"),
+            ("edge", of("edge/2"), "NotPeer"),
+            ("no URI", self.leaf(|leaf| leaf.uris.clear()), "Uris"),
+            ("two URIs", two_uris, "Uris"),
+            ("URI of another node than DNS", of("peer/3"), "DnsDiffers"),
+            ("upper-case hex", self.named(upper), "NotCanonical"),
+            ("second DNS name", two_names, "DnsDiffers"),
+        ]
+    }
 }
+
+type Case = (&'static str, PemPair, &'static str);
 
 /// How long one gets for a word to reach the counters or the log.
 fn eventually(what: &str, mut found: impl FnMut() -> bool) {

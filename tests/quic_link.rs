@@ -217,7 +217,10 @@ fn h2_h4_a_peer_that_takes_nothing_fills_its_queue_and_nothing_else() {
         assert_eq!(request.seq, expected);
     }
     one.wait(|event| match event {
-        NetworkEvent::Writable { node: 2, epoch } => Some(assert_eq!(epoch, slow)),
+        NetworkEvent::Writable { node: 2, epoch } => {
+            assert_eq!(epoch, slow);
+            Some(())
+        }
         NetworkEvent::Down { reason, .. } => panic!("went down: {reason}"),
         _ => None,
     });
@@ -288,6 +291,34 @@ fn a_restarted_peer_is_found_and_has_its_own_epochs() {
     let (new_control, new_data) = one.both_up(2);
     assert!(new_control != control && new_data != data);
     drop(again);
+}
+
+#[test]
+fn a_peer_that_starts_late_is_reached_as_soon_as_it_is_there() {
+    let certs = certs(&[1, 2]);
+    let mut one = Node::start(&certs, 1);
+    let free = std::net::UdpSocket::bind(quic_common::loopback()).expect("bound");
+    let address = free.local_addr().expect("address");
+    drop(free);
+    one.transport.set_peers(&[PeerAddress {
+        node: 2,
+        incarnation: None,
+        address: address.to_string(),
+    }]);
+    // By now the next repetition of the lost first packet is most of a second away.
+    std::thread::sleep(Duration::from_millis(1200));
+    let mut two = Node::with(conveyor_raft::quic::TransportOptions {
+        listen: address,
+        ..options(&certs, 2)
+    });
+    let since = Instant::now();
+    two.transport.set_peers(&[one.peer()]);
+    one.both_up(2);
+    assert!(
+        since.elapsed() < Duration::from_millis(750),
+        "{:?}",
+        since.elapsed()
+    );
 }
 
 #[test]

@@ -395,7 +395,10 @@ fn i6_a_flood_of_connections_leaves_a_healthy_link_working() {
             NetworkEvent::Message {
                 message: Message::Append(m),
                 ..
-            } => Some(assert_eq!(m.seq, seq)),
+            } => {
+                assert_eq!(m.seq, seq);
+                Some(())
+            }
             _ => None,
         });
     }

@@ -195,6 +195,7 @@ impl EntrySummary {
         let starts = self.terms.iter().map(move |run| run.index.max(from));
         let ends = self.terms.iter().skip(1).map(|run| run.index).chain([end]);
         let runs = self.terms.iter().zip(starts.zip(ends));
-        runs.filter_map(|(run, (start, end))| (start < end).then(|| (run.term, end - start)))
+        runs.filter(|(_, (start, end))| start < end)
+            .map(|(run, (start, end))| (run.term, end - start))
     }
 }

@@ -166,7 +166,11 @@ impl RaftCore {
         peer.last_contact = now;
         match ack.status {
             AppendStatus::Matched if ack.match_index <= last => peer.matched(ack.match_index),
-            AppendStatus::Conflict => peer.conflicted(hint.index + 1),
+            AppendStatus::Conflict if hint.index >= peer.match_index => {
+                peer.conflicted(hint.index + 1);
+            }
+            // No room there, or entries lost that it had acknowledged (hazard C5): nothing that
+            // asking again at once could mend.
             _ => peer.back_off(retry_at),
         }
     }

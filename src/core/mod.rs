@@ -195,7 +195,7 @@ impl RaftCore {
         }
     }
 
-    /// When [`Input::Tick`] is due.
+    /// When [`Input::Tick`] is due. Never, once the replica has failed: it would take no tick.
     pub fn deadline(&self) -> Micros {
         match self.role {
             _ if self.failed => Micros::MAX,

@@ -123,7 +123,7 @@ impl Peer {
 
     /// The logs differ at the last probe; try at `next`.
     pub(super) fn conflicted(&mut self, next: LogIndex) {
-        self.probe_at(next.max(self.match_index + 1));
+        self.probe_at(next);
     }
 
     fn probe_at(&mut self, next: LogIndex) {

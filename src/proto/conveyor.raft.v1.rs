@@ -2111,6 +2111,7 @@ pub struct Answer {
     pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "17")]
     pub sidecars: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Assignments: those that there are, or those that went with a sidecar.
     #[prost(string, repeated, tag = "18")]
     pub pipelines: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Assignments that were dropped.

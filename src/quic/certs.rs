@@ -321,6 +321,14 @@ pub struct GeneratedCerts {
 /// Makes the certificates of a whole cluster in memory: the CAs, those of `nodes`, and an
 /// operator's.
 ///
+/// ```
+/// let certs = conveyor_raft::quic::certs::generate("example", &[1, 2, 3], &[])?;
+/// let credentials = certs.credentials(2)?;
+/// assert_eq!(credentials.node(), 2);
+/// assert_eq!(credentials.cluster(), certs.ca.cluster());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// # Errors
 /// If a name, node id or host is malformed.
 pub fn generate(

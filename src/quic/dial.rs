@@ -21,6 +21,21 @@ use crate::network::{NetworkEvent, PeerAddress, PeerFacts};
 use crate::types::ReplicaId;
 use crate::wire::{CloseCode, Hello, PROTOCOL, Redial, SLOW_RETRY};
 
+/// An attempt that takes longer than this may be waiting for the timer of a lost packet.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Resolves when an attempt to dial `target` is better begun anew: there is another target, or the
+/// peer has dialled in, so it lives, and the attempt's first packet was probably lost before.
+async fn outdated(peer: &Peer, class: Class, target: &PeerAddress) {
+    let since = Instant::now();
+    loop {
+        peer.changed(class).notified().await;
+        if since.elapsed() > PATIENCE || peer.target().as_ref() != Some(target) {
+            return;
+        }
+    }
+}
+
 /// An established connection with its first stream, both hellos exchanged.
 struct Dialled {
     connection: Connection,
@@ -67,7 +82,12 @@ impl Dialer {
                 self.peer.changed(self.class).notified().await;
                 continue;
             };
-            let reason = match self.dial(&target).await {
+            let (peer, class) = (Arc::clone(&self.peer), self.class);
+            let dialled = tokio::select! {
+                dialled = self.dial(&target) => dialled,
+                () = outdated(&peer, class, &target) => continue,
+            };
+            let reason = match dialled {
                 Ok(dialled) => {
                     let since = Instant::now();
                     let reason = self.serve(dialled, &target).await;

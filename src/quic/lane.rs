@@ -237,3 +237,167 @@ impl State {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::limits::MAX_FRAME_BODY;
+    use crate::core::{AppendEntries, Heartbeat, VoteRequest};
+    use crate::types::{Incarnation, LogId};
+
+    fn append(epoch: u64) -> Message {
+        Message::Append(AppendEntries {
+            term: 1,
+            epoch,
+            seq: 1,
+            prev: LogId::default(),
+            commit: 0,
+            sent_at: 0,
+            count: 1,
+        })
+    }
+
+    fn heartbeat(seq: u64) -> Message {
+        Message::Heartbeat(Heartbeat {
+            term: 1,
+            epoch: 7,
+            seq,
+            commit: 0,
+            sent_at: 0,
+            read_id: 0,
+        })
+    }
+
+    fn vote() -> Message {
+        Message::Vote(VoteRequest {
+            term: 1,
+            incarnation: Incarnation([1; 16]),
+            round: 1,
+            last: LogId::default(),
+            transfer: false,
+        })
+    }
+
+    fn take_all(lane: &Lane) -> (usize, Vec<Bytes>) {
+        let mut burst = Vec::new();
+        match lane.try_take(7, &mut burst) {
+            Some(Taken::Frames(frames)) => (frames, burst),
+            other => panic!("no frames: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn heartbeats_replace_each_other_and_never_a_vote() {
+        let lane = Lane::new(Class::Control, false);
+        lane.open(7);
+        assert_eq!(lane.push(&vote(), &[]), SendOutcome::Sent);
+        for seq in 1..=100 {
+            assert_eq!(lane.push(&heartbeat(seq), &[]), SendOutcome::Sent);
+        }
+        let (frames, burst) = take_all(&lane);
+        assert_eq!((frames, burst.len()), (2, 2));
+        let bytes = |message: &Message| {
+            let mut out = BytesMut::new();
+            encode_into(message, 0, &mut out);
+            out
+        };
+        assert_eq!(burst[0], bytes(&vote()));
+        assert_eq!(burst[1], bytes(&heartbeat(100)));
+    }
+
+    #[test]
+    fn small_frames_share_a_chunk_and_long_runs_are_not_copied() {
+        let lane = Lane::new(Class::Data, false);
+        lane.open(7);
+        let (small, long) = (Bytes::from(vec![1; 100]), Bytes::from(vec![2; 600 << 10]));
+        for body in [&small, &small, &long, &small] {
+            let body = std::slice::from_ref(body);
+            assert_eq!(lane.push(&append(7), body), SendOutcome::Sent);
+        }
+        let (frames, burst) = take_all(&lane);
+        let lengths: Vec<usize> = burst.iter().map(Bytes::len).collect();
+        let head = HEADER + 56;
+        let last = (600 << 10) - 2 * CHUNK;
+        assert_eq!(frames, 4);
+        assert_eq!(
+            lengths,
+            [3 * head + 200, CHUNK, CHUNK, last, head + 100],
+            "one chunk for what is small, none longer than the limit"
+        );
+        assert_eq!(burst[1].as_ptr(), long.as_ptr(), "spliced, not copied");
+        assert_eq!(lane.queued(), lengths.iter().sum());
+    }
+
+    #[test]
+    fn h2_the_queue_is_bounded_and_tells_when_there_is_room() {
+        let lane = Lane::new(Class::Data, false);
+        lane.open(7);
+        let big = Bytes::from(vec![0; MAX_FRAME_BODY]);
+        let big = std::slice::from_ref(&big);
+        assert_eq!(lane.push(&append(7), big), SendOutcome::Sent);
+        assert_eq!(lane.push(&append(7), big), SendOutcome::Full);
+        let (_, burst) = take_all(&lane);
+        let total: usize = burst.iter().map(Bytes::len).sum();
+        assert_eq!(
+            lane.push(&append(7), big),
+            SendOutcome::Full,
+            "not written yet"
+        );
+        assert!(!lane.written(7, 1), "still no room");
+        assert!(lane.written(7, total - 1), "told once");
+        assert!(!lane.written(7, 0));
+        for _ in 0..QUEUE_FRAMES {
+            assert_eq!(lane.push(&append(7), &[]), SendOutcome::Sent);
+        }
+        assert_eq!(lane.push(&append(7), &[]), SendOutcome::Full);
+    }
+
+    #[test]
+    fn b3_only_the_current_epoch_is_sent() {
+        let lane = Lane::new(Class::Data, false);
+        assert_eq!(lane.push(&append(7), &[]), SendOutcome::Down);
+        lane.open(7);
+        assert_eq!(lane.push(&append(6), &[]), SendOutcome::Down);
+        assert_eq!(lane.push(&append(7), &[]), SendOutcome::Sent);
+        lane.open(8);
+        let mut burst = Vec::new();
+        assert_eq!(lane.try_take(7, &mut burst), Some(Taken::Closed));
+        assert_eq!(
+            lane.try_take(8, &mut burst),
+            None,
+            "nothing of the old epoch"
+        );
+        lane.close(7);
+        assert_eq!(lane.push(&append(8), &[]), SendOutcome::Sent, "still open");
+        lane.reopen();
+        assert_eq!(lane.try_take(8, &mut burst), Some(Taken::Reopen));
+        assert_eq!(lane.push(&append(8), &[]), SendOutcome::Down);
+        lane.close(8);
+        assert_eq!(lane.push(&append(8), &[]), SendOutcome::Down);
+        assert!(burst.is_empty());
+    }
+
+    #[test]
+    fn control_replies_queue_and_the_oldest_gives_way() {
+        let lane = Lane::new(Class::Control, true);
+        lane.open(7);
+        let reply = |round| {
+            Message::VoteReply(crate::core::VoteReply {
+                term: 1,
+                incarnation: Incarnation([1; 16]),
+                round,
+                granted: true,
+                reason: Default::default(),
+                state: Default::default(),
+            })
+        };
+        for round in 0..2 * QUEUE_CONTROL as u64 {
+            assert_eq!(lane.push(&reply(round), &[]), SendOutcome::Sent);
+        }
+        let (frames, burst) = take_all(&lane);
+        assert_eq!((frames, burst.len()), (QUEUE_CONTROL, QUEUE_CONTROL));
+        let mut newest = BytesMut::new();
+        encode_into(&reply(2 * QUEUE_CONTROL as u64 - 1), 0, &mut newest);
+        assert_eq!(burst.last(), Some(&newest.freeze()));
+    }
+}

@@ -172,6 +172,13 @@ impl From<ConnectionError> for Reason {
     }
 }
 
+/// The reason in one line of bounded length: parts of it may be words of somebody unknown.
+fn printable(reason: &Reason) -> String {
+    let text = reason.to_string();
+    let plain = |c: char| if c.is_control() { '?' } else { c };
+    text.chars().take(300).map(plain).collect()
+}
+
 /// The TLS alerts that are about a certificate (RFC 8446, section 6.2).
 fn alert_name(alert: u64) -> Option<&'static str> {
     Some(match alert {
@@ -215,7 +222,7 @@ impl Refusals {
         tracing::warn!(
             %who,
             at = at.map(tracing::field::display),
-            why = %reason,
+            why = printable(reason),
             suppressed,
             "peer refused: {}",
             reason.advice()
@@ -258,6 +265,14 @@ impl Refusals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_strangers_say_stays_on_one_short_line() {
+        let reason = Reason::Tls(format!("a\nb\x1b[31m{}", "x".repeat(1000)));
+        let text = printable(&reason);
+        assert!(text.starts_with("TLS failed: a?b?[31mxx"), "{text}");
+        assert_eq!(text.chars().count(), 300);
+    }
 
     #[test]
     fn refusal_log_is_rate_limited() {

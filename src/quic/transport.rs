@@ -190,7 +190,11 @@ impl RaftTransport {
         let first_epoch = random_epoch()?;
         let work = {
             let shared = Arc::clone(&shared);
-            move || run(&runtime, shared, endpoint, first_epoch, starts, stopped)
+            move || {
+                run(&runtime, shared, endpoint, first_epoch, starts, stopped);
+                // A name lookup that hangs must not hold up the end.
+                runtime.shutdown_background();
+            }
         };
         let thread = std::thread::Builder::new()
             .name(format!("raft-quic-{}", options.credentials.node()))

@@ -4,6 +4,7 @@
 //! [`RouterResponse`]. The state's maps are persistent inside, so that a reader may keep any old
 //! state for as long as it likes while new commands are applied.
 
+mod answer;
 mod command;
 mod contract;
 mod digest;

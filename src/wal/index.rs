@@ -42,10 +42,6 @@ impl SegmentIndex {
         Some((self.pieces.first()?.first, self.pieces.last()?.last()))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
-    }
-
     /// Begins a batch whose first frame will be at `start`.
     pub(crate) fn open_piece(&mut self, first: LogIndex, start: u32) {
         self.pieces.push(Piece {

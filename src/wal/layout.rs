@@ -68,9 +68,6 @@ pub(crate) fn parse_name(name: &str, prefix: &str) -> Option<u64> {
     (canonical && seq >> 32 == 0).then_some(seq)
 }
 
-/// META's flag that the log is being repaired from its peers.
-pub(crate) const META_REPAIRING: u32 = 1;
-
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(crate) struct MetaSlot {

@@ -117,7 +117,8 @@ impl<M: Medium> LogStorage<M> {
                 self.disk_full = true;
                 self.counters.disk_full += 1;
                 // Nothing was written under this number, so it is good for another try.
-                if let Some(order) = order {
+                if let Some(mut order) = order {
+                    order.reuse = order.reuse.or_else(|| self.pool.pop());
                     self.order = Some(order.clone());
                     self.submit_order(order, FULL_RETRY);
                 }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use super::layout::{HintRecord, Lsn, META_FILE, MetaSlot, segment_name};
+use super::layout::{HintRecord, Lsn, META_FILE, MetaSlot, pool_name, segment_name};
 use super::log::{LogStorage, Segment};
 use super::medium::{Files, Medium};
 use super::options::{LogIdentity, LogOptions};
@@ -74,6 +74,7 @@ impl<M: Medium> LogStorage<M> {
             meta,
         };
         let mut recovered = ground.recover(&listing)?;
+        ground.reuse_dead(&listing)?;
         let tail = ground.settle_tail(&mut recovered)?;
         let told = ground.finish_meta(&recovered)?;
         ground.sweep(&listing, &recovered, &tail)?;
@@ -545,6 +546,18 @@ impl<F: Files> Ground<'_, F> {
         Ok(())
     }
 
+    /// Segments that were prepared and never became part of the log are free: nothing in them is
+    /// valid under another number.
+    fn reuse_dead(&mut self, listing: &Listing) -> Result<(), OpenError> {
+        for (_, name) in &listing.dead {
+            let size = self.files.size(name).map_err(OpenError::io(name.clone()))?;
+            if size == self.options.segment_bytes {
+                self.pool.push(name.clone());
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the segment that the log goes on in, and everything in it durable.
     fn settle_tail(&mut self, recovered: &mut Recovered) -> Result<NewTail, OpenError> {
         let clean = Lsn(self.meta.clean_end.get());
@@ -609,20 +622,28 @@ impl<F: Files> Ground<'_, F> {
         let keep =
             |seq: u64| recovered.chain.iter().any(|live| live.seq == seq) || tail.tail.seq == seq;
         let io = |name: &str| OpenError::io(format!("removing {name} in {}", self.files.place()));
-        let live = listing.live.iter().map(|live| (live.seq, &live.name));
-        let dead = listing.dead.iter().map(|(seq, name)| (*seq, name));
-        for (_, name) in live.chain(dead).filter(|(seq, _)| !keep(*seq)) {
-            self.files.remove(name).map_err(io(name))?;
+        for live in listing.live.iter().filter(|live| !keep(live.seq)) {
+            self.files.remove(&live.name).map_err(io(&live.name))?;
         }
-        let room = self.options.pool_segments;
-        let kept: Vec<String> = self.pool.drain(..).take(room).collect();
-        for (name, _) in &listing.pool {
-            let used = self.files.size(name).is_err();
-            if !used && !kept.contains(name) {
+        let dead = listing.dead.iter().map(|(_, name)| name);
+        let pooled = listing.pool.iter().map(|(name, _)| name);
+        let mut free = Vec::new();
+        for name in dead.chain(pooled) {
+            // The one that became the tail has another name now.
+            let Some(seq) = scan::number(name).filter(|_| self.files.size(name).is_ok()) else {
+                continue;
+            };
+            if free.len() >= self.options.pool_segments || !self.pool.contains(name) {
                 self.files.remove(name).map_err(io(name))?;
+                continue;
             }
+            let pool = pool_name(seq);
+            if *name != pool {
+                self.files.rename(name, &pool).map_err(io(name))?;
+            }
+            free.push(pool);
         }
-        self.pool = kept;
+        self.pool = free;
         self.files.sync_dir().map_err(io("old segments"))?;
         let commit = recovered.replay.commit.min(recovered.replay.last.index);
         let hint = HintRecord::new(self.meta.log_id, tail.durable, commit, false);

@@ -50,6 +50,11 @@ pub(crate) fn is_segment(name: &str) -> bool {
     parse_name(name, "seg-").is_some()
 }
 
+/// The number in a segment's or free file's name.
+pub(crate) fn number(name: &str) -> Option<u64> {
+    parse_name(name, "seg-").or_else(|| parse_name(name, "pool-"))
+}
+
 fn io_error<F: Files>(files: &F, name: &str) -> impl FnOnce(std::io::Error) -> OpenError + use<F> {
     OpenError::io(format!("reading {name} in {}", files.place()))
 }

@@ -53,6 +53,7 @@ impl Assembler {
     }
 
     /// Bytes gathered and not yet given out.
+    #[cfg(test)]
     pub(crate) fn buffered(&self) -> usize {
         self.len
     }

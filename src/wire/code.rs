@@ -76,6 +76,9 @@ pub(crate) enum Redial {
 /// Wait of a dialer that was refused for what it is.
 pub(crate) const SLOW_RETRY: Duration = Duration::from_secs(30);
 
+/// Wait of a dialer whose node id is connected in another life.
+const SECOND_LIFE_RETRY: Duration = Duration::from_secs(5);
+
 impl CloseCode {
     pub(crate) const fn number(self) -> u8 {
         self as u8
@@ -100,8 +103,9 @@ impl CloseCode {
             | Self::Role
             | Self::RolledBack
             | Self::Removed
-            | Self::SecondIncarnation
             | Self::Revoked => Redial::Slow(SLOW_RETRY),
+            // The first one may be dead already and only not yet missed.
+            Self::SecondIncarnation => Redial::Slow(SECOND_LIFE_RETRY),
             Self::Malformed
             | Self::TooLarge
             | Self::UnknownKind

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::support::Router;
 use conveyor_raft::state_machine::{
     Answer, EventTime, Health, Id, Outcome, Rejection, RouterCommand, ServiceFilter,
-    SidecarPipeline,
+    SidecarPipeline, StateMachine,
 };
 
 fn ids(names: &[&str]) -> Vec<Id> {
@@ -646,4 +646,54 @@ fn services_are_listed_by_what_is_known_of_them() {
         }),
         ""
     );
+}
+
+#[test]
+fn state_and_responses_print_as_json() {
+    let mut router = Router::new();
+    for line in include_str!("lines.ndjson").lines().take(19) {
+        router.line(line);
+    }
+    let json = serde_json::to_value(router.state()).expect("prints");
+    assert_eq!(
+        json["sidecars"]["shop/orders-0"]["assignments"]["shop/orders"]["stages"][0]["stage_id"],
+        "orders"
+    );
+    assert_eq!(json["services"]["shop/mask-0"]["lease_ms"], 30_000);
+    assert_eq!(
+        json["checkpoints"]["group_offsets"]["mask"]["orders"]["3"]["offset"],
+        88_121
+    );
+    assert_eq!(
+        json["checkpoints"]["watermarks"]["orders"]["3"]["event_time"]["seconds"],
+        1_767_225_600
+    );
+    assert_eq!(
+        json["checkpoints"]["service_checkpoints"]["shop/mask-0"]["data"],
+        "\0\u{1}\u{2}"
+    );
+    assert_eq!(json["service_locations"]["orders"][0], "shop/orders-0");
+    let digest = format!("{:032x}", router.machine.digest());
+    assert_eq!(json["digest"], digest);
+    let summary = serde_json::to_value(router.state().summary()).expect("prints");
+    assert_eq!(
+        (&summary["digest"], &summary["counts"]["groups"]),
+        (&digest.into(), &1.into())
+    );
+
+    router.context.index += 1;
+    let renewal = RouterCommand::RenewLease {
+        service_id: "shop/mask-0".into(),
+    };
+    let response = router.machine.apply(&router.context, renewal);
+    let json = serde_json::to_value(&response).expect("prints");
+    assert_eq!(
+        json["outcome"]["Applied"]["LeaseRenewed"]["lease_ms"],
+        30_000
+    );
+    assert_eq!(json["index"], response.index);
+    let answer = response.into_result().expect("applied");
+    let message = conveyor_raft::proto::Answer::from(&answer);
+    assert_eq!(message.lease_ms, Some(30_000));
+    assert!(message.expires_at_ms.is_some());
 }

@@ -3,10 +3,12 @@
 
 mod bed;
 mod disk;
+mod drive;
 mod election;
 mod founding;
 mod ghost;
 mod links;
+mod membership;
 mod net;
 mod replication;
 mod script;

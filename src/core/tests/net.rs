@@ -54,6 +54,8 @@ pub(super) struct Faults {
     pub(super) duplicate: u64,
     /// Messages that take up to ten times as long, so that others overtake them.
     pub(super) reorder: u64,
+    /// Messages after which an old one comes once more, from whatever life and stream it was.
+    pub(super) replay: u64,
     /// Appends that the transport refuses for want of room.
     pub(super) refuse: u64,
     pub(super) delay: (Micros, Micros),
@@ -65,6 +67,7 @@ impl Faults {
         drop: 0,
         duplicate: 0,
         reorder: 0,
+        replay: 0,
         refuse: 0,
         delay: (500, 2_000),
         disk: (200, 1_000),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::{
     AppendAck, AppendEntries, AppendStatus, Class, Configuration, EntrySummary, Event,
     FoundingList, Heartbeat, HeartbeatReply, Input, MemberInfo, Message, Output, PeerHello,
-    Persist, RaftCore, ReplicaState, VoteReason, VoteReply, VoteRequest,
+    Persist, RaftCore, ReplicaState, Settings, VoteReason, VoteReply, VoteRequest,
 };
 use super::bed::{T_MAX, incarnation, settings};
 use super::disk::Image;
@@ -60,9 +60,13 @@ impl Script {
     }
 
     pub(super) fn open(node: NodeId, image: &Image) -> Self {
+        Self::with_settings(node, image, settings(node))
+    }
+
+    pub(super) fn with_settings(node: NodeId, image: &Image, settings: Settings) -> Self {
         let list = FoundingList::default();
         Self {
-            core: RaftCore::new(replica(node), settings(node), image.recovered(), list, 0),
+            core: RaftCore::new(replica(node), settings, image.recovered(), list, 0),
             now: T_MAX,
             out: Vec::new(),
         }
@@ -148,6 +152,8 @@ impl Script {
     pub(super) fn time_out(&mut self) {
         self.now = self.now.max(self.core.deadline());
         self.feed(Input::Tick);
+        let next = self.core.deadline();
+        assert!(next > self.now, "the timer fires for ever at {next}");
     }
 
     /// Through pre-vote to a candidate whose own vote is under way; returns that write.
@@ -246,6 +252,7 @@ pub(super) fn summary(first: LogIndex, terms: &[Term]) -> EntrySummary {
         count: terms.len() as u32,
         terms: runs,
         configurations: Vec::new(),
+        fits: true,
     }
 }
 

@@ -41,6 +41,7 @@ fn faults(bed: &mut Bed) -> Faults {
         drop: pick(bed, &[0, 0, 20, 200]),
         duplicate: pick(bed, &[0, 100, 500]),
         reorder: pick(bed, &[0, 100, 500]),
+        replay: pick(bed, &[0, 0, 100]),
         refuse: pick(bed, &[0, 100, 500]),
         delay: (200, pick(bed, &[1, 5, 30]) * MS),
         disk: (100, pick(bed, &[1, 5, 100]) * MS),
@@ -239,6 +240,25 @@ fn s_invariants_hold_and_the_cluster_recovers_on_every_seed() {
         elections += bed.ghost.elections();
     });
     eprintln!("{events} events, {committed} committed, {elections} elections");
+}
+
+/// One fixed conversation, and the power of one node cut after each of its events.
+#[test]
+fn s2_a_crash_after_every_event_breaks_no_promise() {
+    for node in 1..=3 {
+        for event in 0..120 {
+            let _named = Named(event);
+            let mut bed = Bed::blank(2, 3);
+            bed.faults.disk = (3 * MS, 6 * MS);
+            bed.run_while(3 * T_MAX, |bed| bed.events == event / 2);
+            bed.ids().for_each(|leader| bed.propose(leader, 2));
+            bed.run_while(3 * T_MAX, |bed| bed.events == event);
+            bed.crash(node);
+            bed.run_for(T_MAX / 3);
+            bed.start(node);
+            recovers(&mut bed);
+        }
+    }
 }
 
 #[test]

@@ -13,6 +13,7 @@
 
 mod commands;
 mod fields;
+mod state;
 
 use std::collections::BTreeMap;
 

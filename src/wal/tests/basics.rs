@@ -280,8 +280,8 @@ fn truncation_drops_the_suffix_from_index_terms_and_reads() {
     let disk = MemoryDisk::new();
     let mut rig = open(&disk);
     rig.append_durably(1, &[10; 50]);
-    for _ in 0..6 {
-        rig.append_durably(2, &[3000; 9]);
+    for _ in 0..15 {
+        rig.append_durably(2, &[3000; 4]);
     }
     let segments = rig.log.extent().0;
     assert!(segments > 1);

@@ -170,10 +170,9 @@ fn in_the_same_boot_the_last_batch_is_not_taken_for_torn() {
 /// Offset of the last batch.
 fn last_batch(bytes: &[u8]) -> usize {
     let magic = crate::wal::layout::BATCH_MAGIC.to_le_bytes();
-    let units = (8192..bytes.len()).step_by(4096);
+    let mut units = (8192..bytes.len()).step_by(4096);
     units
-        .filter(|&at| bytes[at..at + 4] == magic)
-        .last()
+        .rfind(|&at| bytes[at..at + 4] == magic)
         .expect("a batch")
 }
 
