@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use protox::prost::Message;
 
 const CODE: &str = "conveyor.raft.v1.rs";
-const BYTES_AS_TEXT: &str = "#[serde(serialize_with = \"crate::state_machine::json::bytes\")]";
+const BYTES_AS_TEXT: &str = "#[serde(serialize_with = \"super::bytes_as_text\")]";
+const CERTAINTY_AS_WORD: &str = "#[serde(serialize_with = \"super::certainty_as_word\")]";
 const ROLE_AS_WORD: &str = "#[serde(serialize_with = \"super::role_as_word\")]";
 const DESCRIPTORS: &str = "descriptors.bin";
 
@@ -45,6 +46,7 @@ fn generate() -> (String, Vec<u8>) {
         .field_attribute(".conveyor.raft.v1.PipelineRecord.config", BYTES_AS_TEXT)
         .field_attribute(".conveyor.raft.v1.CheckpointRecord.data", BYTES_AS_TEXT)
         .field_attribute(".conveyor.raft.v1.StatusResponse.role", ROLE_AS_WORD)
+        .field_attribute(".conveyor.raft.v1.Rejected.certainty", CERTAINTY_AS_WORD)
         .client_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
         .server_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
         // The crate brings its own TLS, so `connect(address)` without any would be a trap.

@@ -104,6 +104,22 @@ impl EdgeIdentity {
         }
     }
 
+    /// From PEM texts in memory.
+    ///
+    /// # Errors
+    /// If one does not hold what it should; the error then names it in place of a file.
+    pub fn from_pem(ca: &str, cert: &str, key: &str, crl: &str) -> Result<Self, EdgeTlsError> {
+        let place = |name| Path::new(name);
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|error| content(place("key"), "private key", error.to_string()))?;
+        Ok(Self {
+            chain: parse_all(cert.as_bytes(), place("certificate"), "certificate")?,
+            key,
+            ca: parse_all(ca.as_bytes(), place("CA"), "certificate")?,
+            crls: parse_all(crl.as_bytes(), place("revocation list"), "revocation list")?,
+        })
+    }
+
     /// Reads the files.
     ///
     /// # Errors
@@ -205,8 +221,15 @@ fn read(path: &Path) -> Result<Vec<u8>, EdgeTlsError> {
 }
 
 fn read_all<T: PemObject>(path: &Path, what: &'static str) -> Result<Vec<T>, EdgeTlsError> {
-    let pem = read(path)?;
-    let all: Result<Vec<T>, _> = T::pem_slice_iter(&pem).collect();
+    parse_all(&read(path)?, path, what)
+}
+
+fn parse_all<T: PemObject>(
+    pem: &[u8],
+    path: &Path,
+    what: &'static str,
+) -> Result<Vec<T>, EdgeTlsError> {
+    let all: Result<Vec<T>, _> = T::pem_slice_iter(pem).collect();
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
         Ok(_) => Err(content(path, what, "there is none in it".to_owned())),

@@ -2288,6 +2288,7 @@ pub struct Rejected {
     #[prost(uint64, optional, tag = "3")]
     pub current: ::core::option::Option<u64>,
     #[prost(enumeration = "Certainty", tag = "4")]
+    #[serde(serialize_with = "super::certainty_as_word")]
     pub certainty: i32,
     /// The refusal as a sentence.
     #[prost(string, tag = "5")]
@@ -2578,7 +2579,7 @@ pub struct PipelineRecord {
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "3")]
-    #[serde(serialize_with = "crate::state_machine::json::bytes")]
+    #[serde(serialize_with = "super::bytes_as_text")]
     pub config: ::prost::alloc::vec::Vec<u8>,
     #[prost(bool, tag = "4")]
     pub enabled: bool,
@@ -2655,7 +2656,7 @@ pub struct CheckpointRecord {
     #[prost(string, tag = "2")]
     pub checkpoint_id: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "3")]
-    #[serde(serialize_with = "crate::state_machine::json::bytes")]
+    #[serde(serialize_with = "super::bytes_as_text")]
     pub data: ::prost::alloc::vec::Vec<u8>,
     #[prost(btree_map = "string, message", tag = "4")]
     pub source_offsets: ::prost::alloc::collections::BTreeMap<

@@ -1,4 +1,6 @@
 //! The messages of the client edge, and with the feature `grpc` its clients and servers.
+//! Printed as JSON (by `serde`), they are what the program prints; commands are read and printed by
+//! [`state_machine::json`](crate::state_machine::json), not from here.
 //!
 //! Generated from `proto/` and committed, so that whoever builds this crate compiles no protos; a
 //! test holds the two together (`UPDATE_PROTO=1 cargo test --no-default-features --test proto_generated` rewrites).
@@ -9,6 +11,32 @@
 mod generated;
 
 pub use generated::*;
+
+/// Printed as JSON, bytes are text: as they are if they are UTF-8, else in Base64 behind a mark.
+fn bytes_as_text<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    use base64::Engine as _;
+    const MARK: &str = "base64:";
+    match str::from_utf8(bytes) {
+        Ok(text) if !text.starts_with(MARK) => serializer.serialize_str(text),
+        _ => {
+            let encoded = base64::engine::general_purpose::STANDARD.encode(bytes);
+            serializer.serialize_str(&format!("{MARK}{encoded}"))
+        }
+    }
+}
+
+/// Printed as JSON, a certainty is a word.
+fn certainty_as_word<S: serde::Serializer>(
+    certainty: &i32,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let word = match Certainty::try_from(*certainty) {
+        Ok(Certainty::NotApplied) => "not applied",
+        Ok(Certainty::NoEffect) => "no effect",
+        Ok(Certainty::Unknown | Certainty::Unspecified) | Err(_) => "unknown",
+    };
+    serializer.serialize_str(word)
+}
 
 /// Printed as JSON, a role is a word.
 fn role_as_word<S: serde::Serializer>(role: &i32, serializer: S) -> Result<S::Ok, S::Error> {

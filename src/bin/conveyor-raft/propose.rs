@@ -48,7 +48,7 @@ pub(crate) async fn run(args: ProposeArgs) -> Result<(), Failure> {
     match run.failed {
         0 => Ok(()),
         failed => Err(Failure::new(format!(
-            "{failed} of the lines are no commands, were not applied, or have an unknown outcome"
+            "lines that are no commands, were not proposed, or have an unknown outcome: {failed}"
         ))),
     }
 }

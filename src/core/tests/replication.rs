@@ -41,7 +41,9 @@ fn b1_old_term_entries_are_not_committed_by_counting() {
     one.durable(written);
     ack(&mut one, 2, 2);
     assert_eq!(one.core.match_of(2), 2);
-    assert_eq!(commits(&one), [0_u64; 0],
+    assert_eq!(
+        commits(&one),
+        [0_u64; 0],
         "a majority holds it, and figure 8 (d) may drop it"
     );
     ack(&mut one, 2, 3);

@@ -3,5 +3,5 @@
 mod file;
 mod sources;
 
-pub(crate) use file::{Config, NodeId, PeerEntry, Plaintext};
+pub(crate) use file::{Config, Plaintext};
 pub(crate) use sources::{Overrides, load};

@@ -1,6 +1,6 @@
 use std::io::Write;
 
-use super::super::{NodeId, PeerEntry, Plaintext};
+use super::super::file::{NodeId, PeerEntry, Plaintext};
 use super::*;
 
 const FILE: &str = r#"

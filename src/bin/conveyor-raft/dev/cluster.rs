@@ -65,6 +65,22 @@ impl DevCluster {
         indexes.max().unwrap_or_default()
     }
 
+    /// Waits for a leader that has applied an entry of its own term: only then it has applied all
+    /// that was committed before (Raft paper, section 8).
+    pub(super) async fn wait_until_ready(&self, patience: Duration) -> Result<(), Failure> {
+        let give_up = Instant::now() + patience;
+        loop {
+            let leader = self.wait_for_leader(patience).await?;
+            if leader.applied().id.term == leader.current_term() {
+                return Ok(());
+            }
+            if Instant::now() > give_up {
+                return Err(self.why_no_leader(patience));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     pub(super) async fn wait_for_leader(&self, patience: Duration) -> Result<&RaftNode, Failure> {
         let give_up = Instant::now() + patience;
         loop {

@@ -49,7 +49,7 @@ async fn work(
     source: Option<Source>,
 ) -> Result<(DevCluster, Result<(), Failure>), Failure> {
     let cluster = DevCluster::start(folder).await?;
-    cluster.wait_for_leader(PATIENCE).await?;
+    cluster.wait_until_ready(PATIENCE).await?;
     let tally = match source {
         Some(source) => {
             Feeder::new(&cluster, source.size)

@@ -165,7 +165,7 @@ impl Report {
         }
         if self.bad_lines > 0 {
             wrong.push(format!(
-                "{} lines of the input are no commands",
+                "lines of the input that are no commands: {}",
                 self.bad_lines
             ));
         }

@@ -1,0 +1,192 @@
+//! Who gets in at the client edge, and how far.
+#![cfg(feature = "grpc")]
+
+mod grpc_common;
+
+use conveyor_raft::RouterCommand;
+use conveyor_raft::grpc::{
+    ConnectError, EdgeError, EdgeOptions, EdgeSecurity, Role, connect, detail, serve,
+};
+use conveyor_raft::proto::backup_client::BackupClient;
+use conveyor_raft::proto::cluster_client::ClusterClient;
+use conveyor_raft::proto::router_client::RouterClient;
+use conveyor_raft::proto::{
+    GetStateMetadataRequest, ProposeRequest, RoleRequired, StatusRequest, SummaryRequest,
+};
+use conveyor_raft::quic::ClientRole;
+use grpc_common::{One, certificates, identity, propose};
+use tokio::net::TcpListener;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+fn code<T>(result: Result<T, Status>) -> Code {
+    result.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+fn rewind() -> RouterCommand {
+    RouterCommand::CommitSourceOffset {
+        source_id: "orders".into(),
+        partition: 0,
+        offset: 0,
+        rewind: true,
+    }
+}
+
+/// One call of each kind: health, read, status, write, rewind, backup.
+async fn calls(channel: &Channel) -> [Code; 6] {
+    let mut router = RouterClient::new(channel.clone());
+    let health = HealthClient::new(channel.clone())
+        .check(HealthCheckRequest::default())
+        .await;
+    let status = ClusterClient::new(channel.clone())
+        .status(StatusRequest {})
+        .await;
+    let backup = BackupClient::new(channel.clone())
+        .get_state_metadata(GetStateMetadataRequest {})
+        .await;
+    [
+        code(health),
+        code(router.summary(SummaryRequest::default()).await),
+        code(status),
+        code(propose(&mut router, RouterCommand::Noop).await),
+        code(propose(&mut router, rewind()).await),
+        code(backup),
+    ]
+}
+
+#[tokio::test]
+async fn i2_each_role_gets_as_far_as_it_says() {
+    const OK: Code = Code::Ok;
+    const NO: Code = Code::PermissionDenied;
+    let one = One::start().await;
+    for (role, expected) in [
+        (ClientRole::Reader, [OK, OK, OK, NO, NO, NO]),
+        (ClientRole::Writer, [OK, OK, OK, OK, NO, NO]),
+        (ClientRole::Operator, [OK, OK, OK, OK, OK, OK]),
+    ] {
+        let channel = one.channel(role).await;
+        assert_eq!(calls(&channel).await, expected, "{role:?}");
+    }
+    let mut reader = one.router(ClientRole::Reader).await;
+    let status = propose(&mut reader, RouterCommand::Noop)
+        .await
+        .expect_err("refused");
+    let needed: RoleRequired = detail(&status).expect("detail");
+    assert_eq!(
+        (needed.needed.as_str(), needed.has.as_str()),
+        ("writer", "reader")
+    );
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn settings_lower_the_role_of_a_certificate() {
+    let lower = |options: &mut EdgeOptions| {
+        options.roles.insert("caller".into(), Role::Reader);
+    };
+    let one = One::start_with(lower).await;
+    let mut router = one.router(ClientRole::Operator).await;
+    let refused = propose(&mut router, RouterCommand::Noop).await;
+    assert_eq!(code(refused), Code::PermissionDenied);
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn i2_certificates_of_others_get_in_nowhere() {
+    let one = One::start().await;
+    let (endpoint, other) = (one.endpoint(), certificates());
+
+    // Another cluster's operator: neither trusts the other's CA.
+    let stranger = identity(&other, &other.operator);
+    let refused = connect(&endpoint, Some(&stranger)).await;
+    assert!(
+        matches!(refused, Err(ConnectError::Unreachable { .. })),
+        "{refused:?}"
+    );
+
+    // The same, trusting this cluster's CA: now the server refuses.
+    let mut mixed = one.certs.ca.client_ca().clone();
+    mixed.key.clone_from(&other.operator.key);
+    let forged = conveyor_raft::grpc::EdgeIdentity::from_pem(
+        &mixed.cert,
+        &other.operator.cert,
+        &other.operator.key,
+        one.certs.ca.client_crl(),
+    );
+    let forged = forged.expect("identity");
+    // The client would itself notice the other cluster; what counts is that no call succeeds.
+    if let Ok(channel) = connect(&endpoint, Some(&forged)).await {
+        let [_, rest @ ..] = calls(&channel).await;
+        assert!(!rest.contains(&Code::Ok), "{rest:?}");
+    }
+
+    // A node's certificates are no client's.
+    for pair in [&one.certs.nodes[0].edge, &one.certs.nodes[0].peer] {
+        let node = identity(&one.certs, pair);
+        assert!(connect(&endpoint, Some(&node)).await.is_err());
+    }
+    // No certificate at all, and none asked for.
+    assert!(matches!(
+        connect(&endpoint, None).await,
+        Err(ConnectError::NoIdentity { .. })
+    ));
+    let plain = connect(&endpoint.replace("https", "http"), None).await;
+    if let Ok(channel) = plain {
+        let [all @ ..] = calls(&channel).await;
+        assert!(!all.contains(&Code::Ok), "{all:?}");
+    }
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn i8_without_tls_only_loopback_and_never_an_operator() {
+    let one = One::start().await;
+    let everywhere = TcpListener::bind("0.0.0.0:0").await.expect("listener");
+    let plain = |role| EdgeOptions::new(EdgeSecurity::PlainLoopback { role });
+    let refused = serve(one.node.clone(), plain(Role::Reader), everywhere).await;
+    assert!(matches!(refused, Err(EdgeError::PlainElsewhere(_))));
+
+    let loopback = || TcpListener::bind("127.0.0.1:0");
+    let listener = loopback().await.expect("listener");
+    let refused = serve(one.node.clone(), plain(Role::Operator), listener).await;
+    assert!(matches!(refused, Err(EdgeError::PlainRole(_))));
+
+    let listener = loopback().await.expect("listener");
+    let edge = serve(one.node.clone(), plain(Role::Writer), listener)
+        .await
+        .expect("edge");
+    let channel = connect(&format!("http://{}", edge.local_addr()), None)
+        .await
+        .expect("channel");
+    let mut router = RouterClient::new(channel);
+    assert_eq!(
+        code(propose(&mut router, RouterCommand::Noop).await),
+        Code::Ok
+    );
+    assert_eq!(
+        code(propose(&mut router, rewind()).await),
+        Code::PermissionDenied
+    );
+    edge.shutdown().await;
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn h3_a_message_over_the_limit_is_refused_before_it_is_read() {
+    let small = |options: &mut EdgeOptions| options.limits.max_message_bytes = 64 << 10;
+    let one = One::start_with(small).await;
+    let mut router = one.router(ClientRole::Writer).await;
+    let config = |bytes: usize| RouterCommand::CreatePipeline {
+        pipeline_id: format!("p-{bytes}"),
+        name: String::new(),
+        config: vec![b'x'; bytes],
+    };
+    assert_eq!(code(propose(&mut router, config(32 << 10)).await), Code::Ok);
+    let refused = propose(&mut router, config(65 << 10)).await;
+    assert_eq!(code(refused), Code::OutOfRange);
+    let nothing = router.propose(ProposeRequest { command: None }).await;
+    assert_eq!(code(nothing), Code::InvalidArgument);
+    one.stop().await;
+}
