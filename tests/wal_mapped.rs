@@ -307,3 +307,41 @@ fn c8_a_full_file_system_is_an_error_not_a_signal() {
     drop(node);
     assert_eq!(open(&log_dir).all(), before);
 }
+
+#[test]
+fn pinned_bytes_do_not_change_when_their_segment_goes() {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a folder");
+    let mut node = open(dir.path());
+    let fill = |node: &mut Node, term, batches: u64| {
+        for round in 0..batches {
+            let batch: Vec<_> = (0..10)
+                .map(|nth| command(50_000, round * 10 + nth))
+                .collect();
+            let id = node.append(term, &batch);
+            node.wait(id);
+        }
+    };
+    fill(&mut node, 1, 60);
+    let pinned = node.log.read(1, 100, usize::MAX).expect("readable").runs;
+    let copies: Vec<_> = pinned.iter().map(|run| run.to_vec()).collect();
+    node.log
+        .compact(LogId::new(1, 590))
+        .expect("an entry of the log");
+    fill(&mut node, 2, 90);
+    let counters = node.log.counters();
+    assert!(counters.segments_recycled > 0, "{counters:?}");
+    assert_eq!(pinned, copies);
+    // Not one of the files that were read was used again: their segments had to go.
+    drop(pinned);
+    let before = node.all();
+    assert_eq!(before.len(), 910);
+    drop(node);
+    assert_eq!(open(dir.path()).all(), before);
+}
+
+#[test]
+fn a_log_can_be_owned_by_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<LogStorage<MappedDir>>();
+    is_send::<LogStorage<Memory>>();
+}

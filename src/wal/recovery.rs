@@ -151,6 +151,7 @@ impl<M: Medium> LogStorage<M> {
                 commit: replay.commit,
             },
             tails: VecDeque::from([tail.tail]),
+            crcs: Vec::new(),
             runs: replay.runs,
             last,
             last_time_us: 0,
