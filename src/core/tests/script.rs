@@ -252,6 +252,7 @@ pub(super) fn summary(first: LogIndex, terms: &[Term]) -> EntrySummary {
         count: terms.len() as u32,
         terms: runs,
         configurations: Vec::new(),
+        fits: true,
     }
 }
 
