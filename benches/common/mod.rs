@@ -86,7 +86,8 @@ impl BenchCluster {
     pub(crate) async fn start(folder: &Path, size: u64) -> Self {
         let dir = tempfile::tempdir_in(folder).expect("a folder");
         let ids: Vec<NodeId> = (1..=size).collect();
-        let certificates = certs::generate("bench", &ids, &["localhost".into()]).expect("certificates");
+        let certificates =
+            certs::generate("bench", &ids, &["localhost".into()]).expect("certificates");
         let addresses: Vec<_> = ids.iter().map(|_| free_address()).collect();
         let mut nodes = Vec::new();
         for (id, listen) in ids.iter().zip(&addresses) {
