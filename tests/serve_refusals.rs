@@ -129,6 +129,8 @@ async fn c12_directories_of_another_node_or_cluster_or_damaged_are_refused() {
     fs::write(&meta, good).expect("write");
 
     let node = site.start(1);
+    // A new one: the connection of the old one is gone with the process.
+    let mut caller = Caller::new(&site);
     let index = match caller.propose(RouterCommand::Noop).await {
         Fate::Applied(response) => response.index,
         Fate::Unknown => panic!("unknown outcome: {}", site.log(1)),

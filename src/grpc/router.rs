@@ -173,7 +173,7 @@ fn answer(response: RouterResponse) -> Result<ProposeResponse, proto::Rejected> 
         time_ms,
         duplicate: response.duplicate,
         unchanged,
-        answer: Some(convert::answer(answer)),
+        answer: Some((&answer).into()),
     })
 }
 

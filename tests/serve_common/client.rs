@@ -13,7 +13,7 @@ use conveyor_raft::proto::{
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use super::{PATIENCE, Site};
+use crate::serve_common::{PATIENCE, Site};
 
 /// What a caller knows of a command.
 pub(crate) enum Fate {

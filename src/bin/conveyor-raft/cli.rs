@@ -187,7 +187,7 @@ pub(crate) struct ClientArgs {
         long = "endpoint",
         value_name = "URL",
         value_delimiter = ',',
-        required = true,
+        required_unless_present = "config",
         env = "CONVEYOR_RAFT_ENDPOINT"
     )]
     pub(crate) endpoints: Vec<String>,
@@ -207,6 +207,11 @@ pub(crate) struct ClientArgs {
     /// Take --ca, --cert and --key from a directory that `certs init` made
     #[arg(long, value_name = "DIR", conflicts_with_all = ["ca", "cert", "key"])]
     pub(crate) certs: Option<PathBuf>,
+
+    /// Settings for what the flags do not say, TOML: endpoints (a list), ca, cert, key. Paths are
+    /// relative to the file
+    #[arg(long, value_name = "FILE", env = "CONVEYOR_RAFT_CLIENT_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
 
     /// Give up on a call after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 5,

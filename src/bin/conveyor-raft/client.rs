@@ -1,14 +1,16 @@
 //! The caller's side of `propose`, `state` and `status`.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use conveyor_raft::grpc::{EdgeFiles, EdgeIdentity, connect, detail};
 use conveyor_raft::proto::NotLeader;
+use serde::Deserialize;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::cli::ClientArgs;
-use crate::failure::Failure;
+use crate::failure::{Context, Failure};
 
 /// Tries of one call while the cluster elects; with the pauses, about ten election timeouts.
 const TRIES: u32 = 30;
@@ -24,29 +26,30 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(args: ClientArgs) -> Result<Self, Failure> {
-        let files = match (args.certs, args.ca, args.cert, args.key) {
-            (Some(dir), ..) => Some(EdgeFiles {
+        let file = match &args.config {
+            Some(path) => Settings::read(path)?,
+            None => Settings::default(),
+        };
+        let endpoints = match args.endpoints.is_empty() {
+            true => file.endpoints,
+            false => args.endpoints,
+        };
+        let files = match args.certs {
+            Some(dir) => Some(EdgeFiles {
                 ca: dir.join("client-ca.pem"),
                 cert: dir.join("clients/operator.pem"),
                 key: dir.join("clients/operator.key"),
                 crl: Some(dir.join("client-ca.crl")),
             }),
-            (None, Some(ca), Some(cert), Some(key)) => Some(EdgeFiles {
-                ca,
-                cert,
-                key,
-                crl: None,
-            }),
-            (None, None, None, None) => None,
-            _ => {
-                return Err(Failure::new(
-                    "--ca, --cert and --key go together: give all three, or --certs",
-                ));
-            }
+            None => together(
+                args.ca.or(file.ca),
+                args.cert.or(file.cert),
+                args.key.or(file.key),
+            )?,
         };
         let identity = files.as_ref().map(EdgeIdentity::load).transpose()?;
         Ok(Self {
-            endpoints: args.endpoints,
+            endpoints,
             identity,
             timeout: Duration::from_secs(args.timeout),
             json: args.json,
@@ -77,6 +80,49 @@ impl Client {
         let mut request = Request::new(message);
         request.set_timeout(self.timeout);
         request
+    }
+}
+
+/// What `--config` names.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Settings {
+    endpoints: Vec<String>,
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+}
+
+impl Settings {
+    fn read(path: &Path) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path);
+        let text = text.context(format!("cannot read {}", path.display()))?;
+        let mut settings: Self = toml::from_str(&text).context(path.display())?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        let paths = [&mut settings.ca, &mut settings.cert, &mut settings.key];
+        for path in paths.into_iter().flatten() {
+            *path = base.join(&*path);
+        }
+        Ok(settings)
+    }
+}
+
+fn together(
+    ca: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> Result<Option<EdgeFiles>, Failure> {
+    match (ca, cert, key) {
+        (Some(ca), Some(cert), Some(key)) => Ok(Some(EdgeFiles {
+            ca,
+            cert,
+            key,
+            crl: None,
+        })),
+        (None, None, None) => Ok(None),
+        _ => Err(Failure::new(
+            "--ca, --cert and --key go together: give all three, or --certs",
+        )),
     }
 }
 
