@@ -63,6 +63,8 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     entries: Vec<NewEntry>,
     log_time: LogTime,
     next_due: Micros,
+    /// The write that makes the founding durable, until it is.
+    founding_write: Option<WriteId>,
     /// When the slow part of the status is published again.
     next_status: Micros,
     /// Handed to the applier so far.
@@ -143,6 +145,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             entries: Vec::new(),
             log_time: LogTime::default(),
             next_due: 0,
+            founding_write: None,
             next_status: 0,
             dispatched: 0,
             backlog: VecDeque::new(),
@@ -153,6 +156,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             stopping: false,
         };
         driver.dial();
+        driver.tell_facts();
         driver.publish(0);
         driver
     }
@@ -183,6 +187,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.step(now, Input::Settle, Cause::Other);
         self.dispatch(now);
         self.ask_what_is_due(now);
+        self.log.note_commit(self.core.commit());
+        self.log.tick(now.mono);
         self.log.pump();
         self.publish(now.mono);
         self.core.deadline()
@@ -246,69 +252,33 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     // ---- the log ----
 
     fn persist(&mut self, now: Now, persist: Persist, cause: &mut Cause<'_, S::Response>) {
-        if persist
-            .hard_state
-            .is_some_and(|hard| hard.term > self.facts_term())
-        {
+        let hard = persist.hard_state;
+        if hard.is_some_and(|hard| hard.term > self.log.hard_state().term) {
             // What was promised in an older term is void now.
-            self.deferred
-                .retain(|(_, _, message)| message.term() >= persist.term);
+            let valid = |message: &Message| message.term() >= persist.term;
+            self.deferred.retain(|(_, _, message)| valid(message));
         }
+        let suffix = match (&persist.append, &cause) {
+            (AppendSource::Message { from }, Cause::Entries(batch)) => {
+                EntryBatch::clone(batch).suffix(*from)
+            }
+            _ => EntryBatch::default(),
+        };
         let mut entries = std::mem::take(&mut self.entries);
-        let suffix;
-        let append = match persist.append {
-            AppendSource::None => Append::None,
-            AppendSource::Message { from } => {
-                let Cause::Entries(batch) = cause else {
-                    return self.fail(now, "an append without its entries".to_owned());
-                };
-                suffix = EntryBatch::clone(batch).suffix(from);
-                Append::Frames(&suffix)
-            }
-            AppendSource::Proposals { first, count } => {
-                self.take_proposals(now, first, persist.term, count, &mut entries, cause);
-                Append::Entries {
-                    first,
-                    term: persist.term,
-                    entries: &entries,
-                }
-            }
-            AppendSource::Noop { index } => {
-                let time_us = self.log_time.begin_term(self.log.last_time_us(), now);
-                let payload = Bytes::new();
-                entries.push(NewEntry {
-                    kind: EntryKind::Noop,
-                    time_us,
-                    payload,
-                });
-                Append::Entries {
-                    first: index,
-                    term: persist.term,
-                    entries: &entries,
-                }
-            }
-            AppendSource::Configuration {
-                index,
-                configuration,
-            } => {
-                let time_us = self.log_time.begin_term(self.log.last_time_us(), now);
-                let payload = Bytes::from(configuration.encode());
-                entries.push(NewEntry {
-                    kind: EntryKind::Configuration,
-                    time_us,
-                    payload,
-                });
-                Append::Entries {
-                    first: index,
-                    term: persist.term,
-                    entries: &entries,
-                }
-            }
+        let first = self.own_entries(now, &persist, cause, &mut entries);
+        let append = match first {
+            Some(first) => Append::Entries {
+                first,
+                term: persist.term,
+                entries: &entries,
+            },
+            None if suffix.is_empty() => Append::None,
+            None => Append::Frames(&suffix),
         };
         let written = self.log.write(Write {
             id: persist.id,
             now: now.mono,
-            hard_state: persist.hard_state,
+            hard_state: hard,
             genesis: persist.genesis,
             truncate_from: persist.truncate_from,
             append,
@@ -319,17 +289,51 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             self.fail(now, error.to_string());
         }
         if persist.genesis.is_some() {
-            self.tell_facts();
+            self.founding_write = Some(persist.id);
         }
     }
 
-    fn facts_term(&self) -> Term {
-        self.log.hard_state().term
+    /// The entries that this node makes itself, and the index of the first.
+    fn own_entries(
+        &mut self,
+        now: Now,
+        persist: &Persist,
+        cause: &mut Cause<'_, S::Response>,
+        entries: &mut Vec<NewEntry>,
+    ) -> Option<LogIndex> {
+        let (index, kind, payload) = match &persist.append {
+            AppendSource::None | AppendSource::Message { .. } => return None,
+            AppendSource::Proposals { first, .. } => {
+                self.take_proposals(now, *first, persist.term, entries, cause);
+                return Some(*first);
+            }
+            AppendSource::Noop { index } => (*index, EntryKind::Noop, Bytes::new()),
+            AppendSource::Configuration {
+                index,
+                configuration,
+            } => {
+                let payload = Bytes::from(configuration.encode());
+                (*index, EntryKind::Configuration, payload)
+            }
+        };
+        let time_us = self.log_time.begin_term(self.log.last_time_us(), now);
+        entries.push(NewEntry {
+            kind,
+            time_us,
+            payload,
+        });
+        Some(index)
     }
 
     fn log_event(&mut self, now: Now, event: MediumEvent) {
         match self.log.handle(event) {
             Ok(Some(id)) => {
+                // Peers remember the highest update counter they were told: it must not be taken
+                // back by a crash.
+                if self.founding_write.is_some_and(|write| write <= id) {
+                    self.founding_write = None;
+                    self.tell_facts();
+                }
                 self.step(now, Input::Durable { id }, Cause::Other);
                 self.send_deferred(id);
             }
@@ -480,7 +484,6 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         });
         self.network
             .set_peers(members.as_deref().unwrap_or(&self.listed));
-        self.tell_facts();
     }
 
     fn tell_facts(&mut self) {
@@ -574,14 +577,13 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         now: Now,
         first: LogIndex,
         term: Term,
-        count: u32,
         entries: &mut Vec<NewEntry>,
         cause: &mut Cause<'_, S::Response>,
     ) {
         let Cause::Proposals(proposals) = cause else {
             return;
         };
-        debug_assert_eq!(proposals.len(), count as usize);
+        let count = proposals.len() as u64;
         let time_us = self.log_time.at(now);
         let mut bytes = 0;
         let waiters = proposals.drain(..).map(|submission| {
@@ -595,8 +597,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             submission.waiter
         });
         self.shared.waiters.add(first, term, waiters);
-        self.uncommitted
-            .push_back((first + u64::from(count) - 1, bytes));
+        self.uncommitted.push_back((first + count - 1, bytes));
         self.uncommitted_bytes += bytes;
     }
 
