@@ -17,7 +17,7 @@ use super::scan::{self, Batch, Beyond, Cursor, Listing, Live, Reader, Replay};
 use super::tail::Chain;
 use super::trim::Trim;
 use super::{Damage, LogCounters, OpenError, hint, meta};
-use crate::types::{HardState, Incarnation, LogId};
+use crate::types::{Entry, HardState, Incarnation, LogId};
 
 /// What is known before the segments are read.
 pub(super) struct Ground<'a, F> {
@@ -106,13 +106,7 @@ impl<M: Medium> LogStorage<M> {
         tail: NewTail,
     ) -> Self {
         let files = Arc::clone(medium.files());
-        let Opened {
-            meta,
-            next_seq,
-            pool,
-            told,
-        } = opened;
-        let start = meta.start();
+        let (meta, start) = (opened.meta, opened.meta.start());
         let Recovered {
             chain,
             mut replay,
@@ -126,9 +120,17 @@ impl<M: Medium> LogStorage<M> {
         } else {
             replay.last
         };
-        replay
-            .configurations
-            .retain(|entry| entry.id.index > start.index);
+        let above = |entry: &Entry| entry.id.index > start.index;
+        replay.configurations.retain(above);
+        let chain = Chain {
+            secret: meta.secret,
+            log_id: meta.log_id,
+            batch_seq: cursor.next_seq - 1,
+            batch_crc: cursor.crc,
+            durable: tail.durable,
+            marked: cursor.synced_upto,
+            commit: replay.commit,
+        };
         let mut log = Self {
             files,
             medium,
@@ -138,18 +140,10 @@ impl<M: Medium> LogStorage<M> {
             segments,
             next: None,
             order: None,
-            pool,
+            pool: opened.pool,
             trim: Trim::default(),
-            next_seq,
-            chain: Chain {
-                secret: meta.secret,
-                log_id: meta.log_id,
-                batch_seq: cursor.next_seq - 1,
-                batch_crc: cursor.crc,
-                durable: tail.durable,
-                marked: cursor.synced_upto,
-                commit: replay.commit,
-            },
+            next_seq: opened.next_seq,
+            chain,
             tails: VecDeque::from([tail.tail]),
             crcs: Vec::new(),
             runs: replay.runs,
@@ -165,7 +159,7 @@ impl<M: Medium> LogStorage<M> {
             since_hint: 0,
             last_write_at: 0,
             idle_marked: true,
-            told_timeout_ms: told,
+            told_timeout_ms: opened.told,
             disk_full: false,
             poison: None,
             counters: LogCounters::default(),

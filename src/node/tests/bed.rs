@@ -108,6 +108,9 @@ impl RaftNetwork for Recording {
     }
 }
 
+/// How long a proposer waits.
+const PATIENCE: Micros = 5_000_000;
+
 pub(super) type Answer = oneshot::Receiver<Result<usize, ProposeError>>;
 type Jobs = Arc<Mutex<VecDeque<ApplyJob<Journal>>>>;
 
@@ -145,86 +148,34 @@ impl Bed {
     }
 
     pub(super) fn start(&mut self, id: NodeId) {
-        let config = RaftConfig {
-            node_id: id,
-            ..RaftConfig::default()
-        };
         let inbox: Arc<Inbox<usize>> = Arc::default();
-        let log_inbox = Arc::clone(&inbox);
-        let sink = Arc::new(move |event| log_inbox.put(|lanes| lanes.log.push(event)));
-        let disk = &self.disks[id as usize - 1];
-        let medium = Memory::stepped(disk, sink);
-        let stepper = medium.stepper();
-        let identity = LogIdentity {
-            cluster: ClusterId([7; 16]),
-            node: id,
-        };
-        let options = LogOptions {
-            segment_bytes: 8 << 20,
-            sync: self.sync,
-            ..LogOptions::default()
-        };
-        let log = LogStorage::open(medium, identity, options).expect("the log opens");
-
+        let (log, stepper) = self.open_log(id, &inbox);
         let me = ReplicaId::new(id, log.incarnation());
-        let others: Vec<_> = (1..=self.nodes.len() as NodeId)
-            .filter(|other| *other != id)
-            .collect();
         let facts = LocalFacts {
             blank: log.configurations().is_empty(),
             genesis: log.genesis(),
             peer_address: format!("node-{id}"),
             ..LocalFacts::default()
         };
-        let sent = Sent::default();
-        let inner = {
-            let inbox = Arc::clone(&inbox);
-            let sink = Arc::new(move |events: &mut Vec<NetworkEvent>| {
-                inbox.put(|lanes| lanes.network.append(events));
-            });
-            self.hub.attach(me, facts.clone(), sink)
-        };
-        let network = Recording {
-            inner,
-            sent: Arc::clone(&sent),
-        };
-        let founding = FoundingList {
-            single: others.is_empty(),
-            peer_address: format!("node-{id}"),
-            others: others.clone(),
-            ..FoundingList::default()
-        };
-        let listed = others.iter().map(|&node| PeerAddress {
-            node,
-            incarnation: None,
-            address: format!("node-{node}"),
-        });
-        let listed = listed.collect();
-        let recovered = recovered(&log).expect("configurations");
-        let core = RaftCore::new(me, settings(&config, me), recovered, founding, self.now);
+        let network = self.plug_in(me, &facts, &inbox);
+        let sent = Arc::clone(&network.sent);
         let machine = Journal::default();
-        let address = ([127, 0, 0, 1], 1).into();
-        let shared = Arc::new(Shared::new(
-            me,
-            ClusterId([7; 16]),
-            address,
-            Clock::start(),
-            inbox,
-            &machine,
-        ));
+        let (cluster, address) = (ClusterId([7; 16]), ([127, 0, 0, 1], 1).into());
+        let shared = Shared::new(me, cluster, address, Clock::start(), inbox, &machine);
+        let shared = Arc::new(shared);
         let jobs = Jobs::default();
         let apply = {
             let jobs = Arc::clone(&jobs);
             Box::new(move |job| jobs.lock().expect("jobs").push_back(job))
         };
         let parts = Parts {
-            core,
+            core: self.core(me, &log),
             log,
             network,
             apply,
             shared: Arc::clone(&shared),
             facts,
-            listed,
+            listed: self.listed(id),
         };
         self.nodes[id as usize - 1] = Some(Node {
             applier: Applier::new(machine, Arc::clone(&shared)),
@@ -236,6 +187,61 @@ impl Bed {
             deadline: self.now,
             disk_stalls: false,
         });
+    }
+
+    fn open_log(&self, id: NodeId, inbox: &Arc<Inbox<usize>>) -> (LogStorage<Memory>, Stepper) {
+        let inbox = Arc::clone(inbox);
+        let sink = Arc::new(move |event| inbox.put(|lanes| lanes.log.push(event)));
+        let medium = Memory::stepped(&self.disks[id as usize - 1], sink);
+        let stepper = medium.stepper();
+        let identity = LogIdentity {
+            cluster: ClusterId([7; 16]),
+            node: id,
+        };
+        let options = LogOptions {
+            segment_bytes: 8 << 20,
+            sync: self.sync,
+            ..LogOptions::default()
+        };
+        let log = LogStorage::open(medium, identity, options).expect("the log opens");
+        (log, stepper)
+    }
+
+    fn plug_in(&self, me: ReplicaId, facts: &LocalFacts, inbox: &Arc<Inbox<usize>>) -> Recording {
+        let inbox = Arc::clone(inbox);
+        let sink = Arc::new(move |events: &mut Vec<NetworkEvent>| {
+            inbox.put(|lanes| lanes.network.append(events));
+        });
+        Recording {
+            inner: self.hub.attach(me, facts.clone(), sink),
+            sent: Sent::default(),
+        }
+    }
+
+    fn listed(&self, id: NodeId) -> Vec<PeerAddress> {
+        let others = (1..=self.nodes.len() as NodeId).filter(|other| *other != id);
+        let address = others.map(|node| PeerAddress {
+            node,
+            incarnation: None,
+            address: format!("node-{node}"),
+        });
+        address.collect()
+    }
+
+    fn core(&self, me: ReplicaId, log: &LogStorage<Memory>) -> RaftCore {
+        let config = RaftConfig {
+            node_id: me.node,
+            ..RaftConfig::default()
+        };
+        let listed = self.listed(me.node);
+        let founding = FoundingList {
+            single: listed.is_empty(),
+            peer_address: format!("node-{}", me.node),
+            others: listed.iter().map(|peer| peer.node).collect(),
+            ..FoundingList::default()
+        };
+        let recovered = recovered(log).expect("configurations");
+        RaftCore::new(me, settings(&config, me), recovered, founding, self.now)
     }
 
     /// The power goes at one node.
@@ -265,7 +271,7 @@ impl Bed {
         let payload = encode::<Journal>(&command.to_owned()).expect("a command");
         let waiter = Waiter {
             reply,
-            deadline: self.now + 5_000_000,
+            deadline: self.now + PATIENCE,
         };
         let shared = &self.node(to).shared;
         shared

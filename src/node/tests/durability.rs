@@ -1,7 +1,9 @@
 //! Nothing leaves before the sync that it waits for: the disks of this bed sync when told to.
 
 use super::bed::{Answer, Bed};
+use crate::config::limits;
 use crate::core::{AppendStatus, Message};
+use crate::error::ProposeError;
 use crate::types::{LogIndex, NodeId};
 use crate::wal::{MemoryDisk, SyncPolicy};
 
@@ -134,4 +136,61 @@ fn a1_no_vote_leaves_before_it_is_durable() {
         bed.leader().is_some_and(|who| who != leader)
     }));
     assert!(votes(&bed) > 0);
+}
+
+#[test]
+fn c10_a_leader_whose_disk_stalls_goes_on_heartbeating_and_committing() {
+    let mut bed = Bed::new(3, SyncPolicy::Sync);
+    assert!(bed.run(5 * SECOND, |bed| bed.leader().is_some()));
+    bed.run(SECOND, |_| false);
+    let leader = bed.leader().expect("a leader");
+    let term = bed.node(leader).shared.brief().term;
+    bed.node_mut(leader).disk_stalls = true;
+    let mut answer = bed.propose(leader, "x");
+    let mut outcome = None;
+    bed.run(3 * SECOND, |_| {
+        outcome = outcome.take().or_else(|| answer.try_recv().ok());
+        false
+    });
+    assert_eq!(outcome, Some(Ok(1)), "the majority's disks are enough");
+    assert_eq!(bed.leader(), Some(leader));
+    assert_eq!(
+        bed.node(leader).shared.brief().term,
+        term,
+        "nobody missed a heartbeat"
+    );
+}
+
+#[test]
+fn h1_what_is_not_committed_is_bounded_and_the_rest_is_refused() {
+    const MIB: usize = 1 << 20;
+    let mut bed = Bed::new(3, SyncPolicy::Sync);
+    assert!(bed.run(5 * SECOND, |bed| bed.leader().is_some()));
+    bed.run(SECOND, |_| false);
+    let leader = bed.leader().expect("a leader");
+    for node in (1..=3).filter(|node| *node != leader) {
+        bed.node_mut(node).disk_stalls = true;
+    }
+    let large = "x".repeat(MIB);
+    let mut answers = Vec::new();
+    for _ in 0..80 {
+        answers.push(bed.propose(leader, &large));
+        bed.run(5_000, |_| false);
+    }
+    let refused = answers
+        .iter_mut()
+        .filter_map(|answer| answer.try_recv().ok());
+    let refused = refused.inspect(|outcome| {
+        assert!(
+            matches!(outcome, Err(ProposeError::Overloaded { .. })),
+            "{outcome:?}"
+        );
+    });
+    let refused = refused.count();
+    let budget = limits::MAX_UNCOMMITTED / MIB;
+    assert!(refused >= 80 - budget, "{refused} of 80 were refused");
+    assert!(
+        refused < 80 - budget / 2,
+        "up to the budget, proposals are taken"
+    );
 }
