@@ -162,7 +162,7 @@ impl Drop for Edge {
 /// Serves the client edge of `node` on `listener`, until the result is shut down or dropped.
 ///
 /// Runs on the tokio runtime of the caller. Where clients find this edge is for the caller to tell
-/// the node ([`RaftNode::set_client_endpoint`]): only it knows names and port mappings.
+/// the node ([`Cluster::client_endpoint`](crate::Cluster::client_endpoint)): only it knows names and port mappings.
 ///
 /// # Errors
 /// See [`EdgeError`]; the listener is then closed.
