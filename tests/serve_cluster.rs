@@ -52,7 +52,7 @@ impl History {
         match caller.propose(command(n)).await {
             Fate::Applied(response) => {
                 assert!(!response.unchanged, "command {n} was applied before");
-                self.acknowledged.insert(n, response);
+                self.acknowledged.insert(n, *response);
             }
             Fate::Unknown => self.unknown.push(n),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prost::Message;
 
 use crate::node::Applied;
-use crate::proto::{self, StatePart, SummaryResponse};
+use crate::proto::{StatePart, SummaryResponse};
 use crate::state_machine::RouterState;
 
 /// Bytes of records after which a part of the state is sent.

@@ -60,14 +60,14 @@ impl RouterService {
     /// Submits in order, and stops at the first that is not taken: none may overtake another.
     fn submit_all(
         &self,
-        commands: Vec<Result<RouterCommand, Item>>,
+        commands: Vec<Result<RouterCommand, Box<Item>>>,
         deadline: Deadline,
     ) -> Vec<Submitted> {
         let mut stopped: Option<String> = None;
         let mut submitted = Vec::with_capacity(commands.len());
         for (item, command) in (0u32..).zip(commands) {
             let next = match (&stopped, command) {
-                (Some(why), _) => Submitted::Done(not_appended(why)),
+                (Some(why), _) => Submitted::Done(Box::new(not_appended(why))),
                 (None, Err(outcome)) => {
                     stopped = Some(format!("item {item} was refused"));
                     Submitted::Done(outcome)
@@ -76,7 +76,8 @@ impl RouterService {
                     Ok(proposal) => Submitted::Pending(proposal),
                     Err(error) => {
                         stopped = Some(format!("item {item} was not taken"));
-                        Submitted::Done(self.failure(error, deadline).into_outcome(item))
+                        let outcome = self.failure(error, deadline).into_outcome(item);
+                        Submitted::Done(Box::new(outcome))
                     }
                 },
             };
@@ -88,7 +89,7 @@ impl RouterService {
 
 /// One item of a batch.
 enum Submitted {
-    Done(Item),
+    Done(Box<Item>),
     Pending(Proposal),
 }
 
@@ -206,14 +207,14 @@ impl Router for RouterService {
             let why = format!("are {}, at most {MAX_BATCH} fit in a batch", commands.len());
             return Err(invalid("commands", why));
         }
-        let commands = (0u32..)
-            .zip(commands)
-            .map(|(item, command)| Self::command(role, command).map_err(|error| error.item(item)));
+        let commands = (0u32..).zip(commands).map(|(item, command)| {
+            Self::command(role, command).map_err(|error| Box::new(error.item(item)))
+        });
         let submitted = self.submit_all(commands.collect(), deadline);
         let mut outcomes = Vec::with_capacity(submitted.len());
         for (item, submitted) in (0u32..).zip(submitted) {
             let outcome = match submitted {
-                Submitted::Done(outcome) => outcome,
+                Submitted::Done(outcome) => *outcome,
                 Submitted::Pending(proposal) => match proposal.await {
                     Ok(response) => match answer(response) {
                         Ok(response) => Item::Response(response),

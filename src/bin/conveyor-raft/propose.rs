@@ -231,8 +231,8 @@ struct Line<'a> {
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 enum Told {
-    Applied(ProposeResponse),
-    Unchanged(ProposeResponse),
+    Applied(Box<ProposeResponse>),
+    Unchanged(Box<ProposeResponse>),
     Rejected(Rejected),
     Unknown { why: String },
     Invalid { why: String },
@@ -271,8 +271,10 @@ enum Refusal {
 impl Fate {
     fn of(outcome: Option<Outcome>) -> Self {
         let told = match outcome {
-            Some(Outcome::Response(response)) if response.unchanged => Told::Unchanged(response),
-            Some(Outcome::Response(response)) => Told::Applied(response),
+            Some(Outcome::Response(response)) if response.unchanged => {
+                Told::Unchanged(response.into())
+            }
+            Some(Outcome::Response(response)) => Told::Applied(response.into()),
             Some(Outcome::Rejected(refusal)) => Told::Rejected(refusal),
             Some(Outcome::Invalid(invalid)) => Told::Invalid {
                 why: format!("{}: {}", invalid.field, invalid.why),
