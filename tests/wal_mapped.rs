@@ -231,3 +231,117 @@ fn a_read_keeps_its_bytes_when_the_log_is_dropped() {
     std::fs::remove_dir_all(dir.path()).expect("removed");
     assert_eq!(run, copy);
 }
+
+/// A file system of 16 MiB; `None` where this user may not mount one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"])
+            .arg(dir.path())
+            .output();
+        let done = mount.is_ok_and(|output| output.status.success());
+        done.then(|| Self(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg(self.0.path())
+            .output();
+    }
+}
+
+#[test]
+fn c8_a_full_file_system_is_an_error_not_a_signal() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("not shown here: mounting a small file system needs more rights");
+        return;
+    };
+    let log_dir = disk.0.path().join("log");
+    let mut node = open(&log_dir);
+    let batch = vec![command(50_000, 1); 10];
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let mut written = 0;
+    // Until nothing more fits: the one segment there is room for is full.
+    while !(node.log.disk_full() && node.log.ready_bytes() < 500_400) {
+        assert!(Instant::now() < deadline);
+        if node.log.ready_bytes() > 500_400 {
+            let id = node.append(1, &batch);
+            node.wait(id);
+            written += 10;
+        } else {
+            node.step();
+        }
+    }
+    assert!(written > 100 && node.log.poisoned().is_none());
+    // A vote is still taken.
+    let vote = HardState {
+        term: 2,
+        ..HardState::default()
+    };
+    let write = Write {
+        id: node.next + 1,
+        now: 0,
+        hard_state: Some(vote),
+        genesis: None,
+        truncate_from: None,
+        append: Append::None,
+    };
+    node.log.write(write).expect("no room is needed");
+    node.next += 1;
+    node.wait(node.next);
+    // Room comes back, and the log goes on by itself.
+    let grow = std::process::Command::new("mount")
+        .args(["-o", "remount,size=64m"])
+        .arg(disk.0.path())
+        .output();
+    assert!(grow.expect("mount runs").status.success());
+    let id = node.append(2, &batch);
+    node.wait(id);
+    let before = node.all();
+    assert_eq!(before.len(), written + 10);
+    drop(node);
+    assert_eq!(open(&log_dir).all(), before);
+}
+
+#[test]
+fn pinned_bytes_do_not_change_when_their_segment_goes() {
+    let dir = tempfile::tempdir_in("/dev/shm").expect("a folder");
+    let mut node = open(dir.path());
+    let fill = |node: &mut Node, term, batches: u64| {
+        for round in 0..batches {
+            let batch: Vec<_> = (0..10)
+                .map(|nth| command(50_000, round * 10 + nth))
+                .collect();
+            let id = node.append(term, &batch);
+            node.wait(id);
+        }
+    };
+    fill(&mut node, 1, 60);
+    let pinned = node.log.read(1, 100, usize::MAX).expect("readable").runs;
+    let copies: Vec<_> = pinned.iter().map(|run| run.to_vec()).collect();
+    node.log
+        .compact(LogId::new(1, 590))
+        .expect("an entry of the log");
+    fill(&mut node, 2, 90);
+    let counters = node.log.counters();
+    assert!(counters.segments_recycled > 0, "{counters:?}");
+    assert_eq!(pinned, copies);
+    // Not one of the files that were read was used again: their segments had to go.
+    drop(pinned);
+    let before = node.all();
+    assert_eq!(before.len(), 910);
+    drop(node);
+    assert_eq!(open(dir.path()).all(), before);
+}
+
+#[test]
+fn a_log_can_be_owned_by_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<LogStorage<MappedDir>>();
+    is_send::<LogStorage<Memory>>();
+}

@@ -2,11 +2,14 @@
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use conveyor_raft::quic::certs;
-use conveyor_raft::{Cluster, NodeId, RaftConfig, RaftNode, RouterStateMachine};
+use conveyor_raft::{
+    Cluster, LogIndex, NodeId, NodeStatus, RaftConfig, RaftNode, RouterStateMachine,
+};
 use tempfile::TempDir;
 
 /// A folder to measure on.
@@ -59,6 +62,36 @@ impl Medium {
     }
 }
 
+impl Medium {
+    /// Prints what the medium alone takes for one 4 KiB write and its sync, to stand beside every
+    /// figure.
+    pub(crate) fn print_floor(&self) {
+        match raw_sync(&self.folder()) {
+            Ok(time) => println!("{}: raw 4 KiB write and sync, median {time:?}", self.name),
+            Err(error) => println!("{}: raw write and sync not measured: {error}", self.name),
+        }
+    }
+}
+
+/// Median over writes to blocks that the file has already, as in a log whose segments are filled
+/// beforehand.
+fn raw_sync(folder: &Path) -> std::io::Result<Duration> {
+    const PAGES: u64 = 64;
+    let file = tempfile::tempfile_in(folder)?;
+    let page = [0x5a; 4096];
+    (0..PAGES).try_for_each(|nth| file.write_all_at(&page, nth * 4096))?;
+    file.sync_all()?;
+    let mut times = Vec::new();
+    for nth in 0..PAGES {
+        let start = Instant::now();
+        file.write_all_at(&page, nth * 4096)?;
+        file.sync_data()?;
+        times.push(start.elapsed());
+    }
+    times.sort();
+    Ok(times[times.len() / 2])
+}
+
 fn file_system(folder: &Path) -> &'static str {
     let stat = rustix::fs::statfs(folder)
         .unwrap_or_else(|error| panic!("{}: {error}; make the folder first", folder.display()));
@@ -77,18 +110,37 @@ pub(crate) struct BenchCluster {
     _dir: TempDir,
 }
 
-fn free_address() -> SocketAddr {
-    let socket = UdpSocket::bind(("127.0.0.1", 0)).expect("a UDP port");
-    socket.local_addr().expect("its address")
+/// Addresses that were free a moment ago; held until the last is found, so that they differ.
+fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let bind = |_| UdpSocket::bind(("127.0.0.1", 0)).expect("a UDP port");
+    let sockets: Vec<UdpSocket> = (0..count).map(bind).collect();
+    let address = |socket: &UdpSocket| socket.local_addr().expect("its address");
+    sockets.iter().map(address).collect()
+}
+
+/// A node's figures are published now and then, not with every write.
+async fn status_with_syncs(node: &RaftNode) -> NodeStatus {
+    let start = Instant::now();
+    loop {
+        let status = node.status();
+        if status.syncs > 0 {
+            return status;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "node {} never synced",
+            node.id()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 impl BenchCluster {
     pub(crate) async fn start(folder: &Path, size: u64) -> Self {
         let dir = tempfile::tempdir_in(folder).expect("a folder");
         let ids: Vec<NodeId> = (1..=size).collect();
-        let certificates =
-            certs::generate("bench", &ids, &["localhost".into()]).expect("certificates");
-        let addresses: Vec<_> = ids.iter().map(|_| free_address()).collect();
+        let certificates = certs::generate("bench", &ids, &[]).expect("certificates");
+        let addresses = free_addresses(ids.len());
         let mut nodes = Vec::new();
         for (id, listen) in ids.iter().zip(&addresses) {
             let members = ids
@@ -132,23 +184,26 @@ impl BenchCluster {
         }
     }
 
-    /// Ends the cluster after a look at what it did: every node has the same state, everything was
-    /// synced, and what went between the nodes was mutual TLS 1.3.
-    pub(crate) async fn verify_and_stop(self) {
-        let leader = self.leader().await;
-        let last = leader.applied_index();
+    /// Ends the cluster after a look at what it did: every node ends at entry `last` with the
+    /// offsets of `sources` sources and the same state, everything was synced, and what went
+    /// between the nodes was mutual TLS 1.3.
+    pub(crate) async fn verify_and_stop(self, last: LogIndex, sources: usize) {
         let mut digests = Vec::new();
         for node in &self.nodes {
             let applied = node.wait_applied(last, Duration::from_secs(30)).await;
             let applied = applied.expect("every node applies everything");
-            digests.push((applied.id.index, applied.digest));
-            let status = node.status();
-            assert!(status.syncs > 0, "node {} never synced", node.id());
+            assert_eq!(applied.id.index, last, "node {}", node.id());
+            let offsets = applied.view.checkpoints.source_offsets.len();
+            assert_eq!(offsets, sources, "node {}", node.id());
+            digests.push(applied.digest);
+            let status = status_with_syncs(node).await;
             assert_eq!(status.failure, None);
             let links = node.transport_stats();
             assert!(self.nodes.len() == 1 || !links.is_empty());
             assert!(links.iter().all(|link| link.mutual_tls13));
             assert!(links.iter().all(|link| link.datagrams_sent > 0));
+            let mtu: Vec<u16> = links.iter().map(|link| link.mtu).collect();
+            println!("node {}: {} syncs, MTU {mtu:?}", node.id(), status.syncs);
         }
         assert!(
             digests.iter().all(|digest| *digest == digests[0]),

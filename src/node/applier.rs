@@ -49,6 +49,8 @@ pub(crate) struct Applier<S: StateMachine> {
     at: LogId,
     time_us: Micros,
     waiting: VecDeque<Slot<S::Response>>,
+    /// Answers that go out once the state that they are about can be read.
+    answers: Vec<(Slot<S::Response>, S::Response)>,
 }
 
 impl<S: StateMachine> Applier<S> {
@@ -59,6 +61,7 @@ impl<S: StateMachine> Applier<S> {
             at: LogId::default(),
             time_us: 0,
             waiting: VecDeque::new(),
+            answers: Vec::new(),
         }
     }
 
@@ -72,8 +75,11 @@ impl<S: StateMachine> Applier<S> {
             ApplyJob::Entries { runs, last } => {
                 self.shared.waiters.take_through(last, &mut self.waiting);
                 let applied = runs.into_iter().try_for_each(|run| self.apply_run(run));
-                self.waiting.drain(..).for_each(Slot::give_up);
                 self.publish();
+                self.answers
+                    .drain(..)
+                    .for_each(|(slot, response)| slot.answer(response));
+                self.waiting.drain(..).for_each(Slot::give_up);
                 return applied;
             }
             ApplyJob::Freeze(reply) => {
@@ -129,7 +135,7 @@ impl<S: StateMachine> Applier<S> {
                     .waiting
                     .pop_front_if(|slot| slot.index == context.index);
                 if let Some(slot) = waits {
-                    slot.answer(response);
+                    self.answers.push((slot, response));
                 }
             }
             // Configurations are the core's; the crate's own entries come with sessions.

@@ -33,6 +33,8 @@ pub(crate) struct Now {
     pub(crate) wall: Micros,
 }
 
+/// How often the slow part of the status is published.
+const STATUS_INTERVAL: Micros = 100_000;
 /// How often the leader asks the state machine what is due.
 const DUE_INTERVAL: Micros = 1_000_000;
 /// Entry bytes handed to the applier and not yet applied.
@@ -61,6 +63,8 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     entries: Vec<NewEntry>,
     log_time: LogTime,
     next_due: Micros,
+    /// When the slow part of the status is published again.
+    next_status: Micros,
     /// Handed to the applier so far.
     dispatched: LogIndex,
     backlog: VecDeque<(LogIndex, usize)>,
@@ -139,6 +143,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             entries: Vec::new(),
             log_time: LogTime::default(),
             next_due: 0,
+            next_status: 0,
             dispatched: 0,
             backlog: VecDeque::new(),
             uncommitted: VecDeque::new(),
@@ -148,7 +153,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             stopping: false,
         };
         driver.dial();
-        driver.publish(true);
+        driver.publish(0);
         driver
     }
 
@@ -179,7 +184,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.dispatch(now);
         self.ask_what_is_due(now);
         self.log.pump();
-        self.publish(ticked);
+        self.publish(now.mono);
         self.core.deadline()
     }
 
@@ -712,7 +717,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         }
     }
 
-    fn publish(&mut self, peers_too: bool) {
+    fn publish(&mut self, now: Micros) {
         let mut brief = self.shared.brief();
         brief.role = self.core.role();
         brief.term = self.core.term();
@@ -730,7 +735,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             brief.configuration = configuration.cloned();
         }
         let ended = brief.failure != self.failure || brief.stopping != self.stopping;
-        if peers_too || !same || ended {
+        if now >= self.next_status || !same || ended {
+            self.next_status = now + STATUS_INTERVAL;
             brief.syncs = self.log.counters().syncs;
             brief.stopping = self.stopping;
             brief.advice.clone_from(&self.advice);

@@ -325,7 +325,7 @@ mod tests {
             "one chunk for what is small, none longer than the limit"
         );
         assert_eq!(burst[1].as_ptr(), long.as_ptr(), "spliced, not copied");
-        assert_eq!(lane.queued(), lengths.iter().sum());
+        assert_eq!(lane.queued(), lengths.iter().sum::<usize>());
     }
 
     #[test]

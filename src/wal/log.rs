@@ -70,6 +70,8 @@ pub struct LogStorage<M: Medium> {
     pub(super) trim: Trim,
     pub(super) next_seq: u64,
     pub(super) chain: Chain,
+    /// Room for the checksums of the open batch, used again and again.
+    pub(super) crcs: Vec<u8>,
     /// (term, first index) of each run of equal terms.
     pub(super) runs: Vec<LogId>,
     pub(super) last: LogId,

@@ -74,13 +74,8 @@ impl Mapping {
     }
 
     /// Bytes of the mapping.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.raw.len()
-    }
-
-    /// Whether it has no bytes.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The writer, for the first who asks. Bytes from `data` to `end` count as published.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use super::index::SegmentIndex;
 use super::layout::{HintRecord, Lsn, META_FILE, MetaSlot, pool_name, segment_name};
 use super::log::{LogStorage, Segment};
 use super::medium::{Files, Medium};
@@ -118,29 +119,8 @@ impl<M: Medium> LogStorage<M> {
             cursor,
             ..
         } = recovered;
-        let mut segments: VecDeque<Segment> = VecDeque::new();
-        for (live, index) in chain.into_iter().zip(std::mem::take(&mut replay.indexes)) {
-            segments.push_back(Segment {
-                seq: live.seq,
-                name: live.name,
-                size: live.size,
-                base: live.header.prev_last(),
-                map: None,
-                pinned: Weak::new(),
-                index,
-            });
-        }
-        let map = tail.tail.writer.map();
-        match segments.back_mut() {
-            Some(segment) => {
-                segment.map = Some(Arc::clone(map));
-                segment.pinned = Arc::downgrade(map);
-            }
-            None => {
-                let name = tail.tail.name.clone();
-                segments.push_back(Segment::mapped(tail.tail.seq, name, start, map));
-            }
-        }
+        let indexes = std::mem::take(&mut replay.indexes);
+        let segments = segments_of(chain, indexes, &tail, start);
         let last = if replay.last.index < start.index {
             start
         } else {
@@ -171,6 +151,7 @@ impl<M: Medium> LogStorage<M> {
                 commit: replay.commit,
             },
             tails: VecDeque::from([tail.tail]),
+            crcs: Vec::new(),
             runs: replay.runs,
             last,
             last_time_us: 0,
@@ -213,6 +194,39 @@ struct Opened {
     next_seq: u64,
     pool: Vec<String>,
     told: u32,
+}
+
+/// The live segments as they are kept in memory; the one that is written on is mapped.
+fn segments_of(
+    chain: Vec<Live>,
+    indexes: Vec<SegmentIndex>,
+    tail: &NewTail,
+    start: LogId,
+) -> VecDeque<Segment> {
+    let mut segments: VecDeque<Segment> = VecDeque::new();
+    for (live, index) in chain.into_iter().zip(indexes) {
+        segments.push_back(Segment {
+            seq: live.seq,
+            name: live.name,
+            size: live.size,
+            base: live.header.prev_last(),
+            map: None,
+            pinned: Weak::new(),
+            index,
+        });
+    }
+    let map = tail.tail.writer.map();
+    match segments.back_mut() {
+        Some(segment) => {
+            segment.map = Some(Arc::clone(map));
+            segment.pinned = Arc::downgrade(map);
+        }
+        None => {
+            let name = tail.tail.name.clone();
+            segments.push_back(Segment::mapped(tail.tail.seq, name, start, map));
+        }
+    }
+    segments
 }
 
 /// Reads META and settles it on disk, or makes it for a directory that has none and no segments.

@@ -46,7 +46,9 @@ pub(crate) struct OpenBatch {
     first: LogIndex,
     truncates: bool,
     count: u32,
-    crcs: crc32fast::Hasher,
+    /// The entries' checksums: hashed at once when the batch is closed, which is several times
+    /// faster than four bytes at a time.
+    crcs: Vec<u8>,
 }
 
 impl OpenBatch {
@@ -99,6 +101,8 @@ impl<M: Medium> LogStorage<M> {
     /// Opens a batch in the current segment; the caller has seen that it fits.
     fn open_batch(&mut self, truncates: bool) {
         let first = self.last.index + 1;
+        let mut crcs = std::mem::take(&mut self.crcs);
+        crcs.clear();
         let tail = self.tail();
         let at = tail.at;
         tail.writer.open_header(at as usize);
@@ -109,7 +113,7 @@ impl<M: Medium> LogStorage<M> {
             first,
             truncates,
             count: 0,
-            crcs: crc32fast::Hasher::new(),
+            crcs,
         });
         if let Some(segment) = self.segments.back_mut() {
             segment.index.open_piece(first, start);
@@ -160,7 +164,7 @@ impl<M: Medium> LogStorage<M> {
         tail.at = at + len;
         if let Some(open) = &mut tail.open {
             open.count += 1;
-            open.crcs.update(&header.crc().to_le_bytes());
+            open.crcs.extend_from_slice(&header.crc().to_le_bytes());
         }
         if let Some(segment) = self.segments.back_mut() {
             segment.index.push(id.index, at, len);
@@ -198,10 +202,11 @@ impl<M: Medium> LogStorage<M> {
             commit_hint: self.chain.commit,
             body_len: self.tail().at - open.body_start(),
             entry_count: open.count,
-            body_crc: open.crcs.finalize(),
+            body_crc: crc32fast::hash(&open.crcs),
             kind: BatchKind::Entries,
             truncates: open.truncates,
         };
+        self.crcs = open.crcs;
         self.finish_batch(open.at, &facts);
     }
 

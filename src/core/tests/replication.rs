@@ -1,10 +1,12 @@
 //! Rules of replication, by their hazard ids.
 
-use super::super::{AppendStatus, Class, Event, Input, Message, Output};
+use super::super::{
+    AppendEntries, AppendStatus, Class, EntrySummary, Event, Input, Message, Output,
+};
 use super::bed::{Bed, HEARTBEAT, T_MAX, T_MIN, incarnation, settings};
 use super::election::led;
 use super::net::Faults;
-use super::script::{Script, beat_reply, heartbeat, image, matched, replica};
+use super::script::{Script, beat_reply, heartbeat, image, matched, replica, summary};
 use super::seeds::{converged, leader, recovers};
 use crate::types::{LogId, LogIndex, ReplicaId, Term};
 
@@ -651,4 +653,26 @@ fn b3_a_stream_that_is_down_gets_nothing() {
             "after the end of {epoch}"
         );
     }
+}
+
+#[test]
+fn c8_a_full_log_takes_nothing_and_says_so() {
+    let mut one = Script::new(1, 3, &[1], 2);
+    let append = AppendEntries {
+        term: 2,
+        epoch: 1,
+        seq: 0,
+        prev: LogId::new(1, 1),
+        commit: 2,
+        sent_at: 0,
+        count: 1,
+    };
+    let entries = EntrySummary {
+        fits: false,
+        ..summary(2, &[2])
+    };
+    one.tell_with(replica(2), Message::Append(append), entries);
+    assert_eq!(one.last_ack().0.status, AppendStatus::Busy);
+    assert_eq!((one.terms(), one.core.commit()), (vec![1], 0));
+    assert!(one.writes().is_empty());
 }

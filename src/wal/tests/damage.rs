@@ -284,3 +284,41 @@ fn arbitrary_bytes_never_panic() {
         let _ = try_open(&MemoryDisk::from_image(&damaged), tiny());
     }
 }
+
+#[test]
+fn c5_a_tail_that_vanished_below_hint_is_refused() {
+    let disk = MemoryDisk::new();
+    let mut rig = try_open(&disk, tiny()).expect("opens");
+    for _ in 0..5 {
+        rig.append_durably(1, &[100, 200]);
+    }
+    rig.log.note_commit(8);
+    rig.log.tick(5_000_000);
+    rig.settle();
+    drop(rig);
+    disk.crash(Crash::Kill);
+    let image = disk.image();
+    let segment = only_segment(&image);
+    let mut vanished = image.clone();
+    vanished.get_mut(&segment).expect("there")[8192 + 4096..].fill(0);
+    let open = |image: &Image| {
+        let disk = MemoryDisk::from_image(image);
+        disk.crash(Crash::PowerCut);
+        try_open(&disk, tiny()).map(|rig| rig.log.last().index)
+    };
+    let refused = open(&vanished).expect_err("refused").to_string();
+    assert!(
+        refused.contains("HINT") && refused.contains("index 3"),
+        "{refused}"
+    );
+    // The whole segment gone, header and all.
+    vanished.get_mut(&segment).expect("there").fill(0);
+    assert!(open(&vanished).is_err());
+    vanished.remove(&segment);
+    assert!(open(&vanished).is_err());
+    // Without a hint it would have been a torn tail.
+    let mut hintless = image;
+    hintless.remove("HINT");
+    hintless.get_mut(&segment).expect("there")[8192 + 4096..].fill(0);
+    assert_eq!(open(&hintless).expect("opens"), 2);
+}

@@ -3,7 +3,7 @@
 use super::harness::*;
 use crate::types::{Entry, LogId};
 use crate::wal::memory::{Stepper, SyncFault};
-use crate::wal::{Append, Crash, Lane, LogOptions, Memory, MemoryDisk, OpenError, WriteError};
+use crate::wal::{Append, Crash, Lane, Memory, MemoryDisk, OpenError, WriteError};
 
 const FAULTS: [SyncFault; 3] = [SyncFault::Keep, SyncFault::Revert, SyncFault::Late];
 

@@ -5,4 +5,5 @@ mod crashes;
 mod damage;
 mod faults;
 mod front;
+mod golden;
 mod harness;
