@@ -5,6 +5,15 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 
+/// Prints a line for whoever listens. Nobody listening any more, as behind `head`, is no failure.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+pub(crate) use say;
+
 /// One object on one line, without the fields that say nothing.
 pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
     Ok(prune(serde_json::to_value(value)?).to_string())

@@ -18,7 +18,7 @@ use crate::cli::ProposeArgs;
 use crate::client::{Client, Leader, failure_of};
 use crate::failure::{Context, Failure};
 use crate::input::{Item, Source};
-use crate::output;
+use crate::output::{self, say};
 
 /// A batch is answered as a whole: larger ones bring little more speed and later answers.
 const BATCH_ITEMS: usize = 256;
@@ -213,8 +213,8 @@ impl Run<'_> {
             self.failed += 1;
         }
         match self.client.json {
-            true => println!("{}", output::json(&Line { line: number, told })?),
-            false => println!("line {number}: {}", told.text()),
+            true => say!("{}", output::json(&Line { line: number, told })?),
+            false => say!("line {number}: {}", told.text()),
         }
         Ok(())
     }
