@@ -2,6 +2,8 @@
 #![cfg(feature = "grpc")]
 
 mod grpc_common;
+#[path = "grpc_common/raw.rs"]
+mod raw;
 
 use conveyor_raft::RouterCommand;
 use conveyor_raft::grpc::{
@@ -106,22 +108,6 @@ async fn i2_certificates_of_others_get_in_nowhere() {
         "{refused:?}"
     );
 
-    // The same, trusting this cluster's CA: now the server refuses.
-    let mut mixed = one.certs.ca.client_ca().clone();
-    mixed.key.clone_from(&other.operator.key);
-    let forged = conveyor_raft::grpc::EdgeIdentity::from_pem(
-        &mixed.cert,
-        &other.operator.cert,
-        &other.operator.key,
-        one.certs.ca.client_crl(),
-    );
-    let forged = forged.expect("identity");
-    // The client would itself notice the other cluster; what counts is that no call succeeds.
-    if let Ok(channel) = connect(&endpoint, Some(&forged)).await {
-        let [_, rest @ ..] = calls(&channel).await;
-        assert!(!rest.contains(&Code::Ok), "{rest:?}");
-    }
-
     // A node's certificates are no client's.
     for pair in [&one.certs.nodes[0].edge, &one.certs.nodes[0].peer] {
         let node = identity(&one.certs, pair);
@@ -135,6 +121,51 @@ async fn i2_certificates_of_others_get_in_nowhere() {
     let plain = connect(&endpoint.replace("https", "http"), None).await;
     if let Ok(channel) = plain {
         let [all @ ..] = calls(&channel).await;
+        assert!(!all.contains(&Code::Ok), "{all:?}");
+    }
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn i2_a_certificate_of_the_right_ca_counts_by_its_one_uri() {
+    const WRONG: [Code; 5] = [Code::Unauthenticated; 5];
+    let one = One::start().await;
+    let address = one.edge.local_addr();
+    let cluster = one.certs.ca.cluster();
+    let other = certificates().ca.cluster();
+    let uri = |cluster, rest: &str| format!("conveyor-raft://{cluster}/{rest}");
+    let operator = uri(cluster, "client/operator/mallory");
+    for uris in [
+        vec![],
+        vec![uri(other, "client/operator/mallory")],
+        vec![uri(cluster, "peer/1")],
+        vec![uri(cluster, "edge/1")],
+        vec![uri(cluster, "client/root/mallory")],
+        vec![uri(cluster, "client/operator/Mallory")],
+        vec![operator.clone(), uri(cluster, "client/reader/mallory")],
+    ] {
+        let pair = raw::certificate(&one.certs, &uris);
+        let channel = raw::channel(&one.certs, Some(&pair), address)
+            .await
+            .expect("TLS");
+        let [health, rest @ ..] = calls(&channel).await;
+        assert_eq!((health, rest), (Code::Ok, WRONG), "{uris:?}");
+    }
+    // Nothing shown: good for probes.
+    let channel = raw::channel(&one.certs, None, address).await.expect("TLS");
+    let [health, rest @ ..] = calls(&channel).await;
+    assert_eq!((health, rest), (Code::Ok, WRONG));
+    // And the right one, by the same way.
+    let pair = raw::certificate(&one.certs, &[operator]);
+    let channel = raw::channel(&one.certs, Some(&pair), address)
+        .await
+        .expect("TLS");
+    assert_eq!(calls(&channel).await, [Code::Ok; 6]);
+    // Another CA does not get as far as a call.
+    let stranger = certificates();
+    let channel = raw::channel(&one.certs, Some(&stranger.operator), address).await;
+    if let Ok(channel) = channel {
+        let all = calls(&channel).await;
         assert!(!all.contains(&Code::Ok), "{all:?}");
     }
     one.stop().await;

@@ -52,7 +52,7 @@ impl History {
         match caller.propose(command(n)).await {
             Fate::Applied(response) => {
                 assert!(!response.unchanged, "command {n} was applied before");
-                self.acknowledged.insert(n, response);
+                self.acknowledged.insert(n, *response);
             }
             Fate::Unknown => self.unknown.push(n),
         }
@@ -292,4 +292,65 @@ async fn a_follower_names_the_leader_and_the_programs_talk_to_it() {
         "{out}"
     );
     drop(nodes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f3_the_program_survives_a_lost_leader_without_repeating_anything() {
+    let _turn = common::real_time_turn();
+    let site = Site::new(3);
+    let mut nodes: Vec<_> = (1..=3).map(|node| site.start(node)).collect();
+    let caller = Caller::new(&site);
+    let leader = caller.leader().await;
+    // Offsets that only rise: one that came late would be rejected, one that came twice unchanged.
+    let line = |n: u64| {
+        format!(
+            "{{\"CommitSourceOffset\":{{\"source_id\":\"s\",\"partition\":0,\"offset\":{n}}}}}\n"
+        )
+    };
+    let input = site.path("input.ndjson");
+    std::fs::write(&input, (1..=20_000).map(line).collect::<String>()).expect("input");
+    let endpoints = (1..=3).map(|node| site.endpoint(node)).collect::<Vec<_>>();
+    let output = std::fs::File::create(site.path("output")).expect("output");
+    let mut program = std::process::Command::new(serve_common::BINARY)
+        .args(["propose", "--json", "--endpoint", &endpoints.join(",")])
+        .arg("--certs")
+        .arg(site.path("certs"))
+        .arg("--input")
+        .arg(&input)
+        .stdout(output)
+        .spawn()
+        .expect("the program runs");
+    let printed = || std::fs::read_to_string(site.path("output")).expect("output");
+    while printed().lines().count() < 1000 {
+        assert!(
+            program.try_wait().expect("wait").is_none(),
+            "it ended early: {}",
+            printed()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    take(&mut nodes, leader).kill();
+    let status = tokio::task::spawn_blocking(move || program.wait()).await;
+    let status = status.expect("joined").expect("ended");
+    let printed = printed();
+    let mut last_index = 0;
+    let (mut applied, mut unknown) = (0, 0);
+    for (line, number) in printed.lines().zip(1_u64..) {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(line["line"], number, "every command is told of, in order");
+        match line["outcome"].as_str() {
+            Some("applied") => {
+                let index = line["index"].as_u64().expect("index");
+                assert!(index > last_index, "order");
+                last_index = index;
+                applied += 1;
+            }
+            Some("unknown") => unknown += 1,
+            _ => panic!("{line}"),
+        }
+    }
+    assert_eq!(applied + unknown, 20_000);
+    // A batch at most was under way when the leader was lost.
+    assert!(unknown <= 256, "{unknown}");
+    assert_eq!(status.success(), unknown == 0);
 }

@@ -25,7 +25,7 @@ async fn wait_for(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn i8_ports_and_directories_in_use_are_named() {
+async fn c12_ports_and_directories_in_use_are_named() {
     let _turn = common::real_time_turn();
     let site = Site::new(1);
     let (peers, clients) = site.ports[0];

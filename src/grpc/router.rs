@@ -76,7 +76,8 @@ impl RouterService {
                     Ok(proposal) => Submitted::Pending(proposal),
                     Err(error) => {
                         stopped = Some(format!("item {item} was not taken"));
-                        Submitted::Done(Box::new(self.failure(error, deadline).into_outcome(item)))
+                        let outcome = self.failure(error, deadline).into_outcome(item);
+                        Submitted::Done(Box::new(outcome))
                     }
                 },
             };

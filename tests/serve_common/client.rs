@@ -17,7 +17,7 @@ use crate::serve_common::{PATIENCE, Site};
 
 /// What a caller knows of a command.
 pub(crate) enum Fate {
-    Applied(ProposeResponse),
+    Applied(Box<ProposeResponse>),
     /// It may have been applied.
     Unknown,
 }
@@ -65,7 +65,7 @@ impl Caller {
             });
             request.set_timeout(Duration::from_secs(5));
             match router.propose(request).await {
-                Ok(response) => return Fate::Applied(response.into_inner()),
+                Ok(response) => return Fate::Applied(Box::new(response.into_inner())),
                 Err(status) if self.may_retry(&status) => {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }

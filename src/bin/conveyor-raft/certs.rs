@@ -4,6 +4,7 @@ use conveyor_raft::quic::certs::{InitOptions, init};
 
 use crate::cli::{CertsArgs, CertsCommand, CertsInitArgs};
 use crate::failure::Failure;
+use crate::output::say;
 
 /// Every node can be reached from its own machine, whatever other names it has.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -34,14 +35,14 @@ fn make(args: CertsInitArgs) -> Result<(), Failure> {
             .map(|path| path.display().to_string())
             .collect();
         let value = serde_json::json!({ "cluster_id": report.cluster.to_string(), "files": files });
-        println!("{value}");
+        say!("{value}");
         return Ok(());
     }
-    println!("cluster {} ({})", report.cluster, options.label);
+    say!("cluster {} ({})", report.cluster, options.label);
     for file in &report.files {
-        println!("  {}", file.display());
+        say!("  {}", file.display());
     }
-    println!(
+    say!(
         "Copy node-N/, peer-ca.pem, peer-ca.crl, client-ca.pem and client-ca.crl to node N.\n\
          Keep peer-ca.key and client-ca.key off the nodes."
     );

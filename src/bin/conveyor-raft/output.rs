@@ -5,6 +5,15 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 
+/// Prints a line for whoever listens. Nobody listening any more, as behind `head`, is no failure.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+pub(crate) use say;
+
 /// One object on one line, without the fields that say nothing.
 pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
     Ok(prune(serde_json::to_value(value)?).to_string())
@@ -32,7 +41,7 @@ pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

@@ -18,7 +18,7 @@ use crate::cli::ProposeArgs;
 use crate::client::{Client, Leader, failure_of};
 use crate::failure::{Context, Failure};
 use crate::input::{Item, Source};
-use crate::output;
+use crate::output::{self, say};
 
 /// A batch is answered as a whole: larger ones bring little more speed and later answers.
 const BATCH_ITEMS: usize = 256;
@@ -213,8 +213,8 @@ impl Run<'_> {
             self.failed += 1;
         }
         match self.client.json {
-            true => println!("{}", output::json(&Line { line: number, told })?),
-            false => println!("line {number}: {}", told.text()),
+            true => say!("{}", output::json(&Line { line: number, told })?),
+            false => say!("line {number}: {}", told.text()),
         }
         Ok(())
     }
@@ -231,8 +231,8 @@ struct Line<'a> {
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(tag = "outcome", rename_all = "lowercase")]
 enum Told {
-    Applied(ProposeResponse),
-    Unchanged(ProposeResponse),
+    Applied(Box<ProposeResponse>),
+    Unchanged(Box<ProposeResponse>),
     Rejected(Rejected),
     Unknown { why: String },
     Invalid { why: String },
@@ -271,8 +271,10 @@ enum Refusal {
 impl Fate {
     fn of(outcome: Option<Outcome>) -> Self {
         let told = match outcome {
-            Some(Outcome::Response(response)) if response.unchanged => Told::Unchanged(response),
-            Some(Outcome::Response(response)) => Told::Applied(response),
+            Some(Outcome::Response(response)) if response.unchanged => {
+                Told::Unchanged(response.into())
+            }
+            Some(Outcome::Response(response)) => Told::Applied(response.into()),
             Some(Outcome::Rejected(refusal)) => Told::Rejected(refusal),
             Some(Outcome::Invalid(invalid)) => Told::Invalid {
                 why: format!("{}: {}", invalid.field, invalid.why),

@@ -8,7 +8,7 @@ use conveyor_raft::proto::{GetStateRequest, SummaryRequest, SummaryResponse};
 use crate::cli::StateArgs;
 use crate::client::{Client, failure_of};
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, say};
 
 /// A part of the state may be one large record.
 const MAX_PART: usize = 64 << 20;
@@ -25,7 +25,7 @@ pub(crate) async fn run(args: StateArgs) -> Result<(), Failure> {
     let answer = router.summary(client.request(request)).await;
     let summary = answer.map_err(|status| failure_of(&status))?.into_inner();
     match client.json {
-        true => println!("{}", output::json(&summary)?),
+        true => say!("{}", output::json(&summary)?),
         false => print(&summary),
     }
     Ok(())
@@ -42,7 +42,7 @@ async fn full(
     // No deadline: how long it takes is a matter of how much there is.
     let answer = router.get_state(request).await;
     let mut parts = answer.map_err(|status| failure_of(&status))?.into_inner();
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = BufWriter::new(io::stdout());
     let mut first = true;
     while let Some(part) = parts
         .message()
@@ -63,14 +63,14 @@ async fn full(
 }
 
 fn print(summary: &SummaryResponse) {
-    println!(
+    say!(
         "state at index {}, term {}",
         output::count(summary.index),
         summary.term
     );
-    println!("  digest           {}", summary.digest);
+    say!("  digest           {}", summary.digest);
     for (name, count) in &summary.counts {
-        println!("  {name:<16} {}", output::count(*count));
+        say!("  {name:<16} {}", output::count(*count));
     }
-    println!("  rejected so far  {}", output::count(summary.rejections));
+    say!("  rejected so far  {}", output::count(summary.rejections));
 }

@@ -6,14 +6,14 @@ use conveyor_raft::proto::{StatusRequest, StatusResponse};
 use crate::cli::StatusArgs;
 use crate::client::{Client, failure_of};
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, say};
 
 pub(crate) async fn run(args: StatusArgs) -> Result<(), Failure> {
     let client = Client::new(args.client)?;
     let mut failed = Vec::new();
     for endpoint in client.endpoints() {
         match ask(&client, endpoint).await {
-            Ok(status) if client.json => println!("{}", output::json(&status)?),
+            Ok(status) if client.json => say!("{}", output::json(&status)?),
             Ok(status) => print(endpoint, &status)?,
             Err(failure) => {
                 eprintln!("{endpoint}: {failure}");
@@ -50,19 +50,20 @@ fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
         (id, "") => format!("node {id}"),
         (id, endpoint) => format!("node {id} at {endpoint}"),
     };
-    println!("node {} at {endpoint}", status.node_id);
-    println!("  role        {role}, term {}", status.term);
-    println!("  leader      {leader}");
-    println!(
+    say!("node {} at {endpoint}", status.node_id);
+    say!("  role        {role}, term {}", status.term);
+    say!("  leader      {leader}");
+    say!(
         "  last entry  {} (term {})",
-        status.last_index, status.last_term
+        status.last_index,
+        status.last_term
     );
-    println!("  durable     {}", status.durable_index);
-    println!("  committed   {}", status.commit_index);
-    println!("  applied     {}", status.applied_index);
-    println!("  digest      {}", status.digest);
-    println!("  cluster     {}", status.cluster_id);
-    println!("  incarnation {}", status.incarnation);
+    say!("  durable     {}", status.durable_index);
+    say!("  committed   {}", status.commit_index);
+    say!("  applied     {}", status.applied_index);
+    say!("  digest      {}", status.digest);
+    say!("  cluster     {}", status.cluster_id);
+    say!("  incarnation {}", status.incarnation);
     for peer in &status.peers {
         let link = if peer.connected {
             "connected"
@@ -73,16 +74,17 @@ fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
             Some(ms) => format!(", heard {ms} ms ago, equal up to {}", peer.match_index),
             None => String::new(),
         };
-        println!(
+        say!(
             "  peer {}      {} {link}{contact}",
-            peer.node_id, peer.address
+            peer.node_id,
+            peer.address
         );
     }
     if status.stopping {
-        println!("  stopping");
+        say!("  stopping");
     }
     for note in status.advice.iter().chain(&status.failure) {
-        println!("  note        {note}");
+        say!("  note        {note}");
     }
     Ok(())
 }

@@ -57,7 +57,8 @@ impl DevCluster {
     }
 
     pub(super) fn leader(&self) -> Option<&RaftNode> {
-        self.nodes.iter().find(|node| node.is_leader())
+        let serves = |node: &&RaftNode| node.is_leader() && !node.status().stopping;
+        self.nodes.iter().find(serves)
     }
 
     pub(super) fn commit_index(&self) -> u64 {

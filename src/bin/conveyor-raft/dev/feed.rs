@@ -20,6 +20,7 @@ use super::cluster::DevCluster;
 
 /// Commands under way. More make no more throughput, only longer waits.
 const WINDOW: usize = 1024;
+const RETRY_MS: u64 = 10;
 const REDRAW: Duration = Duration::from_millis(100);
 /// Latencies are kept in microseconds with three digits, up to a minute.
 const MAX_LATENCY_US: u64 = 60_000_000;
@@ -73,6 +74,8 @@ pub(super) struct Feeder<'a> {
     tally: Tally,
     bar: ProgressBar,
     drawn: Instant,
+    /// When a command last had its fate, or the first one was ready.
+    progress: Instant,
 }
 
 impl<'a> Feeder<'a> {
@@ -87,6 +90,7 @@ impl<'a> Feeder<'a> {
             tally: Tally::default(),
             bar: progress_bar(size),
             drawn: Instant::now(),
+            progress: Instant::now(),
         }
     }
 
@@ -132,8 +136,7 @@ impl<'a> Feeder<'a> {
                 }
                 Err(error) => {
                     self.waiting.push_front(command);
-                    self.hold(&error).await;
-                    return Ok(());
+                    return self.hold(&error).await;
                 }
             }
         }
@@ -150,7 +153,11 @@ impl<'a> Feeder<'a> {
             let item = match input.try_recv() {
                 Ok(item) => Some(item),
                 Err(_) if !self.under_way.is_empty() => None,
-                Err(_) => input.recv().await,
+                Err(_) => {
+                    let item = input.recv().await;
+                    self.progress = Instant::now();
+                    item
+                }
             };
             let Some(item) = item else {
                 return Ok(None);
@@ -185,20 +192,25 @@ impl<'a> Feeder<'a> {
     }
 
     /// After a refusal on submission.
-    async fn hold(&mut self, error: &ProposeError) {
-        match error {
-            ProposeError::Overloaded { retry_after_ms, .. } => {
-                if self.under_way.is_empty() {
-                    tokio::time::sleep(Duration::from_millis(*retry_after_ms)).await;
-                }
-            }
+    async fn hold(&mut self, error: &ProposeError) -> Result<(), Failure> {
+        let pause = match error {
+            ProposeError::Overloaded { retry_after_ms, .. } => *retry_after_ms,
             _ => {
                 self.leader = None;
-                if self.under_way.is_empty() {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
+                RETRY_MS
             }
+        };
+        if !self.under_way.is_empty() {
+            return Ok(());
         }
+        if self.progress.elapsed() > PATIENCE {
+            return Err(Failure::new(format!(
+                "no command was taken for {} s: {error}",
+                PATIENCE.as_secs()
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        Ok(())
     }
 
     async fn settle(&mut self, pending: Pending) {
@@ -207,7 +219,9 @@ impl<'a> Feeder<'a> {
             since,
             proposal,
         } = pending;
-        match proposal.await {
+        let outcome = proposal.await;
+        self.progress = Instant::now();
+        match outcome {
             Ok(response) => {
                 self.tally.last_index = self.tally.last_index.max(response.index);
                 match response.outcome {

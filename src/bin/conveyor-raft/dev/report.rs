@@ -6,7 +6,7 @@ use conveyor_raft::state_machine::Summary;
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::output::{self, count};
+use crate::output::{self, count, say};
 
 use super::cluster::{DevCluster, State};
 use super::feed::Tally;
@@ -94,7 +94,7 @@ impl Report {
 
     pub(super) fn print(&self, fed: bool) {
         if fed {
-            println!(
+            say!(
                 "{} commands in {:.2} s: {} per second, half of them answered within {:.1} ms \
                  (p50), 99 of 100 within {:.1} ms (p99)",
                 count(self.commands),
@@ -103,7 +103,7 @@ impl Report {
                 self.p50_ms,
                 self.p99_ms
             );
-            println!(
+            say!(
                 "applied {}, unchanged {}, rejected {}, outcome unknown {}",
                 count(self.applied),
                 count(self.unchanged),
@@ -111,15 +111,15 @@ impl Report {
                 count(self.unknown)
             );
             if self.bad_lines > 0 {
-                println!("lines that are no command: {}", count(self.bad_lines));
+                say!("lines that are no command: {}", count(self.bad_lines));
             }
         }
         match self.leader {
-            Some(leader) => println!("leader: node {leader}, term {}", self.term),
-            None => println!("leader: none at the moment, term {}", self.term),
+            Some(leader) => say!("leader: node {leader}, term {}", self.term),
+            None => say!("leader: none at the moment, term {}", self.term),
         }
         for node in &self.nodes {
-            println!(
+            say!(
                 "node {}: applied {}, digest {}, clients at {}",
                 node.node,
                 count(node.applied_index),
@@ -132,7 +132,7 @@ impl Report {
             .iter()
             .map(|(name, number)| format!("{} {}", count(*number), name.replace('_', " ")))
             .collect();
-        println!("state: {}", counts.join(", "));
+        say!("state: {}", counts.join(", "));
         self.print_usage();
     }
 
@@ -146,15 +146,15 @@ impl Report {
         let Some(first) = self.nodes.first() else {
             return;
         };
-        println!("talk to it:");
-        println!("  conveyor-raft status --endpoint {all}");
-        println!("  conveyor-raft state --endpoint {}", first.endpoint);
-        println!(
+        say!("talk to it:");
+        say!("  conveyor-raft status --endpoint {all}");
+        say!("  conveyor-raft state --endpoint {}", first.endpoint);
+        say!(
             "  conveyor-raft propose --endpoint {all} \
              '{{\"RegisterSidecar\":{{\"sidecar_id\":\"shop/a\",\"endpoint\":\"10.0.0.1:50053\"}}}}'"
         );
         let address = first.endpoint.trim_start_matches("http://");
-        println!("  grpcurl -plaintext {address} conveyor.raft.v1.Cluster/Status");
+        say!("  grpcurl -plaintext {address} conveyor.raft.v1.Cluster/Status");
     }
 
     /// Whether all was well.
