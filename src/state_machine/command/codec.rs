@@ -14,7 +14,7 @@ use crate::proto;
 use crate::state_machine::CommandError;
 
 const VERSION: u8 = 1;
-const ENVELOPE: usize = 2;
+pub(super) const ENVELOPE: usize = 2;
 
 /// Appends the payload of `command` to `out`.
 pub(crate) fn encode(command: &RouterCommand, out: &mut Vec<u8>) -> Result<(), CommandError> {

@@ -438,26 +438,28 @@ impl RouterCommand {
     /// `number` names the source (one of `sources`) and is the offset, so that rising numbers are
     /// all applied.
     pub fn sized(number: u64, sources: u64, bytes: usize) -> Self {
-        let command = |filler: &str| Self::CommitSourceOffset {
-            source_id: format!("load/{:08x}{filler}", number % sources.max(1)),
+        let mut source_id = format!("load/{:08x}", number % sources.max(1));
+        // Protobuf: a tag, a length and the text; a tag and the offset unless it is 0; around
+        // both a tag and a length; before all the envelope.
+        let varint = |value: u64| prost::length_delimiter_len(value as usize);
+        let offset = if number == 0 { 0 } else { 1 + varint(number) };
+        let encoded = |id: usize| {
+            let inner = 1 + varint(id as u64) + id + offset;
+            codec::ENVELOPE + 1 + varint(inner as u64) + inner
+        };
+        let shortest = source_id.len();
+        let missing = bytes.saturating_sub(encoded(shortest));
+        let mut len = (shortest + missing).min(limits::MAX_ID);
+        while len > shortest && encoded(len) > bytes {
+            len -= 1;
+        }
+        source_id.extend(std::iter::repeat_n('.', len - shortest));
+        Self::CommitSourceOffset {
+            source_id,
             partition: 0,
             offset: number,
             rewind: false,
-        };
-        let (mut encoded, mut filler) = (Vec::new(), String::new());
-        for _ in 0..2 {
-            encoded.clear();
-            if encode(&command(&filler), &mut encoded).is_err() {
-                break;
-            }
-            let missing = bytes.saturating_sub(encoded.len());
-            let room = limits::MAX_ID - 13 - filler.len();
-            filler.extend(std::iter::repeat_n('.', missing.min(room)));
-            // A longer id may need a longer length prefix.
-            let over = encoded.len().saturating_sub(bytes).min(filler.len());
-            filler.truncate(filler.len() - over);
         }
-        command(&filler)
     }
 
     /// The command's name, as in its JSON form.
