@@ -168,6 +168,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if ticked {
             self.step(now, Input::Tick, Cause::Other);
             self.shared.waiters.expire(now.mono);
+            self.expire_pending(now);
         }
         lanes
             .requests
@@ -542,6 +543,18 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             left.is_some()
         });
         fits.count()
+    }
+
+    /// Those whose time is over before there was room: nothing of theirs entered the log.
+    fn expire_pending(&mut self, now: Now) {
+        let (over, waiting) = std::mem::take(&mut self.pending)
+            .into_iter()
+            .partition(|submission| submission.waiter.deadline <= now.mono);
+        self.pending = waiting;
+        let over: VecDeque<Submission<S::Response>> = over;
+        for submission in over {
+            submission.waiter.answer(Err(ProposeError::Deadline));
+        }
     }
 
     /// What did not fit waits for room to be prepared, unless the disk is full or the budget is

@@ -124,6 +124,8 @@ pub(super) struct Node {
     deadline: Micros,
     /// Syncs do not happen while set.
     pub(super) disk_stalls: bool,
+    /// Nor is new room prepared while this is.
+    pub(super) room_stalls: bool,
 }
 
 pub(super) struct Bed {
@@ -186,6 +188,7 @@ impl Bed {
             stepper,
             deadline: self.now,
             disk_stalls: false,
+            room_stalls: false,
         });
     }
 
@@ -306,7 +309,9 @@ impl Bed {
             if !node.disk_stalls {
                 while node.stepper.run(Lane::Sync) {}
             }
-            while node.stepper.run(Lane::Prepare) || node.stepper.run(Lane::Warm) {}
+            if !node.room_stalls {
+                while node.stepper.run(Lane::Prepare) || node.stepper.run(Lane::Warm) {}
+            }
             let mut lanes = Lanes::default();
             node.shared.inbox.take(&mut lanes);
             if lanes.is_empty() && self.now < node.deadline {

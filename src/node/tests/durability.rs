@@ -194,3 +194,30 @@ fn h1_what_is_not_committed_is_bounded_and_the_rest_is_refused() {
         "up to the budget, proposals are taken"
     );
 }
+
+#[test]
+fn f5_what_finds_no_room_in_time_is_answered_and_certainly_not_applied() {
+    let mut bed = Bed::new(3, SyncPolicy::Sync);
+    assert!(bed.run(5 * SECOND, |bed| bed.leader().is_some()));
+    bed.run(SECOND, |_| false);
+    let leader = bed.leader().expect("a leader");
+    bed.node_mut(leader).room_stalls = true;
+    let large = "x".repeat(1 << 20);
+    let mut answers: Vec<Answer> = (0..24).map(|_| bed.propose(leader, &large)).collect();
+    bed.run(6 * SECOND, |_| false);
+    let outcomes: Vec<_> = answers.iter_mut().map(|answer| answer.try_recv()).collect();
+    let applied = outcomes
+        .iter()
+        .filter(|outcome| matches!(outcome, Ok(Ok(_))))
+        .count();
+    let late = outcomes
+        .iter()
+        .filter(|outcome| **outcome == Ok(Err(ProposeError::Deadline)));
+    assert_eq!(applied + late.count(), 24, "{outcomes:?}");
+    assert!((1..24).contains(&applied), "{applied} found room");
+    assert_eq!(
+        bed.applied(leader).len(),
+        applied,
+        "nothing else was applied"
+    );
+}
