@@ -204,12 +204,15 @@ impl<S: StateMachine> RaftNode<S> {
             waiter: Waiter { reply, deadline },
         };
         let taken = shared.inbox.put(|lanes| {
+            if lanes.closed {
+                return Err(ProposeError::ShuttingDown);
+            }
             let room = lanes.proposals.len() < limits::MAX_SUBMITTED;
             if room {
                 lanes.proposals.push(submission);
             }
-            room
-        });
+            Ok(room)
+        })?;
         let budget = "the queue of proposals";
         let full = ProposeError::Overloaded {
             budget,

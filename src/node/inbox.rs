@@ -40,6 +40,8 @@ pub(crate) struct Lanes<R> {
     pub(crate) log: Vec<MediumEvent>,
     pub(crate) proposals: Vec<Submission<R>>,
     pub(crate) requests: Vec<Request>,
+    /// The driver looks no more.
+    pub(crate) closed: bool,
 }
 
 impl<R> Default for Lanes<R> {
@@ -49,6 +51,7 @@ impl<R> Default for Lanes<R> {
             log: Vec::new(),
             proposals: Vec::new(),
             requests: Vec::new(),
+            closed: false,
         }
     }
 }
@@ -107,6 +110,13 @@ impl<R> Inbox<R> {
     /// Names the calling thread as the driver's.
     pub(crate) fn attach(&self) {
         let _ = self.driver.set(std::thread::current());
+    }
+
+    /// Says that nobody takes anything any more, and gives back the proposals that nobody took.
+    pub(crate) fn close(&self) -> Vec<Submission<R>> {
+        let mut lanes = self.lanes();
+        lanes.closed = true;
+        std::mem::take(&mut lanes.proposals)
     }
 
     /// Takes everything, leaving `into`'s emptied vectors behind for reuse.

@@ -8,6 +8,7 @@ use super::applier::{Applier, ApplyJob};
 use super::driver::{Driver, Now};
 use super::inbox::{Lanes, Request};
 use super::shared::{Clock, Shared};
+use crate::error::ProposeError;
 use crate::network::RaftNetwork;
 use crate::state_machine::StateMachine;
 use crate::types::Micros;
@@ -71,6 +72,11 @@ pub(super) fn start_driver<S: StateMachine, M: Medium, N: RaftNetwork>(
         shared.inbox.attach();
         let mut driver = driver();
         run(&mut driver, &shared);
+        // Closing the log takes a while, and what came in since the last look would wait for ever
+        // (hazard F5).
+        for submission in shared.inbox.close() {
+            submission.waiter.answer(Err(ProposeError::ShuttingDown));
+        }
         if let Err(error) = driver.close() {
             tracing::error!(node = shared.me.node, %error, "the log did not close cleanly");
         }

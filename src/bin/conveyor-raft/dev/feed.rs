@@ -71,6 +71,8 @@ pub(super) struct Feeder<'a> {
     waiting: VecDeque<Command>,
     /// Refused while others were still under way, in order.
     refused: VecDeque<Command>,
+    /// The input has no more.
+    ended: bool,
     tally: Tally,
     bar: ProgressBar,
     drawn: Instant,
@@ -87,6 +89,7 @@ impl<'a> Feeder<'a> {
             under_way: VecDeque::with_capacity(WINDOW),
             waiting: VecDeque::new(),
             refused: VecDeque::new(),
+            ended: false,
             tally: Tally::default(),
             bar: progress_bar(size),
             drawn: Instant::now(),
@@ -101,7 +104,8 @@ impl<'a> Feeder<'a> {
             self.fill(&mut input).await?;
             match self.under_way.pop_front() {
                 Some(pending) => self.settle(pending).await,
-                None => break,
+                None if self.ended && self.waiting.is_empty() => break,
+                None => {}
             }
             if self.under_way.is_empty() && !self.refused.is_empty() {
                 // All that went before has its fate; now the refused ones are next in order.
@@ -156,6 +160,7 @@ impl<'a> Feeder<'a> {
                 Err(_) => {
                     let item = input.recv().await;
                     self.progress = Instant::now();
+                    self.ended = item.is_none();
                     item
                 }
             };
