@@ -19,6 +19,8 @@ use serve_common::{Running, Site};
 
 const PIPELINE: &str = "counter";
 const KILLS: usize = 4;
+/// The default that these nodes run with.
+const ELECTION_TIMEOUT_MAX: Duration = Duration::from_millis(300);
 
 /// Command `n`: even ones register a sidecar that no other does, odd ones change a pipeline, whose
 /// version counts how often they did.
@@ -174,6 +176,7 @@ async fn kill_9_of_leaders_loses_and_repeats_nothing() {
     assert!(matches!(caller.propose(create).await, Fate::Applied(_)));
     let mut history = History::default();
     history.send_many(&mut caller, 50).await;
+    let mut gaps = Vec::new();
     for _ in 0..KILLS {
         let leader = caller.leader().await;
         take(&mut nodes, leader).kill();
@@ -182,6 +185,7 @@ async fn kill_9_of_leaders_loses_and_repeats_nothing() {
         while history.acknowledged.len() == before {
             history.send(&mut caller).await;
         }
+        gaps.push(killed.elapsed());
         println!(
             "node {leader} killed, an answer after {:?}",
             killed.elapsed()
@@ -193,6 +197,11 @@ async fn kill_9_of_leaders_loses_and_repeats_nothing() {
         caller.agree(history.last_index()).await;
     }
     check_all(&site, &caller, &history).await;
+    // The everyday time without a leader. A split vote or a busy machine may cost one more round
+    // now and then, so not every single kill is held to it.
+    gaps.sort_unstable();
+    let usual = gaps[KILLS / 2 - 1];
+    assert!(usual <= 2 * ELECTION_TIMEOUT_MAX, "{gaps:?}");
 
     // All at once, as when the power fails.
     nodes.drain(..).for_each(Running::kill);
