@@ -15,7 +15,7 @@ use super::shared::Shared;
 use crate::config::limits;
 use crate::core::{
     AppendEntries, AppendSource, Configuration, EntrySummary, Event, Input, Message, Output,
-    PeerHello, Persist, RaftCore,
+    PeerHello, Persist, RaftCore, RaftRole,
 };
 use crate::entry::EntryBatch;
 use crate::error::ProposeError;
@@ -206,6 +206,12 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             submission.waiter.answer(Err(ProposeError::ShuttingDown));
         }
         self.shared.waiters.abandon_above(self.dispatched);
+        {
+            let mut brief = self.shared.brief();
+            brief.role = RaftRole::Follower;
+            brief.leader = None;
+            brief.stopping = true;
+        }
         drop(self.network);
         self.log.close()
     }
