@@ -221,5 +221,8 @@ fn batch(message: &Message, body: &[Bytes]) -> Option<EntryBatch> {
         Message::Found(_) => (LogId::default(), 1),
         _ => return Some(EntryBatch::default()),
     };
+    if count > limits::MAX_FRAME_ENTRIES {
+        return None;
+    }
     EntryBatch::verify(body.to_vec(), prev, count, limits::MAX_ENTRY).ok()
 }

@@ -377,6 +377,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         max_bytes: usize,
     ) {
         let first = append.prev.index + 1;
+        let last = last.min(append.prev.index + u64::from(limits::MAX_FRAME_ENTRIES));
         let seq = append.seq;
         let read = if first <= last {
             Some(self.log.read(first, last, max_bytes))

@@ -1,6 +1,7 @@
 //! Three drivers, cores and logs found a cluster, replicate, lose a leader and agree again.
 
 use super::bed::{Answer, Bed};
+use crate::config::limits;
 use crate::error::ProposeError;
 use crate::types::NodeId;
 use crate::wal::{Crash, SyncPolicy};
@@ -144,4 +145,18 @@ fn g2_a_panic_in_apply_quarantines_the_replica_and_says_where() {
         "{failure}"
     );
     assert_eq!(bed.applied(1), ["a"]);
+}
+
+#[test]
+fn h3_more_small_entries_than_fit_a_frame_go_in_several() {
+    let mut bed = Bed::new(3, SyncPolicy::Sync);
+    commit(&mut bed, "a");
+    let leader = bed.leader().expect("a leader");
+    let count = limits::MAX_FRAME_ENTRIES as usize + 1000;
+    let answers: Vec<Answer> = (0..count).map(|_| bed.propose(leader, "x")).collect();
+    let applied = |bed: &Bed| (1..=3).all(|node| bed.applied(node).len() == count + 1);
+    assert!(bed.run(5 * SECOND, applied), "every node has them");
+    for mut answer in answers {
+        assert!(matches!(answered(&mut answer), Some(Ok(_))));
+    }
 }
