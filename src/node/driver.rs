@@ -194,6 +194,18 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.core.deadline()
     }
 
+    /// What an observer of a simulation compares with what is on the disks.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn core(&self) -> &RaftCore {
+        &self.core
+    }
+
+    /// See [`core`](Self::core).
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn log(&self) -> &LogStorage<M> {
+        &self.log
+    }
+
     /// Whether the driver was asked to stop.
     pub(crate) fn stopping(&self) -> bool {
         self.stopping
