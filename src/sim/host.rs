@@ -125,10 +125,6 @@ impl<S: StateMachine> Host<S> {
         self.failed_starts = 0;
         let me = ReplicaId::new(id, log.incarnation());
         self.incarnation = Some(me.incarnation);
-        let mut chain = Chain::default();
-        if let Err(error) = chain.follow(&log) {
-            tracing::error!(error, "a log that was just opened cannot be read");
-        }
         let facts = LocalFacts {
             blank: log.configurations().is_empty(),
             genesis: log.genesis(),
@@ -162,7 +158,7 @@ impl<S: StateMachine> Host<S> {
             unsound: false,
             jobs,
             stepper,
-            chain,
+            chain: Chain::default(),
             deadline: 0,
             wake_at: Micros::MAX,
             lanes_busy: [false; 3],
@@ -271,6 +267,10 @@ impl<S: StateMachine> Process<S> {
         }
         let since = u128::from(local.saturating_sub(1)) * MILLION;
         self.started + since.div_ceil(MILLION + u128::from(self.clock_ppm)) as Micros
+    }
+
+    pub(crate) fn clock_is_off(&self) -> bool {
+        self.clock_ppm > 1_000
     }
 
     /// Runs the driver over what came in.

@@ -22,6 +22,12 @@ pub trait Workload {
     /// simulator tells commands apart in the log.
     fn command(&self, id: u64, random: &mut Random) -> <Self::Machine as StateMachine>::Command;
 
+    /// Whether the state machine has commands of its own proposed, see [`StateMachine::due`]. Then
+    /// a command in the log that no client proposed is no violation.
+    fn proposes_by_itself(&self) -> bool {
+        false
+    }
+
     /// Judges the response to command `id`, which is number `place` (from 1 on) of the commands in
     /// the log.
     ///
@@ -148,6 +154,10 @@ impl Workload for RouterWorkload {
 
     fn machine(&self) -> RouterStateMachine {
         RouterStateMachine::new()
+    }
+
+    fn proposes_by_itself(&self) -> bool {
+        true
     }
 
     fn command(&self, id: u64, random: &mut Random) -> RouterCommand {

@@ -53,11 +53,10 @@ impl<W: Workload> World<W> {
         let mut world = Self {
             wires: Wires::new(seed, swarm.links.clone()),
             swarm,
-            workload,
             now: 1,
             hosts: (1..=nodes).map(|node| Host::new(seed, node)).collect(),
             schedule: Schedule::default(),
-            oracle: Oracle::default(),
+            oracle: Oracle::new(workload.proposes_by_itself()),
             clients: Clients::new(seed),
             nemesis: Random::named(seed, "nemesis", 0),
             faults: FaultCounts::default(),
@@ -68,6 +67,7 @@ impl<W: Workload> World<W> {
             truths: 0,
             events: 0,
             trace: seed,
+            workload,
             options,
         };
         for node in 1..=nodes {
@@ -192,10 +192,7 @@ impl<W: Workload> World<W> {
             node,
             life: host.life,
         };
-        let fast = host
-            .process
-            .as_ref()
-            .is_some_and(|p| p.global(1_000_000_000) < 999_000_000);
+        let fast = host.process.as_ref().is_some_and(|p| p.clock_is_off());
         if fast {
             self.faults.count(Fault::ClockRate);
         }
