@@ -24,9 +24,10 @@ fn everyday_seeds_break_no_invariant() {
         acked += report.acked;
         elections += report.elections;
     }
-    println!("{acked} acked, {elections} elections, {faults:?}");
     assert!(acked > 1_000, "only {acked} commands were answered");
-    assert!(elections > 40, "only {elections} elections");
+    assert!(elections > 20, "only {elections} elections");
+    let missing = faults.missing();
+    assert!(missing.len() < 4, "never happened: {missing:?}");
 }
 
 #[test]
