@@ -168,6 +168,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if ticked {
             self.step(now, Input::Tick, Cause::Other);
             self.shared.waiters.expire(now.mono);
+            self.expire_pending(now.mono);
         }
         lanes
             .requests
@@ -573,6 +574,18 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                     retry_after_ms: 50,
                 };
                 submission.waiter.answer(Err(error));
+            }
+        }
+    }
+
+    /// What found no room until its deadline never will enter the log.
+    fn expire_pending(&mut self, now: Micros) {
+        let waiting = std::mem::take(&mut self.pending);
+        for submission in waiting {
+            if submission.waiter.deadline > now {
+                self.pending.push_back(submission);
+            } else {
+                submission.waiter.answer(Err(ProposeError::Deadline));
             }
         }
     }

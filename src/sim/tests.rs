@@ -1,5 +1,6 @@
 //! Some tens of seeds at every `cargo test`; thousands with the program `conveyor-sim`.
 
+use super::world::World;
 use super::{FaultCounts, LedgerWorkload, Report, RouterWorkload, SimOptions, Workload, simulate};
 
 fn options(seed: u64) -> SimOptions {
@@ -37,6 +38,23 @@ fn s23_a_seed_repeats_bit_for_bit() {
         let first = run(LedgerWorkload, &options);
         assert_eq!(first, run(LedgerWorkload, &options), "seed {seed}");
     }
+}
+
+/// No segment is ever made ready on any node: what does not fit the first one waits in the driver.
+#[test]
+fn s22_a_command_without_room_ends_at_its_deadline() {
+    let mut world = World::new(LedgerWorkload, SimOptions::new(3_000));
+    world.swarm.heal();
+    world.wires.set_rates(world.swarm.links.clone());
+    world.swarm.prepare = 600_000_000..600_000_001;
+    world
+        .run(20_000_000, |_| false)
+        .expect("everybody is answered");
+    let report = world.report();
+    assert!(
+        report.proposed > report.acked + report.unknown + 100,
+        "{report:?}"
+    );
 }
 
 #[test]

@@ -104,14 +104,15 @@ pub(crate) fn identity(node: NodeId) -> LogIdentity {
     }
 }
 
-/// Small segments, so that a few hundred entries rotate them, and little stays mapped.
+/// Small segments, so that some hundred entries rotate them, and little stays mapped. What is
+/// ready must hold two of the largest entries beyond the reserve, or proposals wait for ever.
 pub(crate) fn log_options() -> LogOptions {
     LogOptions {
-        segment_bytes: 192 << 10,
+        segment_bytes: 256 << 10,
         max_entry_bytes: 8 << 10,
-        early_close_bytes: 16 << 10,
-        ready_window_bytes: 160 << 10,
-        hot_bytes: 400 << 10,
+        early_close_bytes: 32 << 10,
+        ready_window_bytes: 224 << 10,
+        hot_bytes: 600 << 10,
         ..LogOptions::default()
     }
 }
