@@ -47,7 +47,8 @@
 //!
 //! # Features
 //! `grpc` and `cli` are on by default, for the program. Who embeds takes
-//! `default-features = false`, and has neither tonic nor clap in the tree.
+//! `default-features = false`, and has neither tonic nor clap in the tree. `sim` adds the simulator
+//! of whole clusters, for tests of state machines.
 #![deny(unsafe_code)]
 
 pub mod config;
@@ -58,6 +59,8 @@ pub mod network;
 pub mod node;
 pub mod proto;
 pub mod quic;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod snapshot;
 pub mod state_machine;
 pub mod types;

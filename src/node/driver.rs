@@ -168,7 +168,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if ticked {
             self.step(now, Input::Tick, Cause::Other);
             self.shared.waiters.expire(now.mono);
-            self.expire_pending(now);
+            self.expire_pending(now.mono);
         }
         lanes
             .requests
@@ -193,6 +193,18 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.log.pump();
         self.publish(now.mono);
         self.core.deadline()
+    }
+
+    /// What an observer of a simulation compares with what is on the disks.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn core(&self) -> &RaftCore {
+        &self.core
+    }
+
+    /// See [`core`](Self::core).
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn log(&self) -> &LogStorage<M> {
+        &self.log
     }
 
     /// Whether the driver was asked to stop.
@@ -552,15 +564,14 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         fits.count()
     }
 
-    /// Those whose time is over before there was room: nothing of theirs entered the log.
-    fn expire_pending(&mut self, now: Now) {
-        let (over, waiting) = std::mem::take(&mut self.pending)
-            .into_iter()
-            .partition(|submission| submission.waiter.deadline <= now.mono);
-        self.pending = waiting;
-        let over: VecDeque<Submission<S::Response>> = over;
-        for submission in over {
-            submission.waiter.answer(Err(ProposeError::Deadline));
+    /// What found no room until its deadline never will enter the log.
+    fn expire_pending(&mut self, now: Micros) {
+        for submission in std::mem::take(&mut self.pending) {
+            if submission.waiter.deadline > now {
+                self.pending.push_back(submission);
+            } else {
+                submission.waiter.answer(Err(ProposeError::Deadline));
+            }
         }
     }
 

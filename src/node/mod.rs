@@ -1,17 +1,17 @@
 //! The node: [`RaftNode`] is the handle; behind it the driver, the only place where the parts meet.
 
-mod applier;
-mod driver;
+pub(crate) mod applier;
+pub(crate) mod driver;
 mod envelope;
 mod handle;
-mod inbox;
-mod shared;
+pub(crate) mod inbox;
+pub(crate) mod shared;
 mod shell;
-mod start;
+pub(crate) mod start;
 mod status;
 #[cfg(test)]
 mod tests;
-mod waiters;
+pub(crate) mod waiters;
 
 pub use crate::core::RaftRole;
 pub use applier::FrozenState;

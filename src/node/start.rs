@@ -240,7 +240,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
 ///
 /// # Errors
 /// If an entry that should be a configuration is none that this version can read.
-pub(super) fn recovered<M: Medium>(log: &LogStorage<M>) -> Result<Recovered, String> {
+pub(crate) fn recovered<M: Medium>(log: &LogStorage<M>) -> Result<Recovered, String> {
     let configurations = log.configurations().into_iter().map(|entry| {
         let read = Configuration::decode(&entry.payload);
         let read = read.map_err(|error| format!("entry {}: {error}", entry.id.index))?;
@@ -264,7 +264,7 @@ fn seed(me: ReplicaId) -> u64 {
         .fold(me.node, |seed, byte| seed.rotate_left(8) ^ u64::from(*byte))
 }
 
-pub(super) fn settings(config: &RaftConfig, me: ReplicaId) -> Settings {
+pub(crate) fn settings(config: &RaftConfig, me: ReplicaId) -> Settings {
     Settings {
         election_timeout_min: config.election_timeout_min_ms * 1000,
         election_timeout_max: config.election_timeout_max_ms * 1000,

@@ -48,6 +48,11 @@ pub trait Files: Send + Sync + 'static {
     fn sync_map(&self, name: &str, mapping: &Mapping, range: Range<usize>) -> io::Result<()>;
     /// Makes the pages of a range writable without a fault later on. Only a matter of speed.
     fn warm(&self, mapping: &Mapping, range: Range<usize>) -> io::Result<()>;
+    /// Fills `bytes` with randomness for the identity of a new directory. Only a simulation, which
+    /// must be repeatable, takes it from elsewhere than the operating system.
+    fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
+        getrandom::fill(bytes).map_err(io::Error::other)
+    }
 }
 
 /// Work that blocks, run on one of the medium's lanes.

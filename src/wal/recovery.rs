@@ -248,10 +248,11 @@ fn open_meta<F: Files>(files: &F, identity: LogIdentity) -> Result<MetaSlot, Ope
             why: trouble,
         });
     }
-    let incarnation = Incarnation::random().map_err(io)?;
+    let mut incarnation = Incarnation::NONE;
+    files.random(&mut incarnation.0).map_err(io)?;
     let mut slot = MetaSlot::fresh(incarnation, identity.cluster, identity.node);
-    slot.secret = Incarnation::random().map_err(io)?.0;
-    getrandom::fill(&mut slot.reset_key).map_err(|error| io(std::io::Error::other(error)))?;
+    files.random(&mut slot.secret).map_err(io)?;
+    files.random(&mut slot.reset_key).map_err(io)?;
     slot.seq = 1.into();
     meta::create(files, &slot).map_err(io)?;
     Ok(slot)

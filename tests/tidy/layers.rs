@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["error"],
     &["node"],
-    &["grpc", "client"],
+    &["grpc", "client", "sim"],
 ];
 
 /// Leaves inside an upper module that any part but the core may use: every limit is in one place,

@@ -1,0 +1,341 @@
+//! A machine and the process on it: the real driver, log, core and state machine of one node.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::faults::Swarm;
+use super::random::Random;
+use super::truth::{CLUSTER, Chain, Image, durable, identity, log_options};
+use super::wires::{SimNetwork, Wires};
+use crate::config::RaftConfig;
+use crate::core::{FoundingList, RaftCore, RaftRole};
+use crate::network::{LocalFacts, PeerAddress};
+use crate::node::applier::{Applier, ApplyJob};
+use crate::node::driver::{Driver, Now, Parts};
+use crate::node::inbox::{Inbox, Lanes, Request};
+use crate::node::shared::{Clock, Shared};
+use crate::node::start::{recovered, settings};
+use crate::state_machine::StateMachine;
+use crate::types::{Incarnation, LogIndex, Micros, NodeId, ReplicaId, Term};
+use crate::wal::{Crash, Lane, LogStorage, Memory, MemoryDisk, OpenError, Stepper};
+
+pub(crate) const ELECTION_MAX: Micros = 300_000;
+const MILLION: u128 = 1_000_000;
+/// When the first node started, by the wall clock.
+const EPOCH: Micros = 1_700_000_000_000_000;
+
+type Jobs<S> = Arc<Mutex<VecDeque<ApplyJob<S>>>>;
+
+/// A process.
+pub(crate) struct Process<S: StateMachine> {
+    pub(crate) me: ReplicaId,
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) driver: Driver<S, Memory, SimNetwork>,
+    applier: Applier<S>,
+    /// The applier met something that it cannot apply.
+    unsound: bool,
+    jobs: Jobs<S>,
+    stepper: Stepper,
+    /// What its log holds, as far as was looked at.
+    pub(crate) chain: Chain,
+    /// By the process' own clock.
+    pub(crate) deadline: Micros,
+    pub(crate) wake_at: Micros,
+    pub(crate) lanes_busy: [bool; 3],
+    pub(crate) applier_busy: bool,
+    pub(crate) paused_until: Micros,
+    pub(crate) seen: Seen,
+    started: Micros,
+    clock_ppm: u64,
+}
+
+/// What was last seen of a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) term: Term,
+    pub(crate) commit: LogIndex,
+    pub(crate) applied: LogIndex,
+    pub(crate) led: Term,
+}
+
+/// A machine.
+pub(crate) struct Host<S: StateMachine> {
+    pub(crate) node: NodeId,
+    pub(crate) disk: MemoryDisk,
+    pub(crate) random: Random,
+    pub(crate) life: u64,
+    /// Of its directory, once there is one.
+    pub(crate) incarnation: Option<Incarnation>,
+    pub(crate) process: Option<Box<Process<S>>>,
+    /// A sync of this life was made to fail: the replica may give up.
+    pub(crate) sync_faults: bool,
+    /// A sync lied: until a start has mended it, the page cache must survive.
+    pub(crate) lied: bool,
+    pub(crate) stalled_until: Micros,
+    pub(crate) full_until: Micros,
+    /// Its first directory is gone; it takes no part until somebody replaces it.
+    pub(crate) wiped: bool,
+    pub(crate) failed_starts: u32,
+    truth: Option<(u64, Arc<Image>)>,
+    skew: Micros,
+}
+
+pub(crate) const LANES: [Lane; 3] = [Lane::Sync, Lane::Prepare, Lane::Warm];
+
+impl<S: StateMachine> Host<S> {
+    pub(crate) fn new(seed: u64, node: NodeId) -> Self {
+        let mut random = Random::named(seed, "host", node);
+        Self {
+            node,
+            disk: MemoryDisk::seeded(random.next()),
+            life: 0,
+            incarnation: None,
+            process: None,
+            sync_faults: false,
+            lied: false,
+            stalled_until: 0,
+            full_until: 0,
+            wiped: false,
+            failed_starts: 0,
+            truth: None,
+            skew: random.below(10_000_000),
+            random,
+        }
+    }
+
+    /// Starts the process.
+    pub(crate) fn start(
+        &mut self,
+        now: Micros,
+        nodes: usize,
+        machine: S,
+        wires: &Wires,
+        swarm: &Swarm,
+    ) -> Result<(), OpenError> {
+        let (id, life) = (self.node, self.life + 1);
+        let inbox: Arc<Inbox<S::Response>> = Arc::default();
+        let log_inbox = Arc::clone(&inbox);
+        let sink = Arc::new(move |event| log_inbox.put(|lanes| lanes.log.push(event)));
+        let medium = Memory::stepped(&self.disk, sink);
+        let stepper = medium.stepper();
+        let log = LogStorage::open_checked(medium, identity(id), log_options())?;
+        self.life = life;
+        self.sync_faults = false;
+        self.lied = false;
+        self.failed_starts = 0;
+        let me = ReplicaId::new(id, log.incarnation());
+        self.incarnation = Some(me.incarnation);
+        let facts = LocalFacts {
+            blank: log.configurations().is_empty(),
+            genesis: log.genesis(),
+            meta_seq: log.meta_seq(),
+            peer_address: format!("node-{id}"),
+            client_endpoint: String::new(),
+        };
+        let network = wires.plug(me, life, facts.clone());
+        let made = Made {
+            me,
+            nodes,
+            log,
+            network,
+            facts,
+        };
+        let shared = Arc::new(Shared::new(
+            me,
+            CLUSTER,
+            ([127, 0, 0, 1], 1).into(),
+            Clock::start(),
+            inbox,
+            &machine,
+        ));
+        let jobs: Jobs<S> = Arc::default();
+        let driver = made.driver(&shared, &jobs);
+        self.process = Some(Box::new(Process {
+            me,
+            applier: Applier::new(machine, Arc::clone(&shared)),
+            driver,
+            shared,
+            unsound: false,
+            jobs,
+            stepper,
+            chain: Chain::default(),
+            deadline: 0,
+            wake_at: Micros::MAX,
+            lanes_busy: [false; 3],
+            applier_busy: false,
+            paused_until: 0,
+            seen: Seen::default(),
+            started: now,
+            clock_ppm: self.random.below(swarm.clock_ppm + 1),
+        }));
+        Ok(())
+    }
+
+    /// The process dies, and perhaps the machine with it.
+    pub(crate) fn crash(&mut self, crash: Crash, wires: &Wires) {
+        self.process = None;
+        wires.unplug(self.node);
+        self.disk.crash(crash);
+        self.truth = None;
+    }
+
+    /// What is durable now.
+    pub(crate) fn durable(&mut self) -> Result<(Arc<Image>, bool), String> {
+        let syncs = self.disk.syncs();
+        if let Some((at, image)) = &self.truth
+            && *at == syncs
+        {
+            return Ok((Arc::clone(image), false));
+        }
+        let image = Arc::new(durable(&self.disk, self.node)?);
+        self.truth = Some((syncs, Arc::clone(&image)));
+        Ok((image, true))
+    }
+
+    pub(crate) fn leads(&self) -> Option<Term> {
+        let core = self.process.as_ref()?.driver.core();
+        core.is_leader().then(|| core.term())
+    }
+}
+
+struct Made {
+    me: ReplicaId,
+    nodes: usize,
+    log: LogStorage<Memory>,
+    network: SimNetwork,
+    facts: LocalFacts,
+}
+
+impl Made {
+    fn driver<S: StateMachine>(
+        self,
+        shared: &Arc<Shared<S>>,
+        jobs: &Jobs<S>,
+    ) -> Driver<S, Memory, SimNetwork> {
+        let others: Vec<_> = (1..=self.nodes as NodeId)
+            .filter(|other| *other != self.me.node)
+            .collect();
+        let founding = FoundingList {
+            single: others.is_empty(),
+            peer_address: self.facts.peer_address.clone(),
+            others: others.clone(),
+            ..FoundingList::default()
+        };
+        let listed = others.iter().map(|&node| PeerAddress {
+            node,
+            incarnation: None,
+            address: format!("node-{node}"),
+        });
+        let listed = listed.collect();
+        let config = RaftConfig {
+            node_id: self.me.node,
+            ..RaftConfig::default()
+        };
+        // A configuration that cannot be decoded was written by nobody here.
+        let state = recovered(&self.log).unwrap_or_default();
+        let core = RaftCore::new(self.me, settings(&config, self.me), state, founding, 1);
+        let queue = Arc::clone(jobs);
+        let apply = Box::new(move |job| {
+            queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push_back(job);
+        });
+        Driver::new(Parts {
+            core,
+            log: self.log,
+            network: self.network,
+            apply,
+            shared: Arc::clone(shared),
+            facts: self.facts,
+            listed,
+        })
+    }
+}
+
+impl<S: StateMachine> Process<S> {
+    /// The process' own clock: it began with the process, and may run fast.
+    pub(crate) fn local(&self, now: Micros) -> Micros {
+        let since = u128::from(now - self.started);
+        1 + (since * (MILLION + u128::from(self.clock_ppm)) / MILLION) as Micros
+    }
+
+    /// When its clock shows that.
+    pub(crate) fn global(&self, local: Micros) -> Micros {
+        if local == Micros::MAX {
+            return Micros::MAX;
+        }
+        let since = u128::from(local.saturating_sub(1)) * MILLION;
+        self.started + since.div_ceil(MILLION + u128::from(self.clock_ppm)) as Micros
+    }
+
+    pub(crate) fn clock_is_off(&self) -> bool {
+        self.clock_ppm > 1_000
+    }
+
+    /// Runs the driver over what came in.
+    pub(crate) fn burst(&mut self, now: Micros, skew: Micros) {
+        let mut lanes = Lanes::default();
+        self.shared.inbox.take(&mut lanes);
+        let mono = self.local(now);
+        let wall = EPOCH + now + skew;
+        self.deadline = self.driver.burst(Now { mono, wall }, &mut lanes);
+    }
+
+    /// Does the applier's oldest piece of work.
+    pub(crate) fn apply(&mut self) {
+        let job = self
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop_front();
+        let Some(job) = job.filter(|_| !self.unsound) else {
+            return;
+        };
+        if let Err(reason) = self.applier.run(job) {
+            self.unsound = true;
+            let fail = Request::Fail(reason);
+            self.shared.inbox.put(|lanes| lanes.requests.push(fail));
+        }
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        !self
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_empty()
+    }
+
+    pub(crate) fn pending(&self, lane: Lane) -> bool {
+        self.stepper.pending(lane) > 0
+    }
+
+    pub(crate) fn run_lane(&self, lane: Lane) {
+        self.stepper.run(lane);
+    }
+
+    /// Why the replica has failed, if it has.
+    pub(crate) fn failure(&self) -> Option<String> {
+        if !self.driver.core().failed() {
+            return None;
+        }
+        let brief = self.shared.brief();
+        Some(
+            brief
+                .failure
+                .clone()
+                .unwrap_or_else(|| "no reason".to_owned()),
+        )
+    }
+
+    pub(crate) fn role(&self) -> RaftRole {
+        self.driver.core().role()
+    }
+}
+
+impl<S: StateMachine> Host<S> {
+    pub(crate) fn skew(&self) -> Micros {
+        self.skew
+    }
+}

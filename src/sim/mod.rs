@@ -1,0 +1,44 @@
+//! A simulator of whole clusters: the real driver, core, log, codec and state machine, on simulated
+//! clocks, networks and disks, in one thread.
+//!
+//! One seed decides everything that happens, so a run that breaks an invariant can be repeated bit
+//! for bit ([`Report::trace`] says whether it was). Each seed leaves some kinds of faults out and
+//! draws how often the others strike. After a phase of faults, a random quorum must serve while the
+//! others are gone; then everything is healed and all nodes must become equal. An observer who sees
+//! every message and reads back every disk checks the invariants after every step.
+//!
+//! Implement [`Workload`] to run your own state machine through it:
+//!
+//! ```
+//! use conveyor_raft::sim::{LedgerWorkload, SimOptions, simulate};
+//!
+//! let options = SimOptions {
+//!     chaos_us: 500_000,
+//!     ..SimOptions::new(7)
+//! };
+//! let report = simulate(LedgerWorkload, &options).expect("no invariant is broken");
+//! assert_eq!(simulate(LedgerWorkload, &options).expect("again").trace, report.trace);
+//! ```
+
+mod clients;
+mod faults;
+mod host;
+mod nemesis;
+mod oracle;
+mod phases;
+mod random;
+mod report;
+mod schedule;
+mod truth;
+mod wires;
+mod workload;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use faults::{Fault, FaultCounts};
+pub use phases::simulate;
+pub use random::Random;
+pub use report::{Failure, Report, SimOptions};
+pub use workload::{Ledger, LedgerWorkload, RouterWorkload, Workload};

@@ -1,0 +1,339 @@
+//! What somebody who sees every disk and every message knows, and the invariants that follow.
+//!
+//! * S1 election safety: one leader a term. S2 vote durability: one candidate a term and replica,
+//!   across restarts; a leader has a durable quorum of votes.
+//! * S4 log matching: the same index and term, the same history. S5 leader completeness.
+//! * S6 what is committed never changes. S7 the commit rule, on what the disks hold.
+//! * S9 terms, commit and applied never fall. S10 applied, commit and last are in order.
+//! * S11 and S12 what is applied is committed, with equal digests at equal index.
+//! * S17 what clients were told is true. S19 what is promised to a peer is durable.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::truth::{Image, Item};
+use crate::core::{AppendStatus, Configuration, Message};
+use crate::types::{LogIndex, NodeId, ReplicaId, Term};
+
+/// A committed entry.
+#[derive(Clone, Copy, Debug)]
+struct Committed {
+    item: Item,
+    /// The term in which it was first seen committed.
+    in_term: Term,
+    /// How many commands the log holds up to here.
+    place: u64,
+}
+
+/// Facts that outlive crashes.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    leaders: BTreeMap<Term, ReplicaId>,
+    votes: BTreeMap<(ReplicaId, Term), ReplicaId>,
+    terms: BTreeMap<ReplicaId, Term>,
+    cells: HashMap<(LogIndex, Term), u64>,
+    committed: Vec<Committed>,
+    digests: BTreeMap<LogIndex, u128>,
+    /// By hash of the payload: which command it is.
+    commands: HashMap<u64, u64>,
+    /// By command: its place among the committed commands.
+    places: HashMap<u64, u64>,
+    /// Commands of which a client was told that they never will be applied.
+    refused: HashMap<u64, String>,
+    /// The state machine proposes commands of its own.
+    own_commands: bool,
+    /// The last image of directories that are lost: what they promised stays promised.
+    graves: BTreeMap<ReplicaId, Arc<Image>>,
+}
+
+/// What is durable at every replica; `None` where a lying disk makes it meaningless.
+pub(crate) type Durable = BTreeMap<ReplicaId, Option<Arc<Image>>>;
+
+fn check(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what()) }
+}
+
+impl Oracle {
+    pub(crate) fn new(own_commands: bool) -> Self {
+        Self {
+            own_commands,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn committed(&self) -> LogIndex {
+        self.committed.len() as LogIndex
+    }
+
+    pub(crate) fn elections(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
+    pub(crate) fn highest_term(&self) -> Term {
+        self.leaders.last_key_value().map_or(0, |(term, _)| *term)
+    }
+
+    pub(crate) fn bury(&mut self, who: ReplicaId, image: Arc<Image>) {
+        self.graves.insert(who, image);
+    }
+
+    pub(crate) fn graves(&self) -> impl Iterator<Item = (ReplicaId, Arc<Image>)> {
+        self.graves
+            .iter()
+            .map(|(who, image)| (*who, Arc::clone(image)))
+    }
+
+    /// A client is about to propose this.
+    pub(crate) fn proposes(&mut self, id: u64, payload: &[u8]) -> Result<(), String> {
+        let hash = xxhash_rust::xxh3::xxh3_64(payload);
+        let before = self.commands.insert(hash, id);
+        check(before.is_none(), || {
+            format!("the workload encodes commands {before:?} and {id} alike")
+        })
+    }
+
+    /// S4, for an entry that a log holds.
+    pub(crate) fn holds(
+        &mut self,
+        who: ReplicaId,
+        at: LogIndex,
+        item: &Item,
+    ) -> Result<(), String> {
+        let cell = *self.cells.entry((at, item.term)).or_insert(item.hash);
+        check(cell == item.hash, || {
+            format!("S4: {who} holds another history at {}.{at}", item.term)
+        })
+    }
+
+    /// S2 and S9, for what was read back from a disk.
+    pub(crate) fn durable(&mut self, who: ReplicaId, image: &Image) -> Result<(), String> {
+        let hard = image.hard;
+        let term = self.terms.entry(who).or_default();
+        check(hard.term >= *term, || {
+            format!("S9: {who} forgot term {term} and is back in {}", hard.term)
+        })?;
+        *term = hard.term;
+        if hard.voted_for.node == 0 {
+            return Ok(());
+        }
+        let vote = *self.votes.entry((who, hard.term)).or_insert(hard.voted_for);
+        check(vote == hard.voted_for, || {
+            format!(
+                "S2: {who} voted for {vote} and {} in term {}",
+                hard.voted_for, hard.term
+            )
+        })
+    }
+
+    /// S1, S2 and S5, for a leader seen in a term for the first time. Whether it was.
+    pub(crate) fn leads(
+        &mut self,
+        who: ReplicaId,
+        term: Term,
+        hash_at: impl Fn(LogIndex) -> Option<u64>,
+    ) -> Result<bool, String> {
+        let fresh = !self.leaders.contains_key(&term);
+        let leader = *self.leaders.entry(term).or_insert(who);
+        check(leader == who, || {
+            format!("S1: {leader} and {who} lead term {term}")
+        })?;
+        let older = self.committed.partition_point(|entry| entry.in_term < term);
+        if let Some(entry) = older.checked_sub(1).and_then(|nth| self.committed.get(nth)) {
+            check(hash_at(older as LogIndex) == Some(entry.item.hash), || {
+                format!("S5: {who} leads term {term} without what was committed up to {older}")
+            })?;
+        }
+        Ok(fresh)
+    }
+
+    /// S2: a leader's votes are on the disks of a quorum.
+    pub(crate) fn elected(
+        who: ReplicaId,
+        term: Term,
+        configuration: &Configuration,
+        durable: &Durable,
+    ) -> Result<(), String> {
+        let voted = |voter: ReplicaId| match durable.get(&voter) {
+            Some(Some(image)) => {
+                let hard = image.hard;
+                hard.term > term || hard.term == term && hard.voted_for == who
+            }
+            Some(None) => true,
+            None => false,
+        };
+        check(configuration.is_voter(who), || {
+            format!("{who} leads and is no voter")
+        })?;
+        check(configuration.is_quorum(voted), || {
+            format!("S2: {who} leads term {term} without a durable quorum of votes")
+        })
+    }
+
+    /// S6, for an entry that a node commits.
+    pub(crate) fn commits(
+        &mut self,
+        who: ReplicaId,
+        term: Term,
+        at: LogIndex,
+        item: &Item,
+    ) -> Result<(), String> {
+        if let Some(known) = self.committed.get((at as usize).saturating_sub(1)) {
+            return check(known.item.hash == item.hash, || {
+                format!("S6: {who} commits another entry {at}")
+            });
+        }
+        let mut place = self.committed.last().map_or(0, |entry| entry.place);
+        if let Some(command) = item.command {
+            place += 1;
+            self.commits_command(command, at, place)?;
+        }
+        self.committed.push(Committed {
+            item: *item,
+            in_term: term,
+            place,
+        });
+        Ok(())
+    }
+
+    fn commits_command(&mut self, command: u64, at: LogIndex, place: u64) -> Result<(), String> {
+        let Some(&id) = self.commands.get(&command) else {
+            if self.own_commands {
+                return Ok(());
+            }
+            return Err(format!("S17: entry {at} is a command that nobody proposed"));
+        };
+        let told = self.refused.get(&id);
+        check(told.is_none(), || {
+            format!("S17: command {id} is committed at {at}, its client was told: {told:?}")
+        })?;
+        let before = self.places.insert(id, place);
+        check(before.is_none(), || {
+            format!("S17: command {id} is committed a second time, at {at}")
+        })
+    }
+
+    /// S7: what a leader commits is of its term and on the disks of a quorum.
+    pub(crate) fn commit_rule(
+        &self,
+        who: ReplicaId,
+        term: Term,
+        at: LogIndex,
+        configuration: &Configuration,
+        durable: &Durable,
+    ) -> Result<(), String> {
+        let entry = self.committed.get((at as usize).saturating_sub(1));
+        let Some(item) = entry.map(|entry| entry.item) else {
+            return Err(format!("S7: {who} commits {at}, which nobody has seen"));
+        };
+        check(item.term == term, || {
+            format!(
+                "S7: {who} commits {at} of term {} in term {term}",
+                item.term
+            )
+        })?;
+        let holds = |voter: ReplicaId| match durable.get(&voter) {
+            Some(Some(image)) => image.chain.hash_at(at) == Some(item.hash),
+            Some(None) => true,
+            None => false,
+        };
+        check(configuration.is_quorum(holds), || {
+            format!("S7: {who} commits {at} and no quorum holds it durably")
+        })
+    }
+
+    /// S10, S11 and S12, for what a node has applied.
+    pub(crate) fn applied(
+        &mut self,
+        who: ReplicaId,
+        at: LogIndex,
+        digest: u128,
+    ) -> Result<(), String> {
+        check(at <= self.committed(), || {
+            format!(
+                "S10: {who} has applied {at}, {} is committed",
+                self.committed()
+            )
+        })?;
+        let known = *self.digests.entry(at).or_insert(digest);
+        check(known == digest, || {
+            format!("S12: {who} has another digest at {at}")
+        })
+    }
+
+    /// S17, for a command that a client was told about: its place among the commands.
+    pub(crate) fn acked(&self, id: u64, floor: u64) -> Result<u64, String> {
+        let Some(&place) = self.places.get(&id) else {
+            return Err(format!(
+                "S17: command {id} was answered and is not committed"
+            ));
+        };
+        check(place > floor, || {
+            format!(
+                "S17: command {id} was proposed after number {floor} was answered, and is number \
+                 {place}: the history is not linearizable"
+            )
+        })?;
+        Ok(place)
+    }
+
+    /// S17, for a command that will certainly not be applied.
+    pub(crate) fn refuses(&mut self, id: u64, why: String) -> Result<(), String> {
+        let place = self.places.get(&id);
+        check(place.is_none(), || {
+            format!("S17: command {id} is committed and its client was told: {why}")
+        })?;
+        self.refused.insert(id, why);
+        Ok(())
+    }
+
+    /// S19: what a message promises is on the sender's disk.
+    pub(crate) fn promises(
+        &self,
+        who: ReplicaId,
+        to: NodeId,
+        message: &Message,
+        image: &Image,
+    ) -> Result<(), String> {
+        let hard = image.hard;
+        let term = match message {
+            Message::PreVote(_) | Message::PreVoteReply(_) => return Ok(()),
+            other => other.term(),
+        };
+        check(hard.term >= term, || {
+            format!(
+                "S19: {who} spoke in term {term}, its disk is in {}: {message:?}",
+                hard.term
+            )
+        })?;
+        match message {
+            Message::VoteReply(reply) if reply.granted => {
+                let kept = hard.term > term || hard.voted_for.node == to;
+                check(kept, || {
+                    format!("S19: {who} gave node {to} a vote that is not durable")
+                })
+            }
+            Message::AppendAck(ack) if ack.status == AppendStatus::Matched => {
+                // In a newer term it may be gone again, rightly.
+                let kept = hard.term > term || image.chain.last() >= ack.match_index;
+                check(kept, || {
+                    let last = image.chain.last();
+                    format!(
+                        "S19: {who} acknowledged {}, durable is {last}",
+                        ack.match_index
+                    )
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether a message promises anything that has to be durable.
+pub(crate) fn is_promise(message: &Message) -> bool {
+    match message {
+        Message::VoteReply(reply) => reply.granted,
+        Message::AppendAck(ack) => ack.status == AppendStatus::Matched,
+        Message::Vote(_) | Message::FoundReply(_) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,152 @@
+//! A run: chaos; then a random quorum must serve while the rest is gone; then all are healed and
+//! must become equal (L1, L2, L4 and L5 of the invariants).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::host::{ELECTION_MAX, Host};
+use super::report::{Failure, Report, SimOptions};
+use super::schedule::Event;
+use super::workload::Workload;
+use super::world::World;
+use crate::types::{Micros, NodeId};
+use crate::wal::Crash;
+
+/// What the last faults may still last: pauses, stalls, full disks, restarts.
+const ECHO: Micros = 3_000_000;
+/// A leader is there, and has committed something new, within this many election timeouts.
+const PATIENCE: Micros = 30 * ELECTION_MAX;
+/// Terms that healing may take.
+const TERMS: u64 = 20;
+
+/// Runs one seed.
+///
+/// # Errors
+/// The first invariant that did not hold, or the panic.
+pub fn simulate<W: Workload>(workload: W, options: &SimOptions) -> Result<Report, Box<Failure>> {
+    let mut world = World::new(workload, options.clone());
+    let run = catch_unwind(AssertUnwindSafe(|| world.phases()));
+    let result = run.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Err(format!("S22: panic: {}", text.unwrap_or_default()))
+    });
+    let report = world.report();
+    result.map(|()| report.clone()).map_err(|what| {
+        Box::new(Failure {
+            options: options.clone(),
+            at_us: world.now,
+            what,
+            report,
+            tail: world.tail.iter().cloned().collect(),
+        })
+    })
+}
+
+impl<W: Workload> World<W> {
+    fn phases(&mut self) -> Result<(), String> {
+        self.run(self.options.chaos_us, |_| false)?;
+        self.heal();
+        if self.oracle.committed() > 0 {
+            self.quorum_serves()?;
+        }
+        self.all_agree()
+    }
+
+    fn heal(&mut self) {
+        self.swarm.heal();
+        self.wires.set_rates(self.swarm.links.clone());
+        let (now, nodes) = (self.now, self.hosts.len() as NodeId);
+        for host in &mut self.hosts {
+            host.stalled_until = 0;
+        }
+        for node in 1..=nodes {
+            self.schedule.add(now + 1, Event::Start(node));
+        }
+        self.note(|| "healed".to_owned());
+    }
+
+    fn quorum_serves(&mut self) -> Result<(), String> {
+        let hosts = self.hosts.iter().filter(|host| !host.wiped);
+        let mut serving: Vec<_> = hosts.map(|host| host.node).collect();
+        while serving.len() > self.hosts.len() / 2 + 1 {
+            let nth = self.nemesis.below(serving.len() as u64) as usize;
+            serving.swap_remove(nth);
+        }
+        for node in 1..=self.hosts.len() as NodeId {
+            if !serving.contains(&node) {
+                self.kept_down.push(node);
+                self.crash(node, Crash::Kill);
+            }
+        }
+        self.note(|| format!("only nodes {serving:?} are there"));
+        self.serves("L4: a quorum")?;
+        let back = std::mem::take(&mut self.kept_down);
+        for node in back {
+            self.schedule.add(self.now + 1, Event::Start(node));
+        }
+        Ok(())
+    }
+
+    /// A leader, and something new that is answered.
+    fn serves(&mut self, who: &str) -> Result<(), String> {
+        // What was under way does not count as new.
+        self.run(self.now + ECHO, |_| false)?;
+        let (end, acked) = (self.now + PATIENCE, self.clients.acked);
+        if !self.run(end, |world| world.clients.acked > acked)? {
+            return Err(format!("{who} does not serve: {}", self.roles()));
+        }
+        Ok(())
+    }
+
+    fn all_agree(&mut self) -> Result<(), String> {
+        let terms = self.oracle.highest_term();
+        self.serves("L1: the healed cluster")?;
+        self.proposing = false;
+        let end = self.now + ECHO + PATIENCE;
+        if !self.run(end, |world| world.is_equal())? {
+            return Err(format!(
+                "L2: the nodes do not become equal: {}",
+                self.roles()
+            ));
+        }
+        let grown = self.oracle.highest_term() - terms;
+        if grown > TERMS {
+            return Err(format!("L5: healing took {grown} terms"));
+        }
+        Ok(())
+    }
+
+    /// Whether everybody has everything and nobody waits.
+    fn is_equal(&self) -> bool {
+        let committed = self.oracle.committed();
+        let equal = |host: &Host<W::Machine>| {
+            host.process.as_deref().is_some_and(|process| {
+                process.shared.applied_index() == committed && process.chain.last() == committed
+            })
+        };
+        let mut voters = self.hosts.iter().filter(|host| !host.wiped);
+        self.clients.waiting() == 0 && voters.all(equal)
+    }
+
+    fn roles(&self) -> String {
+        let role = |host: &Host<W::Machine>| match host.process.as_deref() {
+            None => format!("{}: down", host.node),
+            Some(process) => {
+                let core = process.driver.core();
+                let (term, commit, last) = (core.term(), core.commit(), core.last());
+                let applied = process.shared.applied_index();
+                let wiped = if host.wiped { " (wiped)" } else { "" };
+                let role = process.role();
+                let brief = process.shared.brief();
+                let advice = brief.advice.clone().unwrap_or_default();
+                format!(
+                    "{}{wiped}: {role:?} in term {term}, last {last}, commit {commit}, \
+                     applied {applied} {advice}",
+                    host.node
+                )
+            }
+        };
+        let roles: Vec<_> = self.hosts.iter().map(role).collect();
+        format!("{}; {} wait", roles.join("; "), self.clients.waiting())
+    }
+}

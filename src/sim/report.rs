@@ -1,0 +1,87 @@
+//! What a run is asked for, and what came of it.
+
+use std::fmt;
+
+use super::faults::FaultCounts;
+use crate::types::Micros;
+
+/// How to simulate one seed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimOptions {
+    /// Decides everything. The same seed and options give the same run, bit for bit.
+    pub seed: u64,
+    /// How many nodes; `None` draws 3 or 5 from the seed.
+    pub nodes: Option<usize>,
+    /// How long faults are injected, microseconds of virtual time. Healing comes on top.
+    pub chaos_us: Micros,
+    /// What is durable is read from the disks at each check that needs it (1), or at every so many
+    /// of them. Elections are always checked.
+    pub truth_every: u64,
+}
+
+impl SimOptions {
+    /// Ten seconds of faults, every check.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            nodes: None,
+            chaos_us: 10_000_000,
+            truth_every: 1,
+        }
+    }
+}
+
+/// What happened in a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Events handled.
+    pub events: u64,
+    /// Virtual time, microseconds.
+    pub virtual_us: Micros,
+    /// Hash over every event and what it led to: equal on every run of the seed.
+    pub trace: u64,
+    /// Faults by kind.
+    pub faults: FaultCounts,
+    /// Entries committed.
+    pub committed: u64,
+    /// Proposals made.
+    pub proposed: u64,
+    /// Proposals answered with their response.
+    pub acked: u64,
+    /// Proposals whose outcome stayed unknown.
+    pub unknown: u64,
+    /// Terms that had a leader.
+    pub elections: u64,
+    /// Times that the durable state was read back from a disk.
+    pub truths: u64,
+}
+
+/// A run that broke an invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The options that show it again.
+    pub options: SimOptions,
+    /// When, microseconds of virtual time.
+    pub at_us: Micros,
+    /// Which invariant and how.
+    pub what: String,
+    /// What had happened until then.
+    pub report: Report,
+    /// The last events before it.
+    pub tail: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.tail {
+            writeln!(f, "  {line}")?;
+        }
+        write!(
+            f,
+            "seed {} after {} events at {} us: {}",
+            self.options.seed, self.report.events, self.at_us, self.what
+        )
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,134 @@
+//! What is really on a disk: read back as a node would that starts after a power cut.
+
+use std::sync::Arc;
+
+use crate::entry::entries;
+use crate::types::{ClusterId, EntryKind, HardState, LogIndex, NodeId, Term};
+use crate::wal::{LogIdentity, LogOptions, LogStorage, Medium, Memory, MemoryDisk};
+
+/// One entry: the hash covers it and all before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Item {
+    pub(crate) term: Term,
+    pub(crate) hash: u64,
+    /// Hash of the payload, if it is a command.
+    pub(crate) command: Option<u64>,
+}
+
+/// A whole log. The entry with index 1 is the first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chain(Vec<Item>);
+
+impl Chain {
+    pub(crate) fn last(&self) -> LogIndex {
+        self.0.len() as LogIndex
+    }
+
+    pub(crate) fn at(&self, index: LogIndex) -> Option<&Item> {
+        self.0.get((index as usize).checked_sub(1)?)
+    }
+
+    pub(crate) fn hash_at(&self, index: LogIndex) -> Option<u64> {
+        self.at(index).map(|item| item.hash)
+    }
+
+    pub(crate) fn push(&mut self, item: Item) {
+        self.0.push(item);
+    }
+
+    /// Takes over what changed in `log` since the last time. Returns the first index that is new.
+    pub(crate) fn follow<M: Medium>(&mut self, log: &LogStorage<M>) -> Result<LogIndex, String> {
+        let last = log.last().index;
+        // Terms never fall along a log, so where the runs of terms agree nothing was dropped.
+        let runs = log.term_runs();
+        let mut nth = runs.len();
+        let mut keep = self.last().min(last);
+        while keep > 0 {
+            while nth > 0 && runs.get(nth - 1).is_some_and(|run| run.index > keep) {
+                nth -= 1;
+            }
+            let term = nth.checked_sub(1).and_then(|nth| runs.get(nth));
+            if term.map(|run| run.term) == self.at(keep).map(|item| item.term) {
+                break;
+            }
+            keep -= 1;
+        }
+        self.0.truncate(keep as usize);
+        self.extend(log, last)?;
+        Ok(keep + 1)
+    }
+
+    fn extend<M: Medium>(&mut self, log: &LogStorage<M>, last: LogIndex) -> Result<(), String> {
+        while self.last() < last {
+            let read = log.read(self.last() + 1, last, 1 << 20);
+            let read = read.map_err(|error| format!("a log cannot be read: {error}"))?;
+            for entry in read.runs.into_iter().flat_map(entries) {
+                let entry = entry.map_err(|error| format!("a log holds a bad entry: {error}"))?;
+                if entry.id.index != self.last() + 1 {
+                    return Err(format!("entry {} follows {}", entry.id.index, self.last()));
+                }
+                let before = self.hash_at(self.last()).unwrap_or_default();
+                let command = xxhash_rust::xxh3::xxh3_64(&entry.payload);
+                let place = [
+                    before,
+                    entry.id.term,
+                    entry.time_us,
+                    entry.kind as u64,
+                    command,
+                ];
+                let place: Vec<u8> = place.iter().flat_map(|word| word.to_le_bytes()).collect();
+                self.push(Item {
+                    term: entry.id.term,
+                    hash: xxhash_rust::xxh3::xxh3_64(&place),
+                    command: (entry.kind == EntryKind::Command).then_some(command),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a power cut now would leave of a replica.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Image {
+    pub(crate) hard: HardState,
+    pub(crate) chain: Chain,
+}
+
+pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+pub(crate) fn identity(node: NodeId) -> LogIdentity {
+    LogIdentity {
+        cluster: CLUSTER,
+        node,
+    }
+}
+
+/// Small segments, so that some hundred entries rotate them, and little stays mapped. What is
+/// ready must hold two of the largest entries beyond the reserve, or proposals wait for ever.
+pub(crate) fn log_options() -> LogOptions {
+    LogOptions {
+        segment_bytes: 256 << 10,
+        max_entry_bytes: 8 << 10,
+        early_close_bytes: 32 << 10,
+        ready_window_bytes: 224 << 10,
+        hot_bytes: 600 << 10,
+        ..LogOptions::default()
+    }
+}
+
+/// Reads what is durable on `disk`, which may be in use.
+pub(crate) fn durable(disk: &MemoryDisk, node: NodeId) -> Result<Image, String> {
+    let copy = disk.fork();
+    copy.set_quota(None);
+    copy.crash(crate::wal::Crash::PowerCut);
+    let medium = Memory::new(&copy, Arc::new(|_| {}));
+    let log = LogStorage::open_checked(medium, identity(node), log_options());
+    let log = log.map_err(|error| format!("S20: what is durable does not open: {error}"))?;
+    let mut image = Image {
+        hard: log.hard_state(),
+        ..Image::default()
+    };
+    image.chain.follow(&log)?;
+    Ok(image)
+}
