@@ -8,7 +8,7 @@ use super::random::Random;
 use super::truth::{CLUSTER, Chain, Image, durable, identity, log_options};
 use super::wires::{SimNetwork, Wires};
 use crate::config::RaftConfig;
-use crate::core::{FoundingList, RaftCore, RaftRole};
+use crate::core::{FoundingList, RaftCore, RaftRole, Settings};
 use crate::network::{LocalFacts, PeerAddress};
 use crate::node::applier::{Applier, ApplyJob};
 use crate::node::driver::{Driver, Now, Parts};
@@ -69,7 +69,9 @@ pub(crate) struct Host<S: StateMachine> {
     pub(crate) process: Option<Box<Process<S>>>,
     /// A sync of this life was made to fail: the replica may give up.
     pub(crate) sync_faults: bool,
-    /// A sync lied: until a start has mended it, the page cache must survive.
+    /// A sync lied. What it left out may be in the page cache only, for good: recovery cannot tell,
+    /// since a later header vouches for it. So the page cache must survive from then on, and the
+    /// disk alone shows nothing.
     pub(crate) lied: bool,
     pub(crate) stalled_until: Micros,
     pub(crate) full_until: Micros,
@@ -121,7 +123,6 @@ impl<S: StateMachine> Host<S> {
         let log = LogStorage::open_checked(medium, identity(id), log_options())?;
         self.life = life;
         self.sync_faults = false;
-        self.lied = false;
         self.failed_starts = 0;
         let me = ReplicaId::new(id, log.incarnation());
         self.incarnation = Some(me.incarnation);
@@ -233,7 +234,13 @@ impl Made {
         };
         // A configuration that cannot be decoded was written by nobody here.
         let state = recovered(&self.log).unwrap_or_default();
-        let core = RaftCore::new(self.me, settings(&config, self.me), state, founding, 1);
+        let core = RaftCore::new(
+            self.me,
+            small_appends(settings(&config, self.me)),
+            state,
+            founding,
+            1,
+        );
         let queue = Arc::clone(jobs);
         let apply = Box::new(move |job| {
             queue
@@ -337,5 +344,14 @@ impl<S: StateMachine> Process<S> {
 impl<S: StateMachine> Host<S> {
     pub(crate) fn skew(&self) -> Micros {
         self.skew
+    }
+}
+
+/// An append must fit the small logs of a simulation, as every append fits any log that
+/// `LogOptions::validate` lets through.
+fn small_appends(settings: Settings) -> Settings {
+    Settings {
+        max_append_bytes: 16 << 10,
+        ..settings
     }
 }

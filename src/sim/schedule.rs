@@ -23,7 +23,7 @@ pub(crate) enum Event {
     /// The oldest piece of work of the applier.
     Apply(At),
     /// Something arrives from the network.
-    Deliver(Packet),
+    Deliver(Box<Packet>),
     /// Streams that are wanted are tried.
     Dial,
     /// The next fault.

@@ -19,25 +19,23 @@ fn run<W: Workload>(workload: W, options: &SimOptions) -> Report {
 fn everyday_seeds_break_no_invariant() {
     let mut faults = FaultCounts::default();
     let (mut acked, mut elections) = (0, 0);
-    for seed in 0..20 {
+    for seed in 0..4 {
         let report = run(LedgerWorkload, &options(seed));
         faults.add(&report.faults);
         acked += report.acked;
         elections += report.elections;
     }
-    assert!(acked > 1_000, "only {acked} commands were answered");
-    assert!(elections > 20, "only {elections} elections");
+    assert!(acked > 400, "only {acked} commands were answered");
+    assert!(elections > 4, "only {elections} elections");
     let missing = faults.missing();
-    assert!(missing.len() < 4, "never happened: {missing:?}");
+    assert!(missing.len() < 8, "never happened: {missing:?}");
 }
 
 #[test]
 fn s23_a_seed_repeats_bit_for_bit() {
-    for seed in [1, 5] {
-        let options = options(1_000 + seed);
-        let first = run(LedgerWorkload, &options);
-        assert_eq!(first, run(LedgerWorkload, &options), "seed {seed}");
-    }
+    let options = options(1_001);
+    let first = run(LedgerWorkload, &options);
+    assert_eq!(first, run(LedgerWorkload, &options));
 }
 
 /// No segment is ever made ready on any node: what does not fit the first one waits in the driver.
@@ -59,8 +57,6 @@ fn s22_a_command_without_room_ends_at_its_deadline() {
 
 #[test]
 fn the_router_goes_through_the_faults_too() {
-    for seed in 0..4 {
-        let report = run(RouterWorkload, &options(2_000 + seed));
-        assert!(report.acked > 0, "seed {seed}: {report:?}");
-    }
+    let report = run(RouterWorkload, &options(2_000));
+    assert!(report.acked > 0, "{report:?}");
 }

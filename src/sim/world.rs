@@ -138,7 +138,7 @@ impl<W: Workload> World<W> {
             Event::Lane(at, lane) => self.lane(at, lane),
             Event::Apply(at) => self.apply(at),
             Event::Deliver(packet) => {
-                self.deliver(packet);
+                self.deliver(*packet);
                 Ok(())
             }
             Event::Dial => {
@@ -318,7 +318,7 @@ impl<W: Workload> World<W> {
     fn flush_wires(&mut self) {
         for (arrives, packet) in self.wires.take_out() {
             self.schedule
-                .add(arrives.max(self.now + 1), Event::Deliver(packet));
+                .add(arrives.max(self.now + 1), Event::Deliver(Box::new(packet)));
         }
     }
 
