@@ -31,10 +31,12 @@ fn lease(ms: u32) -> RouterCommand {
     })
 }
 
-#[test]
-fn shape_and_size_are_checked_twice() {
-    let deregister = |id: &str| RouterCommand::deregister_service(id);
-    let cases: Vec<(RouterCommand, &str)> = vec![
+fn deregister(id: &str) -> RouterCommand {
+    RouterCommand::deregister_service(id)
+}
+
+fn wrong_services() -> Vec<(RouterCommand, &'static str)> {
+    vec![
         (deregister(""), "service_id"),
         (deregister(&"x".repeat(MAX_ID + 1)), "service_id"),
         (deregister("a\nb"), "service_id"),
@@ -50,6 +52,11 @@ fn shape_and_size_are_checked_twice() {
         (service(too_many_labels), "labels"),
         (lease(999), "lease_ms"),
         (lease(MAX_LEASE_MS + 1), "lease_ms"),
+    ]
+}
+
+fn wrong_others() -> Vec<(RouterCommand, &'static str)> {
+    vec![
         (
             RouterCommand::CreatePipeline {
                 pipeline_id: "p".into(),
@@ -96,9 +103,13 @@ fn shape_and_size_are_checked_twice() {
             },
             "ids",
         ),
-    ];
+    ]
+}
+
+#[test]
+fn shape_and_size_are_checked_twice() {
     let mut router = Router::new();
-    for (command, expected) in cases {
+    for (command, expected) in wrong_services().into_iter().chain(wrong_others()) {
         let error = RouterStateMachine::encode(&command, &mut Vec::new()).expect_err("refused");
         assert_eq!(error.field, expected);
         match router.apply(command) {
