@@ -1,9 +1,10 @@
-//! The payload of a log entry: an envelope of two bytes, then protobuf.
+//! The bytes of a command: its version, then protobuf. (The node puts an envelope of its own before
+//! them, with room for a session.)
 //!
 //! ```text
 //! off size field
 //!   0    1 version of the encoding, 1
-//!   1    1 flags, 0; bit 0 is kept for a session (client id u64, seq u64) between here and the rest
+//!   1    1 flags, 0
 //!   2      conveyor.raft.v1.RouterCommand
 //! ```
 
