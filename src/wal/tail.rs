@@ -157,7 +157,7 @@ impl<M: Medium> LogStorage<M> {
         body: impl FnOnce(&mut Writer, usize),
     ) {
         let (id, len) = (header.id(), header.frame_len() as u32);
-        let tail = self.tails.back_mut().expect("a log has a tail");
+        let tail = self.tail();
         let at = tail.at;
         tail.writer.put(at as usize, header.as_bytes());
         body(&mut tail.writer, at as usize + FRAME_HEADER);
