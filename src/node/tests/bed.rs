@@ -83,10 +83,14 @@ impl Frozen for Journal {
 /// What a node sent, in order.
 pub(super) type Sent = Arc<Mutex<Vec<(NodeId, Message)>>>;
 
+/// What a node said of itself, in order.
+pub(super) type Told = Arc<Mutex<Vec<LocalFacts>>>;
+
 /// Passes everything on and remembers it.
 pub(super) struct Recording {
     inner: InProcessNetwork,
     sent: Sent,
+    told: Told,
 }
 
 impl RaftNetwork for Recording {
@@ -100,6 +104,7 @@ impl RaftNetwork for Recording {
     }
 
     fn set_local(&mut self, facts: &LocalFacts) {
+        self.told.lock().expect("told").push(facts.clone());
         self.inner.set_local(facts);
     }
 
@@ -117,6 +122,7 @@ type Jobs = Arc<Mutex<VecDeque<ApplyJob<Journal>>>>;
 pub(super) struct Node {
     pub(super) shared: Arc<Shared<Journal>>,
     pub(super) sent: Sent,
+    pub(super) told: Told,
     driver: Driver<Journal, Memory, Recording>,
     applier: Applier<Journal>,
     jobs: Jobs,
@@ -161,6 +167,7 @@ impl Bed {
         };
         let network = self.plug_in(me, &facts, &inbox);
         let sent = Arc::clone(&network.sent);
+        let told = Arc::clone(&network.told);
         let machine = Journal::default();
         let (cluster, address) = (ClusterId([7; 16]), ([127, 0, 0, 1], 1).into());
         let shared = Shared::new(me, cluster, address, Clock::start(), inbox, &machine);
@@ -184,6 +191,7 @@ impl Bed {
             driver: Driver::new(parts),
             shared,
             sent,
+            told,
             jobs,
             stepper,
             deadline: self.now,
@@ -218,6 +226,7 @@ impl Bed {
         Recording {
             inner: self.hub.attach(me, facts.clone(), sink),
             sent: Sent::default(),
+            told: Told::default(),
         }
     }
 

@@ -221,3 +221,26 @@ fn f5_what_finds_no_room_in_time_is_answered_and_certainly_not_applied() {
         "nothing else was applied"
     );
 }
+
+#[test]
+fn e11_peers_hear_of_the_founding_only_once_it_is_durable() {
+    let mut bed = Bed::new(1, SyncPolicy::Sync);
+    bed.node_mut(1).disk_stalls = true;
+    bed.run(SECOND, |_| false);
+    assert_eq!(
+        bed.node(1).shared.brief().last.index,
+        1,
+        "entry 1 is in the log"
+    );
+    let members = |bed: &Bed| {
+        let told = bed.node(1).told.lock().expect("told");
+        told.iter().filter(|facts| !facts.blank).count()
+    };
+    assert_eq!(
+        members(&bed),
+        0,
+        "the update counter of META could be taken back by a crash"
+    );
+    bed.node_mut(1).disk_stalls = false;
+    assert!(bed.run(SECOND, |bed| members(bed) > 0));
+}
