@@ -76,7 +76,10 @@ impl Check {
             _ => false,
         };
         hold(would_be || durable.hard.term >= message.term(), || {
-            format!("A3: {node} speaks of term {} before it is durable", message.term())
+            format!(
+                "A3: {node} speaks of term {} before it is durable",
+                message.term()
+            )
         })?;
         let kept = match message {
             Message::AppendAck(ack) if ack.status == AppendStatus::Matched => {

@@ -32,7 +32,10 @@ impl Interpreter {
                 command(world, &words)?;
             }
         }
-        let said = self.world.as_mut().map(|world| std::mem::take(&mut world.said));
+        let said = self
+            .world
+            .as_mut()
+            .map(|world| std::mem::take(&mut world.said));
         Ok(said.unwrap_or_default())
     }
 
@@ -185,6 +188,7 @@ fn command(world: &mut World, words: &[&str]) -> Done {
         ["disconnect", a, b] => world.disconnect(number(a)?, number(b)?),
         ["disk", node, how] => disk(world, node, how),
         ["campaign", node] => campaign(world, number(node)?),
+        ["elect", node] => elect(world, number(node)?),
         ["tick", node] => {
             let node = number(node)?;
             let at = world.core(node)?.deadline();
@@ -277,11 +281,25 @@ fn campaign(world: &mut World, node: NodeId) -> Done {
     world.tick(node, at)
 }
 
-fn run(world: &mut World, time: Micros) -> Done {
+/// Its election timer runs out, and pre-votes and votes are exchanged, but nothing else.
+fn elect(world: &mut World, node: NodeId) -> Done {
+    tersely(world, |world| {
+        campaign(world, node)?;
+        ["pre-vote", "pre-vote-reply", "vote", "vote-reply"]
+            .iter()
+            .try_for_each(|kind| crate::deliver::command(world, &["all", kind]))
+    })
+}
+
+fn tersely<T>(world: &mut World, what: impl FnOnce(&mut World) -> T) -> T {
     world.terse = true;
-    let delivered = world.run(time);
+    let result = what(world);
     world.terse = false;
-    let delivered = delivered?;
+    result
+}
+
+fn run(world: &mut World, time: Micros) -> Done {
+    let delivered = tersely(world, |world| world.run(time))?;
     world.say(&format!("{delivered} messages delivered"));
     Ok(())
 }
@@ -291,7 +309,9 @@ fn persist(world: &mut World, node: NodeId, id: Option<u64>) -> Done {
     let id = id.or(pending.last().copied()).unwrap_or_default();
     if !pending.contains(&id) {
         let pending = show::writes(pending.into_iter());
-        return Err(format!("node {node} has no such write under way, but [{pending}]"));
+        return Err(format!(
+            "node {node} has no such write under way, but [{pending}]"
+        ));
     }
     let done = show::writes(pending.into_iter().filter(|write| *write <= id));
     world.say(&format!("{node} has {done} on disk"));
@@ -305,7 +325,9 @@ fn cut(world: &mut World, what: &str) -> Done {
         false => {
             let node = number(what)?;
             let others = world.ids().filter(|other| *other != node);
-            others.flat_map(|other| [(node, other), (other, node)]).collect()
+            others
+                .flat_map(|other| [(node, other), (other, node)])
+                .collect()
         }
     };
     for (from, to) in ways {
@@ -335,7 +357,9 @@ fn status(world: &mut World, node: NodeId) -> Done {
         "{node} {role}, term {term}, vote {vote}, leader {leader}, last {last}, commit {commit}, durable {durable}"
     );
     if core.is_leader() {
-        let peers = world.ids().filter_map(|peer| Some((peer, core.peer(peer)?)));
+        let peers = world
+            .ids()
+            .filter_map(|peer| Some((peer, core.peer(peer)?)));
         let peers = peers.filter(|(peer, _)| *peer != node);
         let matches = peers.map(|(peer, it)| format!("{peer}:{}", it.match_index));
         text += &format!(", match {}", matches.collect::<Vec<_>>().join(" "));
@@ -348,10 +372,13 @@ fn status(world: &mut World, node: NodeId) -> Done {
 fn show_log(world: &mut World, node: NodeId) -> Done {
     let state = world.node(node)?;
     let (done, rest) = state.disk.live.entries.split_at(state.committed as usize);
-    let mut text = format!("{node}: {} | {}", listed(done), listed(rest));
+    let mut text = format!("{node}: {}", listed(done));
+    if !rest.is_empty() {
+        text = format!("{} | {}", text.trim_end(), listed(rest));
+    }
     if state.disk.durable.entries != state.disk.live.entries {
         text += &format!("; on disk: {}", listed(&state.disk.durable.entries));
     }
-    world.say(text.trim_end().trim_end_matches(" |"));
+    world.say(&text);
     Ok(())
 }

@@ -167,10 +167,21 @@ impl World {
             truncate_from: persist.truncate_from,
             entries,
         };
-        let verb = if self.node(node)?.manual { "writes" } else { "stores" };
-        self.detail(&format!("{node} {verb} w{}: {}", persist.id, show::write(&write)));
+        let verb = if self.node(node)?.manual {
+            "writes"
+        } else {
+            "stores"
+        };
+        self.detail(&format!(
+            "{node} {verb} w{}: {}",
+            persist.id,
+            show::write(&write)
+        ));
         let state = self.node_mut(node)?;
-        if write.hard.is_some_and(|hard| hard.term > state.disk.live.hard.term) {
+        if write
+            .hard
+            .is_some_and(|hard| hard.term > state.disk.live.hard.term)
+        {
             // What was promised in an older term is void now.
             let valid = |held: &Held| held.envelope.message.term() >= term;
             state.held.retain(valid);
@@ -275,7 +286,9 @@ impl World {
                 };
                 let text = entry.to_string();
                 let text = text.trim_start_matches("0:");
-                self.detail(&format!("{node} counts by the configuration at {index}: {text}"));
+                self.detail(&format!(
+                    "{node} counts by the configuration at {index}: {text}"
+                ));
             }
             Event::Advice(text) => self.say(&format!("{node} advises: {text}")),
             Event::Fatal(text) => self.say(&format!("{node} stops for good: {text}")),
@@ -304,7 +317,10 @@ impl World {
                     self.tick(node, at)?;
                     let next = self.core(node)?.deadline();
                     if next <= self.now && self.way.is_empty() {
-                        return Err(format!("the timer of {node} fires for ever at {}", next / MS));
+                        return Err(format!(
+                            "the timer of {node} fires for ever at {}",
+                            next / MS
+                        ));
                     }
                 }
                 _ => break,

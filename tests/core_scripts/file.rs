@@ -24,16 +24,11 @@ impl Block {
 
     /// The block with another result.
     pub(crate) fn with_result(&self, result: &[String]) -> String {
-        let mut text = String::new();
-        for line in self.before.iter().map(String::as_str).chain(["----"]) {
-            text.push_str(line);
-            text.push('\n');
-        }
-        for line in result {
-            text.push_str(line);
-            text.push('\n');
-        }
-        text
+        let before = self.before.iter().map(String::as_str);
+        let before = before.skip_while(|line| line.trim().is_empty());
+        let result = result.iter().map(String::as_str);
+        let lines = before.chain(["----"]).chain(result);
+        lines.flat_map(|line| [line, "\n"]).collect()
     }
 }
 
@@ -58,8 +53,13 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Block>, String> {
                 None => break None,
             }
         };
+        if dashes.is_none() && before.iter().all(|text| text.trim().is_empty()) {
+            break;
+        }
         let Some(dashes) = dashes else {
-            return Err(format!("line {line}: commands without a line of dashes after them"));
+            return Err(format!(
+                "line {line}: commands without a line of dashes after them"
+            ));
         };
         let result = std::iter::from_fn(|| lines.next_if(|(_, text)| !text.trim().is_empty()));
         blocks.push(Block {

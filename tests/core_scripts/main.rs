@@ -40,7 +40,11 @@ fn run(name: &str, text: &str) -> Result<Ran, String> {
         let mut got = Vec::new();
         for (line, command) in block.commands() {
             let said = ran.interpreter.run(command);
-            got.extend(said.map_err(|error| format!("{name}:{line}: {command}: {error}"))?);
+            got.extend(said.map_err(|error| {
+                let so_far = got.iter().map(|line| format!("\n    {line}"));
+                let so_far: String = so_far.collect();
+                format!("{name}:{line}: {command}: {error}{so_far}")
+            })?);
         }
         if got.is_empty() {
             got.push("(nothing)".to_owned());
@@ -48,8 +52,9 @@ fn run(name: &str, text: &str) -> Result<Ran, String> {
         if got != block.expected {
             let difference = file::difference(&block.expected, &got);
             let line = block.result_line;
-            ran.differences
-                .push(format!("{name}:{line}: expected (-) and got (+)\n{difference}"));
+            ran.differences.push(format!(
+                "{name}:{line}: expected (-) and got (+)\n{difference}"
+            ));
         }
         if !ran.rewritten.is_empty() {
             ran.rewritten.push('\n');
@@ -77,7 +82,7 @@ fn every_script_prints_what_its_file_says() {
     let listed = std::fs::read_dir(folder()).expect("the scripts' folder");
     let mut paths: Vec<_> = listed.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    assert!(paths.len() >= 14, "scripts are missing: {paths:?}");
+    assert!(paths.len() >= 15, "scripts are missing: {paths:?}");
     let failures: Vec<_> = paths.iter().filter_map(|path| check(path).err()).collect();
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
 }
@@ -87,12 +92,24 @@ fn mistakes_in_a_script_are_named_with_their_line() {
     for (commands, expected) in [
         ("status", "1: status: say `cluster N` first"),
         ("cluster 3\nconnect\nsing", "3: sing: unknown command: sing"),
-        ("cluster 3\nconnect\ndeliver 1->2", "no message is on its way 1->2"),
-        ("cluster 3\nconnect\ncampaign 1\ndeliver 1->2 vote", "no vote is on its way 1->2"),
-        ("cluster 3\nconnect\ncampaign 4", "3: campaign 4: there is no node 4"),
+        (
+            "cluster 3\nconnect\ndeliver 1->2",
+            "no message is on its way 1->2",
+        ),
+        (
+            "cluster 3\nconnect\ncampaign 1\ndeliver 1->2 vote",
+            "no vote is on its way 1->2",
+        ),
+        (
+            "cluster 3\nconnect\ncampaign 4",
+            "3: campaign 4: there is no node 4",
+        ),
         ("cluster 3\nconnect\ncrash 2\ncampaign 2", "node 2 is down"),
         ("cluster 3\nconnect\npropose 1 x", "node 1 does not lead"),
-        ("cluster 3\nconnect\nnode 1 term=4", "start states stand between"),
+        (
+            "cluster 3\nconnect\nnode 1 term=4",
+            "start states stand between",
+        ),
         ("cluster 3\nconnect\npersist 1", "no such write under way"),
         ("cluster 3\nnode 1 log=one", "one is no number"),
     ] {
@@ -113,4 +130,14 @@ fn a_difference_names_the_line_and_shows_both() {
         ["a.txt:5: expected (-) and got (+)\n  - (something)\n  + (nothing)\n"]
     );
     assert_eq!(ran.rewritten, "# One.\n\ncluster 1\n----\n(nothing)\n");
+}
+
+#[test]
+fn the_example_in_the_documentation_is_what_happens() {
+    let path = folder().join("../../docs/core-scripts.md");
+    let text = std::fs::read_to_string(path).expect("the documentation");
+    let example = text.split("```text\n").nth(1).expect("an example");
+    let example = example.split("```").next().unwrap_or_default();
+    let ran = run("docs/core-scripts.md", example).expect("it runs");
+    assert_eq!(ran.differences, [""; 0]);
 }

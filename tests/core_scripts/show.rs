@@ -54,7 +54,10 @@ pub(crate) fn envelope(envelope: &Envelope) -> String {
         Message::PreVote(it) | Message::Vote(it) => request(it),
         Message::PreVoteReply(it) | Message::VoteReply(it) => reply(it),
         Message::Heartbeat(it) => {
-            format!("#{}.{} term {}, commit {}", it.epoch, it.seq, it.term, it.commit)
+            format!(
+                "#{}.{} term {}, commit {}",
+                it.epoch, it.seq, it.term, it.commit
+            )
         }
         Message::HeartbeatReply(it) => format!("#{}.{} term {}", it.epoch, it.seq, it.term),
         Message::Found(it) => format!("term {}: {}", it.term, listed(&envelope.entries)),

@@ -2,7 +2,11 @@
 
 use crate::{folder, run};
 
-const FILES: [&str; 3] = ["single_server_1.txt", "single_server_2.txt", "single_server_3.txt"];
+const FILES: [&str; 3] = [
+    "single_server_1.txt",
+    "single_server_2.txt",
+    "single_server_3.txt",
+];
 
 /// With joint configurations the scripts lose nothing, whatever the text says. The very same
 /// scripts with plain ones commit two different entries at one index: so the check bites.
@@ -18,7 +22,10 @@ fn e1_the_three_single_server_counterexamples_lose_nothing() {
         });
         let committed: Vec<_> = committed.collect();
         let longest = committed.iter().max_by_key(|log| log.len()).expect("nodes");
-        assert!(longest.len() > 2, "{name}: the change is committed in the end");
+        assert!(
+            longest.len() > 2,
+            "{name}: the change is committed in the end"
+        );
         for log in &committed {
             assert!(longest.starts_with(log), "{name}: {log:?} and {longest:?}");
         }

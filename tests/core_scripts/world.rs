@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use conveyor_raft::core::{
     Class, FoundingList, Input, Message, PeerHello, RaftCore, RaftRole, Settings,
 };
-use conveyor_raft::types::{
-    Incarnation, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId,
-};
+use conveyor_raft::types::{Incarnation, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId};
 
 use crate::check::Check;
 use crate::disk::{Disk, Entry, Image};
@@ -67,7 +65,7 @@ pub(crate) struct World {
     pub(crate) said: Vec<String>,
     /// Lines under the one that says what is delivered.
     pub(crate) indent: usize,
-    /// While time runs by itself only changes are told.
+    /// Only changes are told, no messages and writes.
     pub(crate) terse: bool,
     cuts: BTreeSet<(NodeId, NodeId)>,
     up: BTreeSet<(NodeId, NodeId)>,
@@ -113,7 +111,9 @@ impl World {
     }
 
     pub(crate) fn node(&self, node: NodeId) -> Result<&Node, String> {
-        let at = node.checked_sub(1).and_then(|at| self.nodes.get(at as usize));
+        let at = node
+            .checked_sub(1)
+            .and_then(|at| self.nodes.get(at as usize));
         at.ok_or_else(|| format!("there is no node {node}"))
     }
 
@@ -134,11 +134,12 @@ impl World {
 
     /// A line of the result.
     pub(crate) fn say(&mut self, text: &str) {
-        let indent = "  ".repeat(self.indent);
+        let indent = if self.terse { 0 } else { self.indent };
+        let indent = "  ".repeat(indent);
         self.said.push(format!("{indent}{text}"));
     }
 
-    /// One that is left out while time runs by itself.
+    /// One that is left out where only changes are told.
     pub(crate) fn detail(&mut self, text: &str) {
         if !self.terse {
             self.say(text);
