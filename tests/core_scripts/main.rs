@@ -39,12 +39,16 @@ fn run(name: &str, text: &str) -> Result<Ran, String> {
     for block in file::parse(text).map_err(|error| format!("{name}: {error}"))? {
         let mut got = Vec::new();
         for (line, command) in block.commands() {
-            let said = ran.interpreter.run(command);
-            got.extend(said.map_err(|error| {
-                let so_far = got.iter().map(|line| format!("\n    {line}"));
-                let so_far: String = so_far.collect();
-                format!("{name}:{line}: {command}: {error}{so_far}")
-            })?);
+            match ran.interpreter.run(command) {
+                Ok(said) => got.extend(said),
+                Err(error) => {
+                    let printed = got.iter().map(|line| format!("\n  {line}"));
+                    let printed: String = printed.collect();
+                    let error = format!("{name}:{line}: {command}: {error}{printed}");
+                    ran.differences.push(error);
+                    return Err(ran.differences.join("\n"));
+                }
+            }
         }
         if got.is_empty() {
             got.push("(nothing)".to_owned());
