@@ -74,13 +74,18 @@ impl Interpreter {
         let image = node.checked_sub(1);
         let image = image.and_then(|at| self.images.get_mut(at as usize));
         let image = image.ok_or("start states stand between `cluster` and the first command")?;
+        let first = image.entries.first().cloned();
+        let mut first = first.ok_or("blank nodes have no start state")?;
         for option in options {
             let (key, value) = option
                 .split_once('=')
                 .ok_or_else(|| format!("{option} is no key=value"))?;
             match key {
-                "voters" => image.entries[0].payload = configuration(value)?,
-                "log" => image.entries = log(value, &image.entries[0])?,
+                "voters" => {
+                    first.payload = configuration(value)?;
+                    image.entries[0] = first.clone();
+                }
+                "log" => image.entries = log(value, &first)?,
                 "term" => image.hard.term = number(value)?,
                 "vote" => image.hard.voted_for = replica(number(value)?),
                 _ => return Err(format!("unknown option {key}")),

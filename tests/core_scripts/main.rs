@@ -116,6 +116,10 @@ fn mistakes_in_a_script_are_named_with_their_line() {
         ),
         ("cluster 3\nconnect\npersist 1", "no such write under way"),
         ("cluster 3\nnode 1 log=one", "one is no number"),
+        (
+            "cluster 3 blank\nnode 1 log=1",
+            "blank nodes have no start state",
+        ),
     ] {
         let text = format!("{commands}\n----\n(nothing)\n");
         let error = run("a.txt", &text).err().unwrap_or_default();
