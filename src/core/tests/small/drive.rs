@@ -121,11 +121,24 @@ impl World {
         let letter = letter(Envelope::bare(node.id, to, message));
         match after {
             None => self.transmit(letter, vouches),
-            Some(after) => self.node_mut(at).deferred.push(Deferred {
-                after,
-                letter,
-                vouches,
-            }),
+            Some(after) => self.defer(
+                at,
+                Deferred {
+                    after,
+                    letter,
+                    vouches,
+                },
+            ),
+        }
+    }
+
+    /// What waits already is not sent again by waiting twice.
+    fn defer(&mut self, at: usize, new: Deferred) {
+        let deferred = &mut self.node_mut(at).deferred;
+        let print = new.letter.prints[0];
+        let same = |one: &Deferred| one.letter.prints[0] == print && one.after <= new.after;
+        if !deferred.iter().any(same) {
+            deferred.push(new);
         }
     }
 

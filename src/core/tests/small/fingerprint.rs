@@ -149,14 +149,16 @@ fn of_node(node: &Node) -> Prints {
             hard(&mut print, write.hard.unwrap_or_default(), name);
             items(&mut print, &write.items);
         }
+        let mut sum = 0_u128;
         for one in &node.deferred {
-            print.all(&[rank(Some(one.after)), one.vouches.unwrap_or(0)]);
+            let mut waits = Print::new(7);
+            waits.all(&[rank(Some(one.after)), one.vouches.unwrap_or(0)]);
             let message = of_envelope_under(&one.letter.envelope, name);
-            print.all(&[(message >> 64) as u64, message as u64]);
+            waits.all(&[(message >> 64) as u64, message as u64]);
+            sum = sum.wrapping_add(waits.end());
         }
         let campaign = &core.campaign;
         let asks = matches!(core.role(), RaftRole::Candidate | RaftRole::PreCandidate);
-        let mut sum = 0_u128;
         if asks {
             print.put(rank(campaign.own_vote));
             if core.role() == RaftRole::PreCandidate {
