@@ -6,8 +6,9 @@ use std::rc::Rc;
 use super::super::super::{AppendStatus, Message, RaftRole};
 use super::super::disk::Image;
 use super::super::net::Envelope;
-use super::world::{NODES, Node, Note, World};
-use crate::types::{HardState, LogIndex};
+use super::FOUNDED;
+use super::world::{NODES, Node, Note, Start, World};
+use crate::types::{HardState, LogIndex, Term};
 
 impl World {
     /// S1, S2 and S5, at every election.
@@ -34,12 +35,19 @@ impl World {
                 format!("S5: the leader of {term} lacks committed entry {index}")
             });
         }
-        let first = self.bounds.start.iter().map(|start| start.term).max();
-        match term - first.unwrap_or(0) {
+        let started = self.bounds.start.iter().map(|start| start.term).max();
+        match term - started.unwrap_or(0) {
             1 => self.note(Note::Elected),
             2 => self.note(Note::ElectedLater),
             _ => self.note(Note::ElectedLast),
         }
+    }
+
+    /// The first term in which a leader can have been.
+    fn first_term(&self) -> Term {
+        let second = |start: &Start| start.terms.get(1).copied();
+        let terms = self.bounds.start.iter().filter_map(second);
+        terms.min().unwrap_or(FOUNDED.term + 1)
     }
 
     /// S6 for everyone, S7 for a leader, S10.
@@ -64,8 +72,10 @@ impl World {
                     at + 1
                 )
             });
+            let founded = self.first_term();
             let older = (self.committed.len() as LogIndex + 1..to)
-                .any(|index| live.item(index).is_some_and(|item| item.term < term));
+                .filter_map(|index| live.item(index))
+                .any(|item| item.term >= founded && item.term < term);
             self.note(Note::Committed);
             if older {
                 self.note(Note::CommittedOlderTerm);

@@ -19,6 +19,8 @@ const FOUNDED: Start = Start {
     vote: 0,
 };
 
+/// The first leader's term is 3. Two may lead, nothing fails, messages come in any order, never or
+/// often.
 const BASE: Bounds = Bounds {
     start: [FOUNDED; 3],
     max_term: 4,
@@ -33,36 +35,169 @@ const BASE: Bounds = Bounds {
     pre_votes: 0,
 };
 
-fn run(name: &str, bounds: Bounds, states: usize) -> Report {
+/// Figure 8 of the Raft paper at (c): nodes 1 and 3 led, each with entries that nobody else has.
+const APART: [Start; 3] = [
+    Start {
+        terms: &[1, 3, 3],
+        term: 3,
+        vote: 1,
+    },
+    Start {
+        terms: &[1],
+        term: 4,
+        vote: 3,
+    },
+    Start {
+        terms: &[1, 4],
+        term: 4,
+        vote: 3,
+    },
+];
+
+/// Explores, and tells what it saw. Whether all states were seen.
+fn run(name: &str, bounds: Bounds, states: usize, notes: &[Note]) -> bool {
     let budget = std::env::var("CONVEYOR_SMALL_STATES").ok();
     let budget = budget.and_then(|text| text.parse().ok()).unwrap_or(states);
-    let report = explore(bounds, budget);
+    let report: Report = explore(bounds, budget);
     eprintln!("{name}: {report}");
     if let Some(story) = &report.violation {
         panic!("{name}, after {} states:\n{story}", report.states);
     }
-    report
+    for note in notes {
+        assert!(report.saw(*note) || budget < states, "{name}: no {note:?}");
+    }
+    report.complete() || budget < states
 }
 
 #[test]
-fn small_scope_probe() {
-    let number = |name: &str, or: u64| {
-        let text = std::env::var(name).ok();
-        text.and_then(|text| text.parse().ok()).unwrap_or(or)
-    };
+fn small_scope_two_terms() {
+    let notes = [
+        Note::Elected,
+        Note::ElectedLater,
+        Note::Committed,
+        Note::CommittedOlderTerm,
+        Note::Truncated,
+        Note::TruncatedWhileWriting,
+        Note::VoteRefused,
+        Note::Conflict,
+        Note::DeferredDropped,
+    ];
+    assert!(run("two terms", BASE, 20_000, &notes));
+}
+
+#[test]
+fn small_scope_three_terms() {
     let bounds = Bounds {
-        max_term: number("T", 4),
-        proposals: number("P", 0) as u8,
-        crashes: number("C", 0) as u8,
-        step_downs: number("D", 0) as u8,
-        resends: number("R", 0) as u8,
-        reconnects: number("N", 0) as u8,
-        append_entries: number("E", 8) as usize,
-        window: number("W", 1) as usize,
-        bursts: number("B", 0) > 0,
-        pre_votes: number("V", 0) as u8,
+        max_term: 5,
         ..BASE
     };
-    let report = run("probe", bounds, 20_000);
-    assert!(report.saw(Note::Elected));
+    run("three terms", bounds, 4_000, &[Note::Elected]);
+}
+
+#[test]
+fn small_scope_a_client() {
+    let bounds = Bounds {
+        max_term: 3,
+        proposals: 2,
+        append_entries: 1,
+        window: 2,
+        ..BASE
+    };
+    let notes = [Note::Elected, Note::Committed];
+    run("a client", bounds, 4_000, &notes);
+}
+
+#[test]
+fn small_scope_a_client_in_two_terms() {
+    let bounds = Bounds {
+        proposals: 1,
+        ..BASE
+    };
+    run("a client in two terms", bounds, 4_000, &[Note::Elected]);
+}
+
+#[test]
+fn small_scope_power_cuts() {
+    let bounds = Bounds {
+        max_term: 3,
+        crashes: 3,
+        ..BASE
+    };
+    let notes = [Note::Elected, Note::LostWrites];
+    run("power cuts", bounds, 4_000, &notes);
+}
+
+#[test]
+fn small_scope_a_power_cut_in_two_terms() {
+    let bounds = Bounds { crashes: 1, ..BASE };
+    run("a power cut in two terms", bounds, 4_000, &[Note::Elected]);
+}
+
+#[test]
+fn small_scope_leaders_that_give_up() {
+    let bounds = Bounds {
+        step_downs: 1,
+        append_entries: 1,
+        ..BASE
+    };
+    run("leaders that give up", bounds, 4_000, &[Note::Elected]);
+}
+
+#[test]
+fn small_scope_streams() {
+    let bounds = Bounds {
+        max_term: 3,
+        proposals: 1,
+        resends: 1,
+        reconnects: 1,
+        ..BASE
+    };
+    run("streams", bounds, 4_000, &[Note::Elected]);
+}
+
+#[test]
+fn small_scope_bursts() {
+    let bounds = Bounds {
+        bursts: true,
+        ..BASE
+    };
+    run("bursts", bounds, 4_000, &[Note::Elected]);
+}
+
+#[test]
+fn small_scope_pre_votes() {
+    let bounds = Bounds {
+        max_term: 3,
+        pre_votes: 2,
+        ..BASE
+    };
+    run("pre-votes", bounds, 4_000, &[Note::Elected]);
+}
+
+#[test]
+fn small_scope_logs_apart() {
+    let bounds = Bounds {
+        start: APART,
+        max_term: 5,
+        append_entries: 1,
+        ..BASE
+    };
+    let notes = [Note::Elected, Note::Truncated, Note::CommittedOlderTerm];
+    assert!(run("logs apart", bounds, 20_000, &notes));
+}
+
+#[test]
+fn small_scope_everything_once() {
+    let bounds = Bounds {
+        proposals: 1,
+        crashes: 1,
+        step_downs: 1,
+        resends: 1,
+        reconnects: 1,
+        append_entries: 1,
+        window: 2,
+        bursts: true,
+        ..BASE
+    };
+    run("everything once", bounds, 4_000, &[Note::Elected]);
 }

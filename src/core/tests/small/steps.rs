@@ -1,6 +1,7 @@
 //! What can happen next in a world, and making it happen.
 
 use std::fmt;
+use std::rc::Rc;
 
 use super::super::super::{
     HeartbeatReply, Input, Message, RaftRole, ReplicaState, VoteReason, VoteReply,
@@ -217,7 +218,7 @@ impl World {
     }
 
     fn deliver(&mut self, letter: usize) {
-        let letter = std::rc::Rc::clone(&self.sent[letter]);
+        let letter = Rc::clone(&self.sent[letter]);
         let (at, message) = (slot(letter.envelope.to), letter.envelope.message);
         let asks = matches!(message, Message::Vote(_) | Message::PreVote(_));
         let inert = !self.matters(&letter);
@@ -227,14 +228,11 @@ impl World {
             self.node_mut(at).clock += LONG;
         }
         self.receive(at, &letter.envelope);
-        if inert {
-            self.reprint(at);
-            let changed = self.prints[at] != before;
-            self.check(!changed, || {
-                format!("S15: a stale message counts: {message:?}")
-            });
-        }
         self.end_burst(at);
+        let changed = self.prints[at] != before;
+        self.check(!inert || !changed, || {
+            format!("S15: a stale message counts: {letter}")
+        });
     }
 
     fn crash(&mut self, at: usize, kept: usize) {
@@ -242,7 +240,7 @@ impl World {
         let before = self.nodes[at].disk.durable.hard;
         let old: Vec<u64> = (0..NODES).map(|other| self.old_epoch(at, other)).collect();
         self.used.crashes[at] += 1;
-        let bounds = std::rc::Rc::clone(&self.bounds);
+        let bounds = Rc::clone(&self.bounds);
         let node = self.node_mut(at);
         node.disk.crash(kept);
         node.deferred.clear();
