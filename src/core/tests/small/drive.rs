@@ -118,7 +118,7 @@ impl World {
             Message::AppendAck(ack) => node.disk.live.hash_at(ack.match_index),
             _ => None,
         };
-        let letter = letter(Envelope::bare(node.id, to, message));
+        let letter = self.letter(Envelope::bare(node.id, to, message));
         match after {
             None => self.transmit(letter, vouches),
             Some(after) => self.defer(
@@ -130,6 +130,19 @@ impl World {
                 },
             ),
         }
+    }
+
+    /// The letter, one for all that say the same.
+    fn letter(&self, envelope: Envelope) -> Rc<Letter> {
+        let own = fingerprint::own(&envelope);
+        let known = self.sent.iter().find(|one| one.prints[0] == own);
+        known.map_or_else(
+            || {
+                let prints = fingerprint::of_letter(&envelope);
+                Rc::new(Letter { envelope, prints })
+            },
+            Rc::clone,
+        )
     }
 
     /// What waits already is not sent again by waiting twice.
@@ -194,7 +207,8 @@ impl World {
             configurations: configurations.cloned().collect(),
             ..Envelope::bare(node.id, to, Message::Append(append))
         };
-        self.transmit(letter(envelope), None);
+        let letter = self.letter(envelope);
+        self.transmit(letter, None);
         (last, (last - prev) as usize)
     }
 
@@ -242,9 +256,4 @@ impl World {
             self.sent.push(letter);
         }
     }
-}
-
-fn letter(envelope: Envelope) -> Rc<Letter> {
-    let prints = fingerprint::of_envelope(&envelope);
-    Rc::new(Letter { envelope, prints })
 }

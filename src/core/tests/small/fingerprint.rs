@@ -65,9 +65,20 @@ impl World {
         sums.into_iter().min().unwrap_or(0)
     }
 
-    /// Takes the print of a node that changed.
+    /// Takes the prints of a node, if it changed.
     pub(super) fn reprint(&mut self, at: usize) {
-        self.prints[at] = of_node(&self.nodes[at]);
+        let node = &self.nodes[at];
+        if self.prints[at][0] != of_node(node, RENAMINGS[0]) {
+            self.prints[at] = RENAMINGS.map(|name| of_node(node, name));
+        }
+    }
+
+    /// Whether this is still that state, for a step that uses nothing up.
+    pub(super) fn is_still(&self, before: &Self) -> bool {
+        self.prints == before.prints
+            && self.sent.len() == before.sent.len()
+            && self.leaders.len() == before.leaders.len()
+            && self.committed.len() == before.committed.len()
     }
 
     /// What is used up and what the observer remembers.
@@ -124,62 +135,60 @@ impl World {
     }
 }
 
-fn of_node(node: &Node) -> Prints {
-    RENAMINGS.map(|name| {
-        let core = &node.core;
-        // Writes under way are 1, 2, ...; older ones are 0.
-        let oldest = core.next_write - core.writes.len() as WriteId;
-        let rank = |id: Option<WriteId>| id.map_or(0, |id| (id + 1).saturating_sub(oldest));
-        let mut print = Print::new(3);
-        print.all(&[
-            name[node.id.node as usize],
-            core.role() as u64,
-            node.unsettled.into(),
-        ]);
-        print.all(&[
-            core.commit(),
-            core.durable(),
-            core.verified,
-            rank(core.term_write),
-        ]);
-        image(&mut print, &node.disk.live, name);
-        image(&mut print, &node.disk.durable, name);
-        for ((_, write), (_, last)) in node.disk.pending.iter().zip(&core.writes) {
-            print.all(&[*last, write.truncate_from.unwrap_or(0)]);
-            hard(&mut print, write.hard.unwrap_or_default(), name);
-            items(&mut print, &write.items);
+fn of_node(node: &Node, name: Renaming) -> u128 {
+    let core = &node.core;
+    // Writes under way are 1, 2, ...; older ones are 0.
+    let oldest = core.next_write - core.writes.len() as WriteId;
+    let rank = |id: Option<WriteId>| id.map_or(0, |id| (id + 1).saturating_sub(oldest));
+    let mut print = Print::new(3);
+    print.all(&[
+        name[node.id.node as usize],
+        core.role() as u64,
+        node.unsettled.into(),
+    ]);
+    print.all(&[
+        core.commit(),
+        core.durable(),
+        core.verified,
+        rank(core.term_write),
+    ]);
+    image(&mut print, &node.disk.live, name);
+    image(&mut print, &node.disk.durable, name);
+    for ((_, write), (_, last)) in node.disk.pending.iter().zip(&core.writes) {
+        print.all(&[*last, write.truncate_from.unwrap_or(0)]);
+        hard(&mut print, write.hard.unwrap_or_default(), name);
+        items(&mut print, &write.items);
+    }
+    let mut sum = 0_u128;
+    for one in &node.deferred {
+        let mut waits = Print::new(7);
+        waits.all(&[rank(Some(one.after)), one.vouches.unwrap_or(0)]);
+        let message = of_envelope(&one.letter.envelope, name);
+        waits.all(&[(message >> 64) as u64, message as u64]);
+        sum = sum.wrapping_add(waits.end());
+    }
+    let campaign = &core.campaign;
+    let asks = matches!(core.role(), RaftRole::Candidate | RaftRole::PreCandidate);
+    if asks {
+        print.put(rank(campaign.own_vote));
+        if core.role() == RaftRole::PreCandidate {
+            print.put(campaign.round);
         }
-        let mut sum = 0_u128;
-        for one in &node.deferred {
-            let mut waits = Print::new(7);
-            waits.all(&[rank(Some(one.after)), one.vouches.unwrap_or(0)]);
-            let message = of_envelope_under(&one.letter.envelope, name);
-            waits.all(&[(message >> 64) as u64, message as u64]);
-            sum = sum.wrapping_add(waits.end());
+        for who in &campaign.granted {
+            let mut grant = Print::new(4);
+            grant.all(&[name[node.id.node as usize], name[who.node as usize]]);
+            sum = sum.wrapping_add(grant.end());
         }
-        let campaign = &core.campaign;
-        let asks = matches!(core.role(), RaftRole::Candidate | RaftRole::PreCandidate);
-        if asks {
-            print.put(rank(campaign.own_vote));
-            if core.role() == RaftRole::PreCandidate {
-                print.put(campaign.round);
-            }
-            for who in &campaign.granted {
-                let mut grant = Print::new(4);
-                grant.all(&[name[node.id.node as usize], name[who.node as usize]]);
-                sum = sum.wrapping_add(grant.end());
-            }
+    }
+    if core.is_leader() {
+        for (other, peer) in &core.peers {
+            let mut view = Print::new(5);
+            view.all(&[name[node.id.node as usize], name[*other as usize]]);
+            of_peer(&mut view, peer);
+            sum = sum.wrapping_add(view.end());
         }
-        if core.is_leader() {
-            for (other, peer) in &core.peers {
-                let mut view = Print::new(5);
-                view.all(&[name[node.id.node as usize], name[*other as usize]]);
-                of_peer(&mut view, peer);
-                sum = sum.wrapping_add(view.end());
-            }
-        }
-        print.end().wrapping_add(sum)
-    })
+    }
+    print.end().wrapping_add(sum)
 }
 
 fn of_peer(print: &mut Print, peer: &Peer) {
@@ -218,11 +227,16 @@ fn items(print: &mut Print, items: &[Item]) {
     print.all(&[items.len() as u64, last]);
 }
 
-pub(super) fn of_envelope(envelope: &Envelope) -> Prints {
-    RENAMINGS.map(|name| of_envelope_under(envelope, name))
+/// The print under the nodes' own names.
+pub(super) fn own(envelope: &Envelope) -> u128 {
+    of_envelope(envelope, RENAMINGS[0])
 }
 
-fn of_envelope_under(envelope: &Envelope, name: Renaming) -> u128 {
+pub(super) fn of_letter(envelope: &Envelope) -> Prints {
+    RENAMINGS.map(|name| of_envelope(envelope, name))
+}
+
+fn of_envelope(envelope: &Envelope, name: Renaming) -> u128 {
     let mut print = Print::new(6);
     let message = &envelope.message;
     print.all(&[
