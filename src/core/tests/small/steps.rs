@@ -228,11 +228,15 @@ impl World {
             self.node_mut(at).clock += LONG;
         }
         self.receive(at, &letter.envelope);
-        self.end_burst(at);
+        self.reprint(at);
         let changed = self.prints[at] != before;
         self.check(!inert || !changed, || {
             format!("S15: a stale message counts: {letter}")
         });
+        // What changed nothing leaves nothing to settle.
+        if changed || !self.bounds.bursts {
+            self.end_burst(at);
+        }
     }
 
     fn crash(&mut self, at: usize, kept: usize) {
