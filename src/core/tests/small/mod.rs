@@ -91,7 +91,7 @@ fn small_scope_three_terms() {
         max_term: 5,
         ..BASE
     };
-    run("three terms", bounds, 4_000, &[Note::Elected]);
+    run("three terms", bounds, 6_000, &[Note::Elected]);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn small_scope_a_client() {
         ..BASE
     };
     let notes = [Note::Elected, Note::Committed];
-    run("a client", bounds, 4_000, &notes);
+    run("a client", bounds, 6_000, &notes);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn small_scope_a_client_in_two_terms() {
         proposals: 1,
         ..BASE
     };
-    run("a client in two terms", bounds, 4_000, &[Note::Elected]);
+    run("a client in two terms", bounds, 6_000, &[Note::Elected]);
 }
 
 #[test]
@@ -124,13 +124,13 @@ fn small_scope_power_cuts() {
         ..BASE
     };
     let notes = [Note::Elected, Note::LostWrites];
-    run("power cuts", bounds, 4_000, &notes);
+    run("power cuts", bounds, 6_000, &notes);
 }
 
 #[test]
 fn small_scope_a_power_cut_in_two_terms() {
     let bounds = Bounds { crashes: 1, ..BASE };
-    run("a power cut in two terms", bounds, 4_000, &[Note::Elected]);
+    run("a power cut in two terms", bounds, 6_000, &[Note::Elected]);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn small_scope_leaders_that_give_up() {
         append_entries: 1,
         ..BASE
     };
-    run("leaders that give up", bounds, 4_000, &[Note::Elected]);
+    run("leaders that give up", bounds, 6_000, &[Note::Elected]);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn small_scope_streams() {
         reconnects: 1,
         ..BASE
     };
-    run("streams", bounds, 4_000, &[Note::Elected]);
+    run("streams", bounds, 6_000, &[Note::Elected]);
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn small_scope_bursts() {
         bursts: true,
         ..BASE
     };
-    run("bursts", bounds, 4_000, &[Note::Elected]);
+    run("bursts", bounds, 6_000, &[Note::Elected]);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn small_scope_pre_votes() {
         pre_votes: 2,
         ..BASE
     };
-    run("pre-votes", bounds, 4_000, &[Note::Elected]);
+    run("pre-votes", bounds, 6_000, &[Note::Elected]);
 }
 
 #[test]
@@ -199,5 +199,5 @@ fn small_scope_everything_once() {
         bursts: true,
         ..BASE
     };
-    run("everything once", bounds, 4_000, &[Note::Elected]);
+    run("everything once", bounds, 6_000, &[Note::Elected]);
 }

@@ -39,7 +39,7 @@ fn kind(step: Step) -> usize {
     match step {
         Step::Campaign(_) => 0,
         Step::TimeOut(_) => 1,
-        Step::StepDown(_) => 2,
+        Step::GiveUp(_) => 2,
         Step::Resend(_) => 3,
         Step::Deliver(_) => 4,
         Step::Hear(..) => 5,

@@ -19,7 +19,7 @@ pub(super) enum Step {
     /// The election timer runs out; pre-votes are asked for.
     TimeOut(u8),
     /// A leader finds that it was paused, or that no quorum answers.
-    StepDown(u8),
+    GiveUp(u8),
     /// A leader's patience with its peers ends; it says again what has no answer.
     Resend(u8),
     /// This message, which stays, is delivered.
@@ -61,7 +61,7 @@ impl World {
         if core.is_leader() {
             let left = [
                 (used.proposals < bounds.proposals, Step::Propose(me)),
-                (used.step_downs < bounds.step_downs, Step::StepDown(me)),
+                (used.step_downs < bounds.step_downs, Step::GiveUp(me)),
                 (used.resends < bounds.resends, Step::Resend(me)),
                 (node.unsettled, Step::Settle(me)),
             ];
@@ -96,7 +96,7 @@ impl World {
         match step {
             Step::Campaign(at) => self.campaign(at.into()),
             Step::TimeOut(at) => self.time_out(at.into()),
-            Step::StepDown(at) => self.give_up(at.into()),
+            Step::GiveUp(at) => self.give_up(at.into()),
             Step::Resend(at) => self.resend(at.into()),
             Step::Deliver(letter) => self.deliver(letter.into()),
             Step::Hear(at, from) => self.hear(at.into(), from.into()),
@@ -289,7 +289,7 @@ impl World {
         match step {
             Step::Campaign(at) => format!("{} campaigns", node(at)),
             Step::TimeOut(at) => format!("{} asks for pre-votes", node(at)),
-            Step::StepDown(at) => format!("{} gives up leading", node(at)),
+            Step::GiveUp(at) => format!("{} gives up leading", node(at)),
             Step::Resend(at) => format!("{} loses patience and sends again", node(at)),
             Step::Deliver(at) => self.sent[usize::from(at)].to_string(),
             Step::Hear(at, from) => format!("{} hears of the term of {}", node(at), node(from)),
