@@ -163,7 +163,12 @@ fn small_scope_bursts() {
         bursts: true,
         ..BASE
     };
-    run("bursts", bounds, 6_000, &[Note::Elected]);
+    let notes = [
+        Note::ElectedLater,
+        Note::CommittedOlderTerm,
+        Note::Truncated,
+    ];
+    assert!(run("bursts", bounds, 20_000, &notes));
 }
 
 #[test]
