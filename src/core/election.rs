@@ -8,12 +8,13 @@ use crate::types::{HardState, Micros, NodeId, ReplicaId, WriteId};
 
 /// One round of asking, for pre-votes or for votes.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Campaign {
     /// Never used twice, so that replies to an earlier round are void (hazard A6).
-    round: u64,
-    granted: BTreeSet<ReplicaId>,
+    pub(super) round: u64,
+    pub(super) granted: BTreeSet<ReplicaId>,
     /// The write of the own vote, while it is not durable: until then it counts for nobody (A1).
-    own_vote: Option<WriteId>,
+    pub(super) own_vote: Option<WriteId>,
 }
 
 impl Campaign {

@@ -68,6 +68,7 @@ pub struct PeerProgress {
 
 /// The protocol. See the module.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct RaftCore {
     me: ReplicaId,
     settings: Settings,

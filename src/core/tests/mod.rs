@@ -13,3 +13,4 @@ mod net;
 mod replication;
 mod script;
 mod seeds;
+mod small;
