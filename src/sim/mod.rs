@@ -23,10 +23,12 @@
 mod clients;
 mod faults;
 mod host;
+mod linear;
 mod nemesis;
 mod oracle;
 mod phases;
 mod random;
+mod registers;
 mod report;
 mod schedule;
 mod truth;
@@ -38,7 +40,9 @@ mod world;
 mod tests;
 
 pub use faults::{Fault, FaultCounts};
+pub use linear::{Action, Answer, Observation};
 pub use phases::simulate;
 pub use random::Random;
+pub use registers::{RegisterCommand, RegisterWorkload, Registers};
 pub use report::{Failure, Report, SimOptions};
 pub use workload::{Ledger, LedgerWorkload, RouterWorkload, Workload};

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use conveyor_raft::sim::{
-    Failure, Fault, FaultCounts, LedgerWorkload, Report, RouterWorkload, SimOptions, simulate,
+    Failure, Fault, FaultCounts, LedgerWorkload, RegisterWorkload, Report, RouterWorkload,
+    SimOptions, simulate,
 };
 
 /// From so many seeds on, every kind of fault must have happened.
@@ -56,6 +57,8 @@ enum What {
     Ledger,
     /// Conveyor's router.
     Router,
+    /// A few registers; the history is checked for linearizability.
+    Registers,
 }
 
 impl What {
@@ -63,6 +66,7 @@ impl What {
         match self {
             Self::Ledger => "ledger",
             Self::Router => "router",
+            Self::Registers => "registers",
         }
     }
 }
@@ -154,6 +158,7 @@ fn one(options: &Options, seed: u64, nth: u64) -> Result<Report, Box<Failure>> {
     let simulate = || match options.machine {
         What::Ledger => simulate(LedgerWorkload, &run),
         What::Router => simulate(RouterWorkload, &run),
+        What::Registers => simulate(RegisterWorkload, &run),
     };
     let report = simulate()?;
     if options.repeat && nth.is_multiple_of(50) {
