@@ -175,10 +175,10 @@ fn keys_are_judged_one_by_one() {
     history.answer(first, Answer::Done);
     history.answer(second, Answer::Value(0));
     let reads = LocalReads::default();
-    assert_eq!(judge(&history, &reads, |id| Some(id)), Ok(()));
+    assert_eq!(judge(&history, &reads, Some), Ok(()));
     let mut wrong = history.clone();
     wrong.answer(second, Answer::Value(5));
-    let why = judge(&wrong, &reads, |id| Some(id)).expect_err("a wrong read");
+    let why = judge(&wrong, &reads, Some).expect_err("a wrong read");
     assert!(
         why.starts_with("S16/S17: key 2 is not linearizable"),
         "{why}"

@@ -68,10 +68,10 @@ fn replays(all: &[Made], order: &[usize]) -> bool {
     true
 }
 
-/// Up to six operations on few values: half of the answers are those of some order, half drawn.
+/// Up to six operations on few values: the answers are those of some order, or most of them are drawn.
 fn drawn(random: &mut Random) -> Vec<Made> {
     let count = 2 + random.below(5);
-    let honest = random.chance(600);
+    let honest = random.chance(300);
     let mut times: Vec<u64> = (0..3 * count).collect();
     for nth in 0..times.len() {
         let other = random.below(times.len() as u64) as usize;
@@ -92,7 +92,7 @@ fn drawn(random: &mut Random) -> Vec<Made> {
                 Answer::Set(_) => Answer::Set(random.chance(500)),
                 Answer::Done => Answer::Done,
             };
-            *answer = if honest || random.chance(700) {
+            *answer = if honest || random.chance(300) {
                 right
             } else {
                 wrong
@@ -153,7 +153,7 @@ fn the_search_agrees_with_trying_every_order() {
         }
         verdicts[usize::from(explanation.is_none())] += 1;
     }
-    assert!(verdicts.iter().all(|count| *count > 4_000), "{verdicts:?}");
+    assert!(verdicts.iter().all(|count| *count > 3_000), "{verdicts:?}");
 }
 
 /// With the last answer of the prefix nothing explains it, without that answer something does.
