@@ -263,7 +263,7 @@ fn s16_a_stale_view_is_found_by_the_log() {
 
 #[test]
 fn s17_a_run_that_is_not_linearizable_fails() {
-    let run = simulate(BrokenWorkload(Flaw::StaleReads), &options(4_036, 1_500_000));
+    let run = simulate(BrokenWorkload(Flaw::StaleReads), &options(4_007, 2_000_000));
     let failure = run.expect_err("stale reads");
     assert!(failure.what.contains("is not linearizable"), "{failure}");
 }
