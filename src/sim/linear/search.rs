@@ -188,7 +188,6 @@ impl Search {
                 open.push((at, nth, one, answer));
             }
         }
-        open.retain(|(_, _, one, _)| one.invoked < first_answer);
         open.sort_unstable_by_key(|(at, ..)| std::cmp::Reverse(*at));
         let value = taken.map_or(0, |step| step.value);
         let without = taken.and_then(|step| step.without);
