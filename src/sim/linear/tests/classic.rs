@@ -165,6 +165,12 @@ fn an_answer_that_tells_nothing_still_ends_the_operation() {
     let done = answered(action, Answer::Done, 0, 1);
     good(&[done, read(1, 2, 3)]);
     bad(&[done, read(0, 2, 3)]);
+    let action = Action::CompareAndSet {
+        expected: 1,
+        new: 2,
+    };
+    let done = answered(action, Answer::Done, 1, 2);
+    good(&[unknown(Action::Write(1), 0), done, read(2, 3, 4)]);
 }
 
 #[test]
