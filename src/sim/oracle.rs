@@ -287,6 +287,18 @@ impl Oracle {
         })
     }
 
+    /// The place of a command among those of the log, if it is committed.
+    pub(crate) fn place(&self, id: u64) -> Option<u64> {
+        self.places.get(&id).copied()
+    }
+
+    /// How many commands the committed log holds up to `at`.
+    pub(crate) fn place_at(&self, at: LogIndex) -> u64 {
+        let last = (at as usize).min(self.committed.len()).checked_sub(1);
+        let last = last.and_then(|nth| self.committed.get(nth));
+        last.map_or(0, |entry| entry.place)
+    }
+
     /// S17, for a command that a client was told about: its place among the commands.
     pub(crate) fn acked(&self, id: u64, floor: u64) -> Result<u64, String> {
         let Some(&place) = self.places.get(&id) else {
