@@ -16,7 +16,9 @@ use crate::sim::clients::Clients;
 use crate::sim::oracle::Oracle;
 use crate::sim::random::Random;
 use crate::sim::world::World;
-use crate::sim::{RegisterCommand, RegisterWorkload, Registers, SimOptions, Workload, simulate};
+use crate::sim::{
+    Plan, RegisterCommand, RegisterWorkload, Registers, SimOptions, Workload, simulate,
+};
 use crate::state_machine::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
 use crate::types::{ClusterId, Incarnation, Micros, ReplicaId};
 
@@ -45,7 +47,7 @@ fn histories_of_runs_have_everything_in_them() {
     let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
     let mut seen = |kind: &str| *kinds.entry(kind.to_owned()).or_default() += 1;
     for seed in [4_004, 4_032, 4_036] {
-        let mut world = World::new(RegisterWorkload, options(seed, 2_000_000));
+        let mut world = World::new(RegisterWorkload, Plan::draw(&options(seed, 2_000_000)));
         world.run(2_000_000, |_| false).expect("no violation");
         let (history, reads) = world.clients.seen();
         let mut last_answer = 0;
@@ -229,9 +231,10 @@ fn judged(flaw: Flaw) -> (bool, bool) {
         truth_every: 1_000,
         ..options(4_036, CALM)
     };
-    let mut world = World::new(BrokenWorkload(flaw), options);
-    world.swarm.heal();
-    world.wires.set_rates(world.swarm.links.clone());
+    let mut plan = Plan::draw(&options);
+    plan.rates.heal();
+    plan.strikes.clear();
+    let mut world = World::new(BrokenWorkload(flaw), plan);
     world
         .run(3_000_000, |_| false)
         .expect("nothing else sees it");
