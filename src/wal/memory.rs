@@ -59,6 +59,8 @@ struct Disk {
     /// Operations until everything fails, as if the process had died there.
     fuse: Option<u64>,
     operations: u64,
+    /// Reads of files fail; what is mapped can be read.
+    unreadable: bool,
     /// Where the identity of a new directory comes from, if not from the operating system.
     random: Option<Random>,
 }
@@ -265,6 +267,11 @@ impl MemoryDisk {
         disk.fuse = Some(disk.operations + operations);
     }
 
+    /// Lets every read of a file fail from now on; what is mapped can still be read.
+    pub fn fail_reads(&self) {
+        self.lock().unreadable = true;
+    }
+
     /// Changes made so far.
     pub fn operations(&self) -> u64 {
         self.lock().operations
@@ -411,6 +418,9 @@ impl Files for MemoryDisk {
 
     fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let mut disk = self.lock();
+        if disk.unreadable {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let inode = disk.inode(name)?;
         let range = offset as usize..offset as usize + buf.len();
         inode.settle_range(range.clone());
