@@ -358,10 +358,13 @@ impl Bed {
     pub(super) fn run(&mut self, limit: Micros, mut done: impl FnMut(&Self) -> bool) -> bool {
         let end = self.now + limit;
         while self.now < end {
+            let mut rounds = 0;
             while self.round() {
                 if done(self) {
                     return true;
                 }
+                rounds += 1;
+                assert!(rounds < 10_000, "this never comes to rest");
             }
             let nodes = self.nodes.iter().flatten();
             let next = nodes.map(|node| node.next_at(self.now)).min();
