@@ -161,16 +161,16 @@ impl Configuration {
             return Err(ConfigurationError("no voter"));
         }
         for set in [&self.incoming, &self.outgoing, &self.learners] {
-            let mut nodes: Vec<_> = set.iter().map(|member| member.replica).collect();
+            // By number alone: progress is kept by number, so that two lives of one node in one set
+            // would count as two voters while one of them answers (hazard E9).
+            let mut nodes: Vec<_> = set.iter().map(|member| member.replica.node).collect();
             nodes.sort_unstable();
             nodes.dedup();
             if nodes.len() != set.len() {
                 return Err(ConfigurationError("a member is named twice"));
             }
-            if nodes
-                .iter()
-                .any(|who| who.node == 0 || who.incarnation.is_none())
-            {
+            let nobody = |who: ReplicaId| who.node == 0 || who.incarnation.is_none();
+            if set.iter().any(|member| nobody(member.replica)) {
                 return Err(ConfigurationError("a member without id or incarnation"));
             }
         }
@@ -328,7 +328,55 @@ mod tests {
             damaged[at] ^= 0xff;
             let _ = Configuration::decode(&damaged); // any answer but a panic or a huge allocation
         }
-        configuration.incoming.push(member(1));
-        Configuration::decode(&configuration.encode()).expect_err("a voter twice");
+    }
+
+    #[test]
+    fn e9_configurations_that_can_never_be_right_are_refused() {
+        let refusal = |configuration: &Configuration| {
+            let read = Configuration::decode(&configuration.encode());
+            read.err().map(|ConfigurationError(why)| why)
+        };
+        let in_life = |node: NodeId, life: u8| MemberInfo {
+            replica: ReplicaId::new(node, Incarnation([life; 16])),
+            ..MemberInfo::default()
+        };
+        assert_eq!(refusal(&sets(0, 0)), Some("no voter"));
+        assert_eq!(refusal(&sets(0, 0b110)), Some("no voter"));
+        type Set = fn(&mut Configuration) -> &mut Vec<MemberInfo>;
+        let chosen: [Set; 3] = [
+            |c| &mut c.incoming,
+            |c| &mut c.outgoing,
+            |c| &mut c.learners,
+        ];
+        for set in chosen {
+            for (wrong, why) in [
+                (member(2), "a member is named twice"),
+                (in_life(2, 9), "a member is named twice"),
+                (in_life(0, 9), "a member without id or incarnation"),
+                (in_life(9, 0), "a member without id or incarnation"),
+            ] {
+                let mut configuration = sets(0b1110, 0b110);
+                set(&mut configuration).retain(|other| other.replica.node != 2);
+                set(&mut configuration).extend([member(2), wrong]);
+                assert_eq!(refusal(&configuration), Some(why));
+            }
+            for (count, why) in [(1024, None), (1025, Some("more than 1024 members"))] {
+                let mut configuration = sets(0b1110, 0b110);
+                *set(&mut configuration) = (1..=count).map(|node| in_life(node, 1)).collect();
+                assert_eq!(refusal(&configuration), why, "{count}");
+            }
+        }
+        for (len, why) in [(512, None), (513, Some("an address over 512 bytes"))] {
+            let mut configuration = sets(0b1110, 0);
+            configuration.incoming[0].peer_address = "a".repeat(len);
+            assert_eq!(refusal(&configuration), why, "{len}");
+        }
+        let mut replaced = sets(0b1110, 0b1110);
+        replaced.incoming[1] = in_life(2, 9);
+        assert_eq!(
+            refusal(&replaced),
+            None,
+            "the old and the new life are voters"
+        );
     }
 }
