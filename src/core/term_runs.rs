@@ -43,9 +43,6 @@ impl TermRuns {
 
     /// Appends `count` entries of `term`.
     pub(super) fn append(&mut self, term: Term, count: u64) {
-        if count == 0 {
-            return;
-        }
         if self.runs.last().is_none_or(|run| run.term != term) {
             self.runs.push(LogId::new(term, self.last + 1));
         }
@@ -93,7 +90,8 @@ mod tests {
         let mut log = log(&terms);
         for cut in (0..=terms.len()).rev() {
             log.truncate(cut as LogIndex + 1);
-            assert_eq!(log.last().index, cut as LogIndex);
+            let term = cut.checked_sub(1).map_or(0, |at| terms[at]);
+            assert_eq!(log.last(), LogId::new(term, cut as LogIndex));
             for (at, &term) in terms.iter().enumerate() {
                 let expected = (at < cut).then_some(term);
                 assert_eq!(log.term_at(at as LogIndex + 1), expected);
