@@ -31,11 +31,11 @@ impl TermRuns {
 
     /// Term of the entry at `index`; `None` when it is not in the log. Index 0 has term 0.
     pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
-        if index == self.snapshot.index {
-            return Some(self.snapshot.term);
-        }
         if index < self.snapshot.index || index > self.last {
             return None;
+        }
+        if index == self.snapshot.index {
+            return Some(self.snapshot.term);
         }
         let after = self.runs.partition_point(|run| run.index <= index);
         after.checked_sub(1).map(|run| self.runs[run].term)
@@ -98,6 +98,25 @@ mod tests {
             }
             assert_eq!(log.term_at(0), Some(0));
         }
+    }
+
+    #[test]
+    fn nothing_below_the_snapshot_is_known() {
+        // The first run may have begun before it.
+        for first in [3, 6] {
+            let mut log = TermRuns::new(LogId::new(2, 5), 7, vec![LogId::new(2, first)]);
+            let terms = (3..=8).map(|index| log.term_at(index));
+            let known = [None, None, Some(2), Some(2), Some(2), None];
+            assert_eq!(terms.collect::<Vec<_>>(), known);
+            assert_eq!(log.agreement_below(9, 3), LogId::new(2, 7));
+            assert_eq!(log.agreement_below(9, 1), log.snapshot());
+            log.append(4, 2);
+            assert_eq!((log.last(), log.term_at(8)), (LogId::new(4, 9), Some(4)));
+            log.truncate(1);
+            assert_eq!(log.last(), log.snapshot());
+        }
+        let shorter = TermRuns::new(LogId::new(2, 5), 0, Vec::new());
+        assert_eq!(shorter.last(), LogId::new(2, 5));
     }
 
     #[test]
