@@ -477,13 +477,10 @@ mod tests {
             let crc = crc32fast::hash(&bytes[4..FRAME_HEADER + 20]);
             bytes[..4].copy_from_slice(&crc.to_le_bytes());
             let unknown = FrameError::UnknownKind(kind);
-            assert_eq!(
-                verify_frame(&bytes, bytes.len()).err(),
-                Some(unknown.clone())
-            );
+            assert_eq!(verify_frame(&bytes, bytes.len()).err(), Some(unknown));
             let chunk = vec![Bytes::from(bytes.clone())];
             let batch = EntryBatch::verify(chunk, LogId::new(3, 6), 1, 100);
-            assert_eq!(batch.err(), Some(unknown.clone()));
+            assert_eq!(batch.err(), Some(unknown));
             let mut read = entries(Bytes::from(bytes));
             assert_eq!(read.next(), Some(Err(unknown)));
         }
