@@ -302,6 +302,37 @@ mod tests {
     }
 
     #[test]
+    fn b4_a_quorum_of_more_voters_than_fit_inline_is_the_same() {
+        for count in [15, 16, 17, 40] {
+            let configuration = Configuration {
+                incoming: (1..=count).map(member).collect(),
+                ..Configuration::default()
+            };
+            let median = configuration.quorum_index(|who| who.node * 10);
+            assert_eq!(median, (count - count / 2) * 10, "{count} voters");
+            assert!(configuration.is_quorum(|who| who.node <= count / 2 + 1));
+            assert!(!configuration.is_quorum(|who| who.node <= count / 2));
+        }
+    }
+
+    #[test]
+    fn members_are_found_by_their_number_and_named_once() {
+        let mut configuration = sets(0b110, 0b1100);
+        configuration.learners.push(member(6));
+        let nodes: Vec<_> = configuration
+            .members()
+            .map(|who| who.replica.node)
+            .collect();
+        assert_eq!(nodes, [1, 2, 3, 6]);
+        for node in 0..9 {
+            let expected = nodes.contains(&node).then(|| member(node));
+            assert_eq!(configuration.member(node), expected.as_ref());
+            let votes = [1, 2, 3].contains(&node);
+            assert_eq!(configuration.is_voter(member(node).replica), votes);
+        }
+    }
+
+    #[test]
     fn an_incarnation_outside_the_configuration_counts_nowhere() {
         let configuration = sets(0b1110, 0);
         let other_life = ReplicaId::new(2, Incarnation([9; 16]));

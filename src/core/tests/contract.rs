@@ -2,11 +2,13 @@
 //! once or never.
 
 use super::super::{
-    AppendStatus, Class, Event, FoundingList, Input, Message, Output, RaftCore, RaftRole,
-    Recovered, ReplicaState,
+    AppendStatus, Class, Event, Found, FoundReply, FoundStatus, FoundingList, Input, Message,
+    Output, RaftCore, RaftRole, Recovered, ReplicaState,
 };
 use super::bed::{HEARTBEAT, T_MAX, T_MIN, incarnation, settings};
-use super::script::{Script, grant, heartbeat, image, matched, replica, request, voters};
+use super::script::{
+    Script, beat_reply, grant, heartbeat, image, matched, replica, request, voters,
+};
 use crate::types::{LogId, LogIndex, ReplicaId, Term};
 
 /// Leads term 3 of three nodes over this log, connected to both in epoch 7.
@@ -399,4 +401,57 @@ fn a6_a_grant_before_the_own_vote_is_durable_is_kept() {
     assert_eq!(one.core.role(), RaftRole::Candidate);
     one.durable(write);
     assert!(one.core.is_leader());
+}
+
+#[test]
+fn whoever_is_no_member_is_not_asked() {
+    let mut one = Script::new(1, 3, &[1, 2], 2);
+    one.time_out();
+    for (peer, asked) in [(9, 0), (2, 1)] {
+        one.out.clear();
+        one.connect(peer, 7);
+        assert_eq!(one.sends().len(), asked, "node {peer}");
+    }
+}
+
+#[test]
+fn replies_and_their_requests_are_told_apart_and_travel_in_one_class() {
+    let asked = request(2, 3, LogId::new(2, 2));
+    let append = *leading(&[1, 2]).appends_to(2).last().expect("a probe");
+    let (term, founder, incarnation) = (3, incarnation(1, 1), incarnation(2, 1));
+    let status = FoundStatus::Stored;
+    let found = FoundReply {
+        term,
+        incarnation,
+        status,
+    };
+    let pairs = [
+        (
+            Message::Append(append),
+            Message::AppendAck(matched(2, append, 3)),
+        ),
+        (
+            Message::PreVote(asked),
+            Message::PreVoteReply(grant(2, asked)),
+        ),
+        (Message::Vote(asked), Message::VoteReply(grant(2, asked))),
+        (
+            Message::Heartbeat(heartbeat(3, 0)),
+            Message::HeartbeatReply(beat_reply(2, 3, 7)),
+        ),
+        (
+            Message::Found(Found { term, founder }),
+            Message::FoundReply(found),
+        ),
+    ];
+    for (nth, (request, reply)) in pairs.iter().enumerate() {
+        assert_eq!((request.is_reply(), reply.is_reply()), (false, true));
+        let class = if nth == 0 {
+            Class::Data
+        } else {
+            Class::Control
+        };
+        assert_eq!([request.class(), reply.class()], [class; 2]);
+        assert_eq!((request.term(), reply.term()), (3, 3));
+    }
 }
