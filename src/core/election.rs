@@ -23,10 +23,6 @@ impl Campaign {
         self.granted.clear();
         self.own_vote = None;
     }
-
-    pub(super) fn end(&mut self) {
-        self.begin();
-    }
 }
 
 impl RaftCore {
@@ -193,7 +189,7 @@ impl RaftCore {
             return VoteReason::StaleTerm;
         }
         let refusal = self.refusal(now, request);
-        if refusal == VoteReason::Sticky && request.term > self.hard.term {
+        if refusal == VoteReason::Sticky {
             return refusal;
         }
         if request.term > self.hard.term {
@@ -275,7 +271,6 @@ impl RaftCore {
 
     fn lead_if_won(&mut self, now: Micros, out: &mut Vec<Output>) {
         if self.has_won() {
-            self.campaign.end();
             out.push(Output::Event(Event::BecameLeader {
                 term: self.hard.term,
             }));

@@ -359,7 +359,6 @@ impl RaftCore {
         }
         if self.role != RaftRole::Follower {
             self.role = RaftRole::Follower;
-            self.campaign.end();
             self.restart_election_timer(now);
         }
     }

@@ -2,6 +2,7 @@
 //! checked on the ground truth after every event. One number replays a whole run.
 
 mod bed;
+mod contract;
 mod disk;
 mod drive;
 mod election;
