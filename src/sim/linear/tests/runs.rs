@@ -233,6 +233,8 @@ fn judged(flaw: Flaw) -> (bool, bool) {
     };
     let mut plan = Plan::draw(&options);
     plan.rates.heal();
+    // Clients that are never quiet meet each other.
+    plan.rates.proposals = 10..5_000;
     plan.strikes.clear();
     let mut world = World::new(BrokenWorkload(flaw), plan);
     world
