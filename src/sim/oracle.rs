@@ -222,33 +222,41 @@ impl Oracle {
         })
     }
 
-    /// S7: what a leader commits is of its term and on the disks of a quorum.
-    pub(crate) fn commit_rule(
+    /// S7, first half: what a leader commits by counting is of its own term.
+    pub(crate) fn commits_own_term(
         &self,
         who: ReplicaId,
         term: Term,
         at: LogIndex,
+    ) -> Result<(), String> {
+        let of = self.item(at).map(|item| item.term);
+        check(of == Some(term), || {
+            format!("S7: {who} commits {at} of term {of:?} in term {term}")
+        })
+    }
+
+    /// S7, second half: it is on the disks of a quorum.
+    pub(crate) fn commits_durably(
+        &self,
+        who: ReplicaId,
+        at: LogIndex,
         configuration: &Configuration,
         durable: &Durable,
     ) -> Result<(), String> {
-        let entry = self.committed.get((at as usize).saturating_sub(1));
-        let Some(item) = entry.map(|entry| entry.item) else {
-            return Err(format!("S7: {who} commits {at}, which nobody has seen"));
-        };
-        check(item.term == term, || {
-            format!(
-                "S7: {who} commits {at} of term {} in term {term}",
-                item.term
-            )
-        })?;
+        let hash = self.item(at).map(|item| item.hash);
         let holds = |voter: ReplicaId| match durable.get(&voter) {
-            Some(Some(image)) => image.chain.hash_at(at) == Some(item.hash),
+            Some(Some(image)) => image.chain.hash_at(at) == hash,
             Some(None) => true,
             None => false,
         };
         check(configuration.is_quorum(holds), || {
             format!("S7: {who} commits {at} and no quorum holds it durably")
         })
+    }
+
+    fn item(&self, at: LogIndex) -> Option<Item> {
+        let entry = self.committed.get((at as usize).checked_sub(1)?)?;
+        Some(entry.item)
     }
 
     /// S8: no quorum could be formed of replicas that lack what is committed. Those that are lost
