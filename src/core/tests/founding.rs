@@ -226,6 +226,65 @@ fn e10_a_first_entry_without_this_node_or_its_founder_is_refused() {
 }
 
 #[test]
+fn e10_a_first_entry_of_another_founder_or_term_is_refused() {
+    for (founder, term, blank_after) in [
+        (replica(1), 1, false),
+        (replica(1), 2, true),
+        (replica(3), 1, true),
+    ] {
+        let mut one = blank(2);
+        let mut entries: EntrySummary = summary(1, &[1]);
+        entries.configurations = vec![(1, voters(3))];
+        let founder = founder.incarnation;
+        let found = Found { term, founder };
+        one.tell_with(replica(1), Message::Found(found), entries);
+        assert_eq!(one.core.is_blank(), blank_after, "term {term}");
+    }
+}
+
+#[test]
+fn e10_a_blank_founder_that_has_heard_of_term_1_only_founds() {
+    let mut one = blank(1);
+    one.tell(2, Message::Vote(request(2, 1, LogId::new(1, 1))));
+    assert_eq!(one.core.term(), 1);
+    greet(&mut one, replica(2), true);
+    greet(&mut one, replica(3), true);
+    assert!(
+        !one.core.is_blank(),
+        "no term has begun before this founding"
+    );
+}
+
+#[test]
+fn e10_a_founder_offers_nothing_once_a_term_has_begun_and_no_more_than_once() {
+    let mut one = Script::new(1, 3, &[1, 2], 2);
+    one.append(2, 2, LogId::new(2, 2), &[2], 0);
+    one.durable(1);
+    assert_eq!(offers(&one), [0_u64; 0], "the cluster was founded long ago");
+    let mut one = founder();
+    one.durable(1);
+    one.durable(1);
+    assert_eq!(offers(&one), [2, 3], "again only when the timer says so");
+}
+
+#[test]
+fn e10_advice_is_for_a_member_in_another_life_while_the_founding_is_open() {
+    for (peer, advises) in [
+        (replica(3), false),
+        (replica(9), false),
+        (other_life(3), true),
+    ] {
+        let mut one = founder();
+        one.durable(1);
+        greet(&mut one, peer, false);
+        assert_eq!(advised(&one), advises, "{peer}");
+        let mut later = Script::new(1, 3, &[1, 2], 2);
+        greet(&mut later, peer, false);
+        assert!(!advised(&later), "{peer}, after the founding");
+    }
+}
+
+#[test]
 fn e10_alone_only_on_an_explicit_word() {
     let mut one = blank_with(1, Vec::new(), false);
     let mut sure = blank_with(1, Vec::new(), true);
