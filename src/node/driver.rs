@@ -11,6 +11,8 @@ use bytes::Bytes;
 
 use super::applier::ApplyJob;
 use super::inbox::{Lanes, Request, Submission};
+use super::log_time::LogTime;
+pub(crate) use super::log_time::Now;
 use super::shared::Shared;
 use crate::config::limits;
 use crate::core::{
@@ -23,15 +25,6 @@ use crate::network::{LocalFacts, NetworkEvent, PeerAddress, RaftNetwork, SendOut
 use crate::state_machine::StateMachine;
 use crate::types::{EntryKind, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId};
 use crate::wal::{Append, LogStorage, Medium, MediumEvent, NewEntry, Write};
-
-/// The moment of a burst.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Now {
-    /// The node's monotonic clock.
-    pub(crate) mono: Micros,
-    /// Microseconds since the Unix epoch; only a new leader's no-op looks at it.
-    pub(crate) wall: Micros,
-}
 
 /// How often the slow part of the status is published.
 const STATUS_INTERVAL: Micros = 100_000;
@@ -78,28 +71,6 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     stopping: bool,
 }
 
-/// The leader's clock for entries: within a term the no-op's time plus monotonic time since, so
-/// that a step of the wall clock moves nothing, and never backwards.
-#[derive(Clone, Copy, Debug, Default)]
-struct LogTime {
-    base: Micros,
-    since: Micros,
-}
-
-impl LogTime {
-    fn begin_term(&mut self, last: Micros, now: Now) -> Micros {
-        *self = Self {
-            base: now.wall.max(last + 1),
-            since: now.mono,
-        };
-        self.base
-    }
-
-    fn at(&self, now: Now) -> Micros {
-        self.base + now.mono.saturating_sub(self.since)
-    }
-}
-
 /// What a driver is made of.
 pub(crate) struct Parts<S: StateMachine, M: Medium, N: RaftNetwork> {
     pub(crate) core: RaftCore,
@@ -110,6 +81,16 @@ pub(crate) struct Parts<S: StateMachine, M: Medium, N: RaftNetwork> {
     pub(crate) facts: LocalFacts,
     /// The first members, dialled until a configuration says otherwise.
     pub(crate) listed: Vec<PeerAddress>,
+}
+
+/// Bytes that wait in a driver's memory, for those who check the bounds.
+#[cfg(any(test, feature = "sim"))]
+pub(crate) struct Load {
+    /// Proposed here and not committed.
+    pub(crate) uncommitted: usize,
+    /// Handed to the applier and not applied, and the bound.
+    pub(crate) backlog: usize,
+    pub(crate) most_backlog: usize,
 }
 
 /// What is being handled while the core's outputs are carried out.
@@ -205,6 +186,16 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn log(&self) -> &LogStorage<M> {
         &self.log
+    }
+
+    /// What waits in memory.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn load(&self) -> Load {
+        Load {
+            uncommitted: self.uncommitted_bytes,
+            backlog: self.backlog.iter().map(|(_, bytes)| bytes).sum(),
+            most_backlog: APPLY_BACKLOG,
+        }
     }
 
     /// Whether the driver was asked to stop.

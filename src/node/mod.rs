@@ -5,6 +5,7 @@ pub(crate) mod driver;
 mod envelope;
 mod handle;
 pub(crate) mod inbox;
+mod log_time;
 pub(crate) mod shared;
 mod shell;
 pub(crate) mod start;

@@ -102,13 +102,7 @@ fn start_blocking<S: StateMachine>(
     } = builder;
     let inbox = Arc::new(Inbox::default());
     let log = open_log(&config, &cluster, options, Arc::clone(&inbox))?;
-    let facts = LocalFacts {
-        blank: log.configurations().is_empty(),
-        genesis: log.genesis(),
-        meta_seq: log.meta_seq(),
-        peer_address: cluster.advertised(),
-        client_endpoint: cluster.client_endpoint.clone(),
-    };
+    let facts = local_facts(&log, cluster.advertised(), cluster.client_endpoint.clone());
     let sink = {
         let inbox = Arc::clone(&inbox);
         Arc::new(move |events: &mut Vec<NetworkEvent>| {
@@ -248,12 +242,33 @@ pub(crate) fn recovered<M: Medium>(log: &LogStorage<M>) -> Result<Recovered, Str
     });
     Ok(Recovered {
         hard_state: log.hard_state(),
-        genesis: log.genesis(),
+        genesis: local_facts(log, String::new(), String::new()).genesis,
         snapshot: log.snapshot(),
         last: log.last(),
         terms: log.term_runs(),
         configurations: configurations.collect::<Result<_, String>>()?,
     })
+}
+
+/// What peers are told of a log that was opened.
+pub(crate) fn local_facts<M: Medium>(
+    log: &LogStorage<M>,
+    peer_address: String,
+    client_endpoint: String,
+) -> LocalFacts {
+    let blank = log.configurations().is_empty();
+    LocalFacts {
+        blank,
+        // A crash left the founder's name and not the first entry: nothing was promised to it.
+        genesis: if blank {
+            Incarnation::NONE
+        } else {
+            log.genesis()
+        },
+        meta_seq: log.meta_seq(),
+        peer_address,
+        client_endpoint,
+    }
 }
 
 /// Differs for every life of every node, so that timeouts do not run in step.

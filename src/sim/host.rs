@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::faults::Swarm;
+use super::faults::NodeState;
+use super::plan::Rates;
 use super::random::Random;
 use super::truth::{CLUSTER, Chain, Image, durable, identity, log_options};
 use super::wires::{SimNetwork, Wires};
@@ -14,7 +15,7 @@ use crate::node::applier::{Applier, ApplyJob};
 use crate::node::driver::{Driver, Now, Parts};
 use crate::node::inbox::{Inbox, Lanes, Request};
 use crate::node::shared::{Clock, Shared};
-use crate::node::start::{recovered, settings};
+use crate::node::start::{local_facts, recovered, settings};
 use crate::state_machine::StateMachine;
 use crate::types::{Incarnation, LogIndex, Micros, NodeId, ReplicaId, Term};
 use crate::wal::{Crash, Lane, LogStorage, Memory, MemoryDisk, OpenError, Stepper};
@@ -46,7 +47,8 @@ pub(crate) struct Process<S: StateMachine> {
     pub(crate) paused_until: Micros,
     pub(crate) seen: Seen,
     started: Micros,
-    clock_ppm: u64,
+    /// Millionths by which its clock runs, a million for a right one.
+    clock: u128,
 }
 
 /// What was last seen of a process.
@@ -67,19 +69,40 @@ pub(crate) struct Host<S: StateMachine> {
     /// Of its directory, once there is one.
     pub(crate) incarnation: Option<Incarnation>,
     pub(crate) process: Option<Box<Process<S>>>,
-    /// A sync of this life was made to fail: the replica may give up.
-    pub(crate) sync_faults: bool,
-    /// A sync lied. What it left out may be in the page cache only, for good: recovery cannot tell,
-    /// since a later header vouches for it. So the page cache must survive from then on, and the
-    /// disk alone shows nothing.
-    pub(crate) lied: bool,
+    /// Something of its disk was made to fail in this life: the replica may give up.
+    pub(crate) disk_faults: bool,
+    /// What its directory has gone through for good.
+    pub(crate) spoiled: Spoiled,
     pub(crate) stalled_until: Micros,
     pub(crate) full_until: Micros,
+    pub(crate) slow_until: Micros,
     /// Its first directory is gone; it takes no part until somebody replaces it.
     pub(crate) wiped: bool,
     pub(crate) failed_starts: u32,
     truth: Option<(u64, Arc<Image>)>,
     skew: Micros,
+}
+
+/// Harm to a directory that only another replica can make good.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Spoiled {
+    #[default]
+    No,
+    /// A sync lied. What it left out is in the page cache only, for good; recovery cannot always
+    /// tell, since a later header vouches for it, or nothing does. With what had been promised, once
+    /// the process is down.
+    Lied(Option<Arc<Image>>),
+    /// Bits flipped where the log can show that they had been durable: it must refuse, or lack
+    /// nothing of what was durable before (known if the process was down).
+    Rotted(Option<Arc<Image>>),
+    /// Bits flipped somewhere, while this was durable and the process was down.
+    RottedAnywhere(Arc<Image>),
+}
+
+impl Spoiled {
+    pub(crate) fn is(&self) -> bool {
+        !matches!(self, Self::No)
+    }
 }
 
 pub(crate) const LANES: [Lane; 3] = [Lane::Sync, Lane::Prepare, Lane::Warm];
@@ -93,10 +116,11 @@ impl<S: StateMachine> Host<S> {
             life: 0,
             incarnation: None,
             process: None,
-            sync_faults: false,
-            lied: false,
+            disk_faults: false,
+            spoiled: Spoiled::No,
             stalled_until: 0,
             full_until: 0,
+            slow_until: 0,
             wiped: false,
             failed_starts: 0,
             truth: None,
@@ -112,7 +136,7 @@ impl<S: StateMachine> Host<S> {
         nodes: usize,
         machine: S,
         wires: &Wires,
-        swarm: &Swarm,
+        rates: &Rates,
     ) -> Result<(), OpenError> {
         let (id, life) = (self.node, self.life + 1);
         let inbox: Arc<Inbox<S::Response>> = Arc::default();
@@ -122,17 +146,11 @@ impl<S: StateMachine> Host<S> {
         let stepper = medium.stepper();
         let log = LogStorage::open_checked(medium, identity(id), log_options())?;
         self.life = life;
-        self.sync_faults = false;
+        self.disk_faults = false;
         self.failed_starts = 0;
         let me = ReplicaId::new(id, log.incarnation());
         self.incarnation = Some(me.incarnation);
-        let facts = LocalFacts {
-            blank: log.configurations().is_empty(),
-            genesis: log.genesis(),
-            meta_seq: log.meta_seq(),
-            peer_address: format!("node-{id}"),
-            client_endpoint: String::new(),
-        };
+        let facts = local_facts(&log, format!("node-{id}"), String::new());
         let network = wires.plug(me, life, facts.clone());
         let made = Made {
             me,
@@ -167,13 +185,17 @@ impl<S: StateMachine> Host<S> {
             paused_until: 0,
             seen: Seen::default(),
             started: now,
-            clock_ppm: self.random.below(swarm.clock_ppm + 1),
+            clock: MILLION - u128::from(rates.clock_ppm)
+                + u128::from(self.random.below(2 * rates.clock_ppm + 1)),
         }));
         Ok(())
     }
 
     /// The process dies, and perhaps the machine with it.
     pub(crate) fn crash(&mut self, crash: Crash, wires: &Wires) {
+        if let (Some(process), Spoiled::Lied(before)) = (&self.process, &mut self.spoiled) {
+            *before = Some(Arc::new(process.promised()));
+        }
         self.process = None;
         wires.unplug(self.node);
         self.disk.crash(crash);
@@ -191,6 +213,30 @@ impl<S: StateMachine> Host<S> {
         let image = Arc::new(durable(&self.disk, self.node)?);
         self.truth = Some((syncs, Arc::clone(&image)));
         Ok((image, true))
+    }
+
+    /// What it is doing.
+    pub(crate) fn state(&self) -> NodeState {
+        let Some(process) = self.process.as_deref() else {
+            return NodeState::Down;
+        };
+        match process.driver.core().role() {
+            RaftRole::Leader => NodeState::Leader,
+            RaftRole::Candidate => NodeState::Candidate,
+            RaftRole::PreCandidate => NodeState::PreCandidate,
+            RaftRole::Follower if process.driver.core().is_blank() => NodeState::Blank,
+            RaftRole::Follower => NodeState::Follower,
+        }
+    }
+
+    /// The replica that its directory is.
+    pub(crate) fn replica(&self) -> Option<ReplicaId> {
+        Some(ReplicaId::new(self.node, self.incarnation?))
+    }
+
+    /// Whether what it had promised is gone, or may be.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.wiped || self.spoiled.is()
     }
 
     pub(crate) fn leads(&self) -> Option<Term> {
@@ -261,10 +307,10 @@ impl Made {
 }
 
 impl<S: StateMachine> Process<S> {
-    /// The process' own clock: it began with the process, and may run fast.
+    /// The process' own clock: it began with the process, and may run fast or slow.
     pub(crate) fn local(&self, now: Micros) -> Micros {
         let since = u128::from(now - self.started);
-        1 + (since * (MILLION + u128::from(self.clock_ppm)) / MILLION) as Micros
+        1 + (since * self.clock / MILLION) as Micros
     }
 
     /// When its clock shows that.
@@ -273,11 +319,11 @@ impl<S: StateMachine> Process<S> {
             return Micros::MAX;
         }
         let since = u128::from(local.saturating_sub(1)) * MILLION;
-        self.started + since.div_ceil(MILLION + u128::from(self.clock_ppm)) as Micros
+        self.started + since.div_ceil(self.clock) as Micros
     }
 
     pub(crate) fn clock_is_off(&self) -> bool {
-        self.clock_ppm > 1_000
+        self.clock.abs_diff(MILLION) > 1_000
     }
 
     /// Runs the driver over what came in.
@@ -304,6 +350,22 @@ impl<S: StateMachine> Process<S> {
             let fail = Request::Fail(reason);
             self.shared.inbox.put(|lanes| lanes.requests.push(fail));
         }
+    }
+
+    /// What it believes to be durable.
+    fn promised(&self) -> Image {
+        let core = self.driver.core();
+        let mut chain = self.chain.clone();
+        chain.cut(core.durable());
+        let hard = core.hard_state();
+        Image { hard, chain }
+    }
+
+    /// Whether it has made the cluster's first entry, which is not durable and which nobody else
+    /// can have.
+    pub(crate) fn founds_alone(&self) -> bool {
+        let core = self.driver.core();
+        core.genesis() == self.me.incarnation && core.last().index == 1 && core.durable() == 0
     }
 
     pub(crate) fn has_work(&self) -> bool {

@@ -1,97 +1,114 @@
 //! Faults at nodes, links and disks, within what a correct system must survive.
 
+use std::sync::Arc;
+
 use super::faults::Fault;
+use super::host::{Host, Spoiled};
+use super::plan::{Strike, Target};
 use super::schedule::Event;
 use super::workload::Workload;
 use super::world::World;
 use crate::core::Class;
 use crate::types::{Micros, NodeId};
-use crate::wal::{Crash, MemoryDisk, SyncFault};
+use crate::wal::{Crash, Files, MemoryDisk, SyncFault};
+
+/// The part of a unit of the log in which bits flip: where there is something to be harmed.
+const FILLED: u64 = 256;
+const UNIT: u64 = 4096;
 
 impl<W: Workload> World<W> {
-    /// One fault, and the time of the next.
-    pub(crate) fn strike(&mut self) -> Result<(), String> {
-        let Some(fault) = self.nemesis.pick(&self.swarm.actions) else {
+    /// One fault.
+    pub(crate) fn strike(&mut self, strike: &Strike) -> Result<(), String> {
+        let nodes = self.hosts.len() as u64;
+        let node = match strike.target {
+            Target::Node(node) => 1 + (node.max(1) - 1) % nodes,
+            Target::Leader => self.leader().unwrap_or(1),
+        };
+        let other = 1 + (node - 1 + strike.other) % nodes;
+        let Some(state) = self.host(node).map(|host| host.state()) else {
             return Ok(());
         };
-        let wait = self.nemesis.within(&self.swarm.pace);
-        self.schedule.add(self.now + 1 + wait, Event::Nemesis);
-        let nodes = self.hosts.len() as u64;
-        let node = 1 + self.nemesis.below(nodes);
-        let other = 1 + (node + self.nemesis.below(nodes - 1)) % nodes;
-        let long = self.nemesis.below(1_500_000);
-        let draw = self.nemesis.next();
-        let done = match fault {
-            Fault::Kill | Fault::PowerCut | Fault::Subset => {
-                let crash = match fault {
-                    Fault::PowerCut => Crash::PowerCut,
-                    Fault::Subset => Crash::Subset(draw),
-                    _ => Crash::Kill,
-                };
-                self.crash_for(node, crash, long)
+        let done = match strike.fault {
+            Fault::Kill => self.crash_for(node, Crash::Kill, strike.long),
+            Fault::PowerCut => self.crash_for(node, Crash::PowerCut, strike.long),
+            Fault::Subset => self.crash_for(node, Crash::Subset(strike.draw), strike.long),
+            Fault::Wipe => self.wipe(node, strike.draw)?,
+            Fault::Rot | Fault::RotAnywhere => self.rot(node, strike)?,
+            Fault::SyncKeep => self.fail_sync(node, SyncFault::Keep, strike.draw),
+            Fault::SyncRevert => self.fail_sync(node, SyncFault::Revert, strike.draw),
+            Fault::SyncLate => self.fail_sync(node, SyncFault::Late, strike.draw),
+            Fault::ReadError => self.fail_read(node, strike.draw),
+            Fault::Cut | Fault::Isolate | Fault::Clog | Fault::Reset => {
+                self.disturb_links(strike, node, other)
             }
-            Fault::Wipe => self.wipe(node, draw)?,
-            Fault::SyncKeep => self.fail_sync(node, SyncFault::Keep, draw),
-            Fault::SyncRevert => self.fail_sync(node, SyncFault::Revert, draw),
-            Fault::SyncLate => self.fail_sync(node, SyncFault::Late, draw),
-            _ => self.disturb(fault, node, other, long, draw),
+            _ => self.disturb(strike, node),
         };
         if done {
-            self.faults.count(fault);
-            self.note(|| format!("{} at node {node} ({other}) for {long} us", fault.name()));
+            if self.host(node).is_some_and(|host| host.process.is_none()) {
+                self.observe_loss()?;
+            }
+            self.faults.count_in(strike.fault, state);
+            let (name, long) = (strike.fault.name(), strike.long);
+            let state = state.name();
+            self.note(|| format!("{name} at node {node}, {state} (other {other}), for {long} us"));
         }
         Ok(())
     }
 
-    /// What goes away by itself.
-    fn disturb(
-        &mut self,
-        fault: Fault,
-        node: NodeId,
-        other: NodeId,
-        long: Micros,
-        draw: u64,
-    ) -> bool {
-        let (now, until) = (self.now, self.now + long);
-        match fault {
+    fn disturb_links(&mut self, strike: &Strike, node: NodeId, other: NodeId) -> bool {
+        let until = self.now + strike.long;
+        match strike.fault {
             Fault::Cut => self.wires.cut(node, other, until),
+            Fault::Clog => self.wires.clog(node, other, until),
             Fault::Isolate => {
                 for peer in 1..=self.hosts.len() as NodeId {
                     self.wires.cut(node, peer, until);
                     self.wires.cut(peer, node, until);
                 }
             }
-            Fault::Clog => self.wires.clog(node, other, until),
-            Fault::Reset => {
-                let class = if draw.is_multiple_of(2) {
-                    Class::Data
-                } else {
-                    Class::Control
-                };
+            _ => {
+                let control = strike.draw.is_multiple_of(2);
+                let class = if control { Class::Control } else { Class::Data };
                 self.wires.reset(node, other, class);
             }
+        }
+        node != other
+    }
+
+    /// What goes away by itself.
+    fn disturb(&mut self, strike: &Strike, node: NodeId) -> bool {
+        let until = self.now + strike.long;
+        match strike.fault {
+            Fault::Quiet => {
+                self.quiet_until = until;
+                return true;
+            }
+            Fault::Surge => {
+                self.surge = 50 + strike.draw % 150;
+                return true;
+            }
+            _ => {}
+        }
+        let Some(host) = self.host(node) else {
+            return false;
+        };
+        match strike.fault {
             Fault::Pause => {
-                let process = self.host(node).and_then(|host| host.process.as_deref_mut());
-                let Some(process) = process else { return false };
+                let Some(process) = host.process.as_deref_mut() else {
+                    return false;
+                };
                 process.paused_until = until;
             }
-            Fault::Stall => {
-                let Some(host) = self.host(node) else {
-                    return false;
-                };
-                host.stalled_until = until;
-            }
+            Fault::Stall => host.stalled_until = until,
+            Fault::SlowApply => host.slow_until = until,
             Fault::DiskFull => {
-                let Some(host) = self.host(node) else {
-                    return false;
-                };
                 host.disk.set_quota(Some(0));
                 host.full_until = until;
                 self.schedule.add(until, Event::Room(node));
             }
             _ => return false,
         }
-        now < until
+        true
     }
 
     pub(crate) fn room(&mut self, node: NodeId) {
@@ -101,11 +118,14 @@ impl<W: Workload> World<W> {
         }
     }
 
+    fn running(&mut self, node: NodeId) -> Option<&mut Host<W::Machine>> {
+        self.host(node).filter(|host| host.process.is_some())
+    }
+
     fn crash_for(&mut self, node: NodeId, crash: Crash, long: Micros) -> bool {
-        let Some(host) = self.host(node).filter(|host| host.process.is_some()) else {
+        if self.running(node).is_none() {
             return false;
-        };
-        let crash = if host.lied { Crash::Kill } else { crash };
+        }
         self.crash(node, crash);
         self.schedule
             .add(self.now + 1_000 + long, Event::Start(node));
@@ -113,40 +133,115 @@ impl<W: Workload> World<W> {
     }
 
     fn fail_sync(&mut self, node: NodeId, fault: SyncFault, draw: u64) -> bool {
-        let Some(host) = self.host(node).filter(|host| host.process.is_some()) else {
+        let lie = fault == SyncFault::Late;
+        if lie && !self.may_spoil(node) {
+            return false;
+        }
+        let Some(host) = self.running(node) else {
             return false;
         };
         host.disk.fail_sync(draw % 3, fault);
-        host.sync_faults = true;
-        host.lied |= fault == SyncFault::Late;
+        host.disk_faults = true;
+        if lie {
+            host.spoiled = Spoiled::Lied(None);
+        }
         true
     }
 
-    /// A minority loses its directories for good. What they had promised stays promised.
-    fn wipe(&mut self, node: NodeId, draw: u64) -> Result<bool, String> {
+    fn fail_read(&mut self, node: NodeId, draw: u64) -> bool {
+        let Some(host) = self.running(node) else {
+            return false;
+        };
+        host.disk.fail_read(draw % 3);
+        host.disk_faults = true;
+        true
+    }
+
+    /// Only a minority may lose what it had promised, and only once the cluster exists.
+    fn may_spoil(&mut self, node: NodeId) -> bool {
         let most = (self.hosts.len() - 1) / 2;
-        let wiped = self.hosts.iter().filter(|host| host.wiped).count();
+        let spoiled = self.hosts.iter().filter(|host| host.is_spoiled()).count();
         let founded = self.oracle.committed() > 0;
-        let usable = |host: &&mut super::host::Host<W::Machine>| {
-            host.process.is_some() && !host.wiped && !host.sync_faults
-        };
-        let Some(host) = self.host(node).filter(usable) else {
-            return Ok(false);
-        };
-        let me = host.process.as_ref().map(|process| process.me);
-        if wiped >= most || !founded {
+        let sound = self.running(node).is_some_and(|host| !host.is_spoiled());
+        sound && founded && spoiled < most
+    }
+
+    /// A directory is lost for good. What its node had promised stays promised.
+    fn wipe(&mut self, node: NodeId, draw: u64) -> Result<bool, String> {
+        if !self.may_spoil(node) {
             return Ok(false);
         }
         let image = self.image(node)?;
-        if let Some(me) = me {
-            self.oracle.bury(me, image);
-        }
         self.crash(node, Crash::PowerCut);
-        if let Some(host) = self.host(node) {
-            host.wiped = true;
-            host.disk = MemoryDisk::seeded(draw);
+        self.retire(node, Some(image), draw);
+        Ok(true)
+    }
+
+    /// The operator takes the directory away; the node starts with an empty one, and takes no part
+    /// until somebody replaces it.
+    pub(crate) fn retire(
+        &mut self,
+        node: NodeId,
+        image: Option<Arc<super::truth::Image>>,
+        draw: u64,
+    ) {
+        let Some(host) = self.host(node) else { return };
+        let replica = host.replica();
+        host.wiped = true;
+        host.spoiled = Spoiled::No;
+        host.disk = MemoryDisk::seeded(draw);
+        if let Some(replica) = replica {
+            self.oracle.bury(replica, image);
         }
         self.schedule.add(self.now + 100_000, Event::Start(node));
+    }
+
+    /// Flips bits on a disk: of a process that was stopped, or in a sealed part under a running one.
+    fn rot(&mut self, node: NodeId, strike: &Strike) -> Result<bool, String> {
+        let anywhere = strike.fault == Fault::RotAnywhere;
+        if !self.may_spoil(node) {
+            return Ok(false);
+        }
+        let under_way = !anywhere && strike.draw & 1 == 0;
+        let Some((file, size)) = self.place_of_rot(node, anywhere, strike.draw >> 8) else {
+            return Ok(false);
+        };
+        let mut before = None;
+        if !under_way {
+            self.crash(node, Crash::PowerCut);
+            before = Some(self.image(node)?);
+            self.schedule
+                .add(self.now + 1_000 + strike.long, Event::Start(node));
+        }
+        let Some(host) = self.host(node) else {
+            return Ok(false);
+        };
+        let mut draw = strike.draw >> 16;
+        for _ in 0..1 + strike.draw % 3 {
+            let at = draw % (size / UNIT).max(1) * UNIT + (draw >> 24) % FILLED;
+            host.disk.rot(&file, at.min(size - 1), 1 << (draw % 8));
+            draw = draw.rotate_left(21).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+        host.spoiled = match before {
+            Some(before) if anywhere => Spoiled::RottedAnywhere(before),
+            before => Spoiled::Rotted(before),
+        };
         Ok(true)
+    }
+
+    /// A file to harm: any, or a segment that others follow, so that they vouch for it.
+    fn place_of_rot(&mut self, node: NodeId, anywhere: bool, draw: u64) -> Option<(String, u64)> {
+        let disk = self.host(node)?.disk.clone();
+        let mut names = disk.list().ok()?;
+        if !anywhere {
+            names.retain(|name| name.starts_with("seg-"));
+            names.sort_unstable();
+            // The last one that is written to, and one that is ready.
+            names.truncate(names.len().saturating_sub(2));
+        }
+        let nth = (draw % names.len().max(1) as u64) as usize;
+        let name = names.into_iter().nth(nth)?;
+        let size = disk.size(&name).ok().filter(|size| *size > 0)?;
+        Some((name, size))
     }
 }

@@ -3,7 +3,8 @@
 //! * S1 election safety: one leader a term. S2 vote durability: one candidate a term and replica,
 //!   across restarts; a leader has a durable quorum of votes.
 //! * S4 log matching: the same index and term, the same history. S5 leader completeness.
-//! * S6 what is committed never changes. S7 the commit rule, on what the disks hold.
+//! * S6 what is committed never changes. S7 the commit rule, on what the disks hold. S8 what is
+//!   committed outlives every crash.
 //! * S9 terms, commit and applied never fall. S10 applied, commit and last are in order.
 //! * S11 and S12 what is applied is committed, with equal digests at equal index.
 //! * S17 what clients were told is true. S19 what is promised to a peer is durable.
@@ -42,8 +43,11 @@ pub(crate) struct Oracle {
     refused: HashMap<u64, String>,
     /// The state machine proposes commands of its own.
     own_commands: bool,
-    /// The last image of directories that are lost: what they promised stays promised.
-    graves: BTreeMap<ReplicaId, Arc<Image>>,
+    /// The last image of directories that are lost: what they promised stays promised. `None` if
+    /// nobody knows what it was.
+    graves: BTreeMap<ReplicaId, Option<Arc<Image>>>,
+    /// The last configuration that a leader had.
+    configuration: Option<Arc<Configuration>>,
 }
 
 /// What is durable at every replica; `None` where a lying disk makes it meaningless.
@@ -73,14 +77,18 @@ impl Oracle {
         self.leaders.last_key_value().map_or(0, |(term, _)| *term)
     }
 
-    pub(crate) fn bury(&mut self, who: ReplicaId, image: Arc<Image>) {
+    pub(crate) fn bury(&mut self, who: ReplicaId, image: Option<Arc<Image>>) {
         self.graves.insert(who, image);
     }
 
-    pub(crate) fn graves(&self) -> impl Iterator<Item = (ReplicaId, Arc<Image>)> {
-        self.graves
-            .iter()
-            .map(|(who, image)| (*who, Arc::clone(image)))
+    pub(crate) fn graves(&self) -> &BTreeMap<ReplicaId, Option<Arc<Image>>> {
+        &self.graves
+    }
+
+    /// A founder crashed before its entry 1 was durable, so before anybody was given it: it may
+    /// found anew, with another one.
+    pub(crate) fn forgets_founding(&mut self) {
+        self.cells.remove(&(1, 1));
     }
 
     /// A client is about to propose this.
@@ -148,11 +156,13 @@ impl Oracle {
 
     /// S2: a leader's votes are on the disks of a quorum.
     pub(crate) fn elected(
+        &mut self,
         who: ReplicaId,
         term: Term,
-        configuration: &Configuration,
+        configuration: &Arc<Configuration>,
         durable: &Durable,
     ) -> Result<(), String> {
+        self.configuration = Some(Arc::clone(configuration));
         let voted = |voter: ReplicaId| match durable.get(&voter) {
             Some(Some(image)) => {
                 let hard = image.hard;
@@ -238,6 +248,23 @@ impl Oracle {
         };
         check(configuration.is_quorum(holds), || {
             format!("S7: {who} commits {at} and no quorum holds it durably")
+        })
+    }
+
+    /// S8: no quorum could be formed of replicas that lack what is committed. Those that are lost
+    /// never vote again.
+    pub(crate) fn survives(&self, durable: &Durable) -> Result<(), String> {
+        let (Some(configuration), Some(last)) = (&self.configuration, self.committed.last()) else {
+            return Ok(());
+        };
+        let at = self.committed();
+        let lacks = |voter: ReplicaId| {
+            let lost = self.graves.contains_key(&voter);
+            let image = durable.get(&voter).and_then(Option::as_ref);
+            !lost && image.is_some_and(|image| image.chain.hash_at(at) != Some(last.item.hash))
+        };
+        check(!configuration.is_quorum(lacks), || {
+            format!("S8: entry {at} is committed, and a quorum is left that lacks it")
         })
     }
 

@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::host::{ELECTION_MAX, Host};
+use super::plan::Plan;
 use super::report::{Failure, Report, SimOptions};
 use super::schedule::Event;
 use super::workload::Workload;
@@ -23,7 +24,15 @@ const TERMS: u64 = 20;
 /// # Errors
 /// The first invariant that did not hold, or the panic.
 pub fn simulate<W: Workload>(workload: W, options: &SimOptions) -> Result<Report, Box<Failure>> {
-    let mut world = World::new(workload, options.clone());
+    simulate_plan(workload, &Plan::draw(options))
+}
+
+/// Runs a plan, such as the script of a failure.
+///
+/// # Errors
+/// The first invariant that did not hold, or the panic.
+pub fn simulate_plan<W: Workload>(workload: W, plan: &Plan) -> Result<Report, Box<Failure>> {
+    let mut world = World::new(workload, plan.clone());
     let run = catch_unwind(AssertUnwindSafe(|| world.phases()));
     let result = run.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -33,7 +42,7 @@ pub fn simulate<W: Workload>(workload: W, options: &SimOptions) -> Result<Report
     let report = world.report();
     result.map(|()| report.clone()).map_err(|what| {
         Box::new(Failure {
-            options: options.clone(),
+            plan: plan.clone(),
             at_us: world.now,
             what,
             report,
@@ -44,7 +53,7 @@ pub fn simulate<W: Workload>(workload: W, options: &SimOptions) -> Result<Report
 
 impl<W: Workload> World<W> {
     fn phases(&mut self) -> Result<(), String> {
-        self.run(self.options.chaos_us, |_| false)?;
+        self.run(self.plan.chaos_us, |_| false)?;
         self.heal();
         if self.oracle.committed() > 0 {
             self.quorum_serves()?;
@@ -53,11 +62,12 @@ impl<W: Workload> World<W> {
     }
 
     fn heal(&mut self) {
-        self.swarm.heal();
-        self.wires.set_rates(self.swarm.links.clone());
+        self.rates.heal();
+        self.wires.set_rates(self.rates.links.clone());
+        self.quiet_until = 0;
         let (now, nodes) = (self.now, self.hosts.len() as NodeId);
         for host in &mut self.hosts {
-            host.stalled_until = 0;
+            (host.stalled_until, host.slow_until) = (0, 0);
         }
         for node in 1..=nodes {
             self.schedule.add(now + 1, Event::Start(node));
@@ -66,10 +76,10 @@ impl<W: Workload> World<W> {
     }
 
     fn quorum_serves(&mut self) -> Result<(), String> {
-        let hosts = self.hosts.iter().filter(|host| !host.wiped);
+        let hosts = self.hosts.iter().filter(|host| !host.is_spoiled());
         let mut serving: Vec<_> = hosts.map(|host| host.node).collect();
         while serving.len() > self.hosts.len() / 2 + 1 {
-            let nth = self.nemesis.below(serving.len() as u64) as usize;
+            let nth = self.chooser.below(serving.len() as u64) as usize;
             serving.swap_remove(nth);
         }
         for node in 1..=self.hosts.len() as NodeId {

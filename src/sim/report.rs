@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::faults::FaultCounts;
+use super::plan::Plan;
 use crate::types::Micros;
 
 /// How to simulate one seed.
@@ -15,7 +16,8 @@ pub struct SimOptions {
     /// How long faults are injected, microseconds of virtual time. Healing comes on top.
     pub chaos_us: Micros,
     /// What is durable is read from the disks at each check that needs it (1), or at every so many
-    /// of them. Elections are always checked.
+    /// of them (more rarely still as the log grows, since each reading reads all of it). Elections
+    /// are always checked.
     pub truth_every: u64,
 }
 
@@ -59,8 +61,8 @@ pub struct Report {
 /// A run that broke an invariant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The options that show it again.
-    pub options: SimOptions,
+    /// The plan that shows it again.
+    pub plan: Plan,
     /// When, microseconds of virtual time.
     pub at_us: Micros,
     /// Which invariant and how.
@@ -71,6 +73,23 @@ pub struct Failure {
     pub tail: Vec<String>,
 }
 
+impl Failure {
+    /// The invariant that did not hold, such as `S7`, or the first words of what went wrong.
+    pub fn kind(&self) -> String {
+        let is_id = |word: &&str| {
+            let digits = word.strip_prefix(['S', 'L']).unwrap_or_default();
+            !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+        };
+        let mut words = self.what.split([' ', ':']);
+        if let Some(id) = words.find(is_id) {
+            return id.to_owned();
+        }
+        let words = self.what.split_whitespace();
+        let plain = words.filter(|word| word.bytes().all(|byte| byte.is_ascii_alphabetic()));
+        plain.take(4).collect::<Vec<_>>().join(" ")
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for line in &self.tail {
@@ -79,7 +98,7 @@ impl fmt::Display for Failure {
         write!(
             f,
             "seed {} after {} events at {} us: {}",
-            self.options.seed, self.report.events, self.at_us, self.what
+            self.plan.seed, self.report.events, self.at_us, self.what
         )
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::plan::Strike;
 use super::wires::Packet;
 use crate::types::{Micros, NodeId};
 use crate::wal::Lane;
@@ -26,8 +27,8 @@ pub(crate) enum Event {
     Deliver(Box<Packet>),
     /// Streams that are wanted are tried.
     Dial,
-    /// The next fault.
-    Nemesis,
+    /// A fault.
+    Strike(Strike),
     /// The next proposal.
     Client,
     /// A process starts.

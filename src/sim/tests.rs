@@ -1,7 +1,9 @@
 //! Some tens of seeds at every `cargo test`; thousands with the program `conveyor-sim`.
 
 use super::world::World;
-use super::{FaultCounts, LedgerWorkload, Report, RouterWorkload, SimOptions, Workload, simulate};
+use super::{
+    FaultCounts, LedgerWorkload, Plan, Report, RouterWorkload, SimOptions, Workload, simulate,
+};
 
 fn options(seed: u64) -> SimOptions {
     SimOptions {
@@ -41,10 +43,11 @@ fn s23_a_seed_repeats_bit_for_bit() {
 /// No segment is ever made ready on any node: what does not fit the first one waits in the driver.
 #[test]
 fn s22_a_command_without_room_ends_at_its_deadline() {
-    let mut world = World::new(LedgerWorkload, SimOptions::new(3_000));
-    world.swarm.heal();
-    world.wires.set_rates(world.swarm.links.clone());
-    world.swarm.prepare = 600_000_000..600_000_001;
+    let mut plan = Plan::draw(&SimOptions::new(3_000));
+    plan.rates.heal();
+    plan.rates.prepare = 600_000_000..600_000_001;
+    plan.strikes.clear();
+    let mut world = World::new(LedgerWorkload, plan);
     world
         .run(20_000_000, |_| false)
         .expect("everybody is answered");

@@ -1,5 +1,6 @@
 //! What is really on a disk: read back as a node would that starts after a power cut.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::entry::entries;
@@ -30,6 +31,18 @@ impl Chain {
 
     pub(crate) fn hash_at(&self, index: LogIndex) -> Option<u64> {
         self.at(index).map(|item| item.hash)
+    }
+
+    /// These entries, with their places.
+    pub(crate) fn part(&self, range: RangeInclusive<LogIndex>) -> Vec<(LogIndex, Item)> {
+        range
+            .filter_map(|index| Some((index, *self.at(index)?)))
+            .collect()
+    }
+
+    /// Drops what comes after this entry.
+    pub(crate) fn cut(&mut self, last: LogIndex) {
+        self.0.truncate(last as usize);
     }
 
     pub(crate) fn push(&mut self, item: Item) {
@@ -95,6 +108,22 @@ pub(crate) struct Image {
     pub(crate) chain: Chain,
 }
 
+impl Image {
+    /// Whether something of `before` is gone: entries, or term and vote.
+    pub(crate) fn lacks_of(&self, before: &Self) -> bool {
+        let last = before.chain.last();
+        let (now, then) = (self.hard, before.hard);
+        let forgot = now.term < then.term || now.term == then.term && now != then;
+        self.chain.hash_at(last) != before.chain.hash_at(last) || forgot
+    }
+
+    /// Whether something is here that `before` does not have.
+    pub(crate) fn exceeds(&self, before: &Self) -> bool {
+        let last = self.chain.last();
+        self.chain.hash_at(last) != before.chain.hash_at(last) || self.hard.term > before.hard.term
+    }
+}
+
 pub(crate) const CLUSTER: ClusterId = ClusterId([7; 16]);
 
 pub(crate) fn identity(node: NodeId) -> LogIdentity {
@@ -119,10 +148,9 @@ pub(crate) fn log_options() -> LogOptions {
 
 /// Reads what is durable on `disk`, which may be in use.
 pub(crate) fn durable(disk: &MemoryDisk, node: NodeId) -> Result<Image, String> {
-    let copy = disk.fork();
-    copy.set_quota(None);
-    copy.crash(crate::wal::Crash::PowerCut);
-    let medium = Memory::new(&copy, Arc::new(|_| {}));
+    let copy = disk.after_power_cut();
+    // Nothing is prepared for a log that nobody writes to.
+    let medium = Memory::stepped(&copy, Arc::new(|_| {}));
     let log = LogStorage::open_checked(medium, identity(node), log_options());
     let log = log.map_err(|error| format!("S20: what is durable does not open: {error}"))?;
     let mut image = Image {

@@ -1,11 +1,12 @@
 //! The simulated network: streams with epochs between nodes, each link with faults of its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
-use super::faults::{Fault, FaultCounts, LinkRates};
+use super::faults::{Fault, FaultCounts};
+use super::plan::LinkRates;
 use super::random::Random;
 use crate::core::{Class, Message};
 use crate::entry::EntryBatch;
@@ -16,11 +17,14 @@ use crate::types::{Micros, NodeId, ReplicaId};
 use crate::wire::{Assembler, FrameLimits, encode_into};
 
 const CLASSES: [Class; 2] = [Class::Control, Class::Data];
+/// How many messages are kept for being replayed.
+const ARCHIVE: usize = 2_000;
 
 /// A stream: who dialled, who answered, which class.
 pub(crate) type StreamKey = (NodeId, NodeId, Class);
 
 /// What a transport makes of a frame.
+#[derive(Clone)]
 struct Received {
     message: Message,
     entries: EntryBatch,
@@ -54,8 +58,17 @@ struct Stream {
     arrives: [Micros; 2],
 }
 
+/// Something that was sent once, between these two.
+struct Archived {
+    from: ReplicaId,
+    to: ReplicaId,
+    received: Received,
+}
+
 struct Link {
     random: Random,
+    /// Links differ: one is sound, another is three times as bad as the rates say.
+    factor: u64,
     cut_until: Micros,
     clogged_until: Micros,
 }
@@ -68,6 +81,7 @@ struct State {
     streams: BTreeMap<StreamKey, Stream>,
     links: BTreeMap<(NodeId, NodeId), Link>,
     next_epoch: u64,
+    archive: VecDeque<Archived>,
     out: Vec<(Micros, Packet)>,
     sent: Vec<(NodeId, Message)>,
     faults: FaultCounts,
@@ -88,6 +102,7 @@ impl Wires {
             streams: BTreeMap::new(),
             links: BTreeMap::new(),
             next_epoch: 0,
+            archive: VecDeque::new(),
             out: Vec::new(),
             sent: Vec::new(),
             faults: FaultCounts::default(),
@@ -164,7 +179,7 @@ impl Wires {
         }
         let message = matches!(packet.event, NetworkEvent::Message { .. });
         let rate = state.rates.stale_epoch;
-        let stale = message && state.link(key.0, key.1).random.chance(rate);
+        let stale = message && state.link(key.0, key.1).happens(rate);
         if stale {
             state.faults.count(Fault::StaleEpoch);
         }
@@ -209,13 +224,23 @@ impl Wires {
     }
 }
 
+impl Link {
+    fn happens(&mut self, per_mille: u64) -> bool {
+        self.random.chance(per_mille * self.factor)
+    }
+}
+
 impl State {
     fn link(&mut self, from: NodeId, to: NodeId) -> &mut Link {
         let seed = self.seed;
-        self.links.entry((from, to)).or_insert_with(|| Link {
-            random: Random::named(seed, "link", from << 32 | to),
-            cut_until: 0,
-            clogged_until: 0,
+        self.links.entry((from, to)).or_insert_with(|| {
+            let mut random = Random::named(seed, "link", from << 32 | to);
+            Link {
+                factor: random.pick(&[0, 1, 1, 3]).unwrap_or(1),
+                random,
+                cut_until: 0,
+                clogged_until: 0,
+            }
         })
     }
 
@@ -305,13 +330,14 @@ impl State {
     /// Sends over a stream that exists.
     fn carry(&mut self, key: StreamKey, from: ReplicaId, to: NodeId, received: &Received) {
         let (now, rates) = (self.now, self.rates.clone());
+        self.archive(from, to, received);
         let link = self.link(from.node, to);
-        let random = &mut link.random;
         let (cut, clogged) = (link.cut_until > now, link.clogged_until);
-        let lost = random.chance(rates.drop);
-        let long = random.chance(rates.delay);
-        let twice = random.chance(rates.duplicate);
-        let unordered = random.chance(rates.reorder);
+        let lost = link.happens(rates.drop);
+        let long = link.happens(rates.delay);
+        let twice = link.happens(rates.duplicate);
+        let unordered = link.happens(rates.reorder);
+        let random = &mut link.random;
         let mut at = now + 1 + random.within(&rates.latency);
         at += if long { random.below(300_000) } else { 0 };
         let again = at + random.below(50_000);
@@ -347,27 +373,61 @@ impl State {
             },
         );
         for at in std::iter::once(at).chain(twice.then_some(again)) {
-            let event = NetworkEvent::Message {
-                from,
-                message: received.message,
-                entries: received.entries.clone(),
-                held: Held::default(),
-            };
             let packet = Packet {
                 to,
                 life,
                 stream: Some((key, epoch)),
-                event,
+                event: message_event(from, received),
             };
             self.out.push((at, packet));
         }
+    }
+
+    /// Keeps what is sent, and now and then sends something of old once more to the same process or
+    /// a later life of it. No connection would carry it: the core must not depend on that.
+    fn archive(&mut self, from: ReplicaId, to: NodeId, received: &Received) {
+        let Some(replica) = self.ports.get(&to).map(|port| port.replica) else {
+            return;
+        };
+        if self.rates.replay == 0 {
+            return;
+        }
+        if self.archive.len() == ARCHIVE {
+            self.archive.pop_front();
+        }
+        self.archive.push_back(Archived {
+            from,
+            to: replica,
+            received: received.clone(),
+        });
+        let (rate, many) = (self.rates.replay, self.archive.len() as u64);
+        let link = self.link(from.node, to);
+        if !link.happens(rate) {
+            return;
+        }
+        let (nth, wait) = (link.random.below(many), link.random.below(50_000));
+        let Some(old) = self.archive.get(nth as usize) else {
+            return;
+        };
+        let port = self.ports.get(&old.to.node);
+        let Some(port) = port.filter(|port| port.replica == old.to) else {
+            return;
+        };
+        let packet = Packet {
+            to: old.to.node,
+            life: port.life,
+            stream: None,
+            event: message_event(old.from, &old.received),
+        };
+        self.out.push((self.now + 1 + wait, packet));
+        self.faults.count(Fault::Replay);
     }
 
     /// Whether the queue to a peer is said to be full; then there will be room again.
     fn refuses(&mut self, key: StreamKey, epoch: u64) -> bool {
         let rate = self.rates.full;
         let link = self.link(key.0, key.1);
-        if !link.random.chance(rate) {
+        if !link.happens(rate) {
             return false;
         }
         let wait = 1 + link.random.below(30_000);
@@ -383,6 +443,15 @@ impl State {
         self.out.push((self.now + wait, packet));
         self.faults.count(Fault::Full);
         true
+    }
+}
+
+fn message_event(from: ReplicaId, received: &Received) -> NetworkEvent {
+    NetworkEvent::Message {
+        from,
+        message: received.message,
+        entries: received.entries.clone(),
+        held: Held::default(),
     }
 }
 

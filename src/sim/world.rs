@@ -4,17 +4,18 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::clients::Clients;
-use super::faults::{Fault, FaultCounts, Swarm};
-use super::host::{Host, LANES, Process};
-use super::oracle::{Durable, Oracle, is_promise};
+use super::faults::{Fault, FaultCounts};
+use super::host::{Host, LANES, Process, Spoiled};
+use super::oracle::Oracle;
+use super::plan::{Plan, Rates};
 use super::random::Random;
-use super::report::{Report, SimOptions};
+use super::report::Report;
 use super::schedule::{At, Event, Schedule};
 use super::truth::Image;
 use super::wires::{Packet, Wires};
 use super::workload::Workload;
-use crate::types::{Micros, NodeId, ReplicaId};
-use crate::wal::{Crash, Lane};
+use crate::types::{Micros, NodeId};
+use crate::wal::{Crash, Lane, OpenError};
 
 /// How often streams that are down are tried.
 const REDIAL: Micros = 30_000;
@@ -22,61 +23,74 @@ const REDIAL: Micros = 30_000;
 const TAIL: usize = 40;
 
 pub(crate) struct World<W: Workload> {
-    pub(crate) options: SimOptions,
+    pub(crate) plan: Plan,
     pub(crate) workload: W,
     pub(crate) now: Micros,
-    pub(crate) swarm: Swarm,
+    /// How the world is at the moment: as the plan says, until it is healed.
+    pub(crate) rates: Rates,
     pub(crate) hosts: Vec<Host<W::Machine>>,
     pub(crate) wires: Wires,
     pub(crate) schedule: Schedule,
     pub(crate) oracle: Oracle,
     pub(crate) clients: Clients<W>,
-    pub(crate) nemesis: Random,
+    /// Chooses who serves while the rest is gone.
+    pub(crate) chooser: Random,
     pub(crate) faults: FaultCounts,
     /// Nodes that are to stay down.
     pub(crate) kept_down: Vec<NodeId>,
     pub(crate) proposing: bool,
+    /// No client asks for anything until then.
+    pub(crate) quiet_until: Micros,
+    /// So many commands come at once next.
+    pub(crate) surge: u64,
     pub(crate) tail: VecDeque<String>,
-    checks: u64,
-    truths: u64,
+    /// Everything that happens is printed as it happens.
+    pub(crate) verbose: bool,
+    /// Checks that could have read the disks, and the next that will.
+    pub(crate) checks: u64,
+    pub(crate) next_look: u64,
+    pub(crate) truths: u64,
     events: u64,
-    trace: u64,
+    pub(crate) trace: u64,
 }
 
 impl<W: Workload> World<W> {
-    pub(crate) fn new(workload: W, options: SimOptions) -> Self {
-        let seed = options.seed;
-        let swarm = Swarm::draw(seed);
-        let mut random = Random::named(seed, "nodes", 0);
-        let drawn = if random.chance(300) { 5 } else { 3 };
-        let nodes = options.nodes.unwrap_or(drawn) as NodeId;
+    pub(crate) fn new(workload: W, plan: Plan) -> Self {
+        let seed = plan.seed;
+        let nodes = plan.nodes as NodeId;
         let mut world = Self {
-            wires: Wires::new(seed, swarm.links.clone()),
-            swarm,
+            wires: Wires::new(seed, plan.rates.links.clone()),
+            rates: plan.rates.clone(),
             now: 1,
             hosts: (1..=nodes).map(|node| Host::new(seed, node)).collect(),
             schedule: Schedule::default(),
             oracle: Oracle::new(workload.proposes_by_itself()),
             clients: Clients::new(seed),
-            nemesis: Random::named(seed, "nemesis", 0),
+            chooser: Random::named(seed, "chooser", 0),
             faults: FaultCounts::default(),
             kept_down: Vec::new(),
             proposing: true,
+            quiet_until: 0,
+            surge: 0,
             tail: VecDeque::new(),
+            verbose: std::env::var_os("CONVEYOR_SIM_TRACE").is_some(),
             checks: 0,
+            next_look: 1,
             truths: 0,
             events: 0,
             trace: seed,
             workload,
-            options,
+            plan,
         };
         for node in 1..=nodes {
-            let at = 1 + random.below(500_000);
+            let at = 1 + Random::named(seed, "start", node).below(500_000);
             world.schedule.add(at, Event::Start(node));
         }
         world.schedule.add(1, Event::Dial);
         world.schedule.add(1, Event::Client);
-        world.schedule.add(1_000, Event::Nemesis);
+        for strike in &world.plan.strikes {
+            world.schedule.add(strike.at, Event::Strike(*strike));
+        }
         world
     }
 
@@ -120,16 +134,27 @@ impl<W: Workload> World<W> {
         self.hosts.get_mut((node as usize).checked_sub(1)?)
     }
 
-    fn process(&mut self, at: At) -> Option<&mut Process<W::Machine>> {
+    /// Who leads, in the highest term.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        let leads = |host: &Host<W::Machine>| Some((host.leads()?, host.node));
+        let leader = self.hosts.iter().filter_map(leads).max();
+        leader.map(|(_, node)| node)
+    }
+
+    pub(crate) fn process(&mut self, at: At) -> Option<&mut Process<W::Machine>> {
         let host = self.host(at.node).filter(|host| host.life == at.life)?;
         host.process.as_deref_mut()
     }
 
     pub(crate) fn note(&mut self, what: impl FnOnce() -> String) {
+        let what = what();
+        if self.verbose {
+            eprintln!("{:>9} {what}", self.now);
+        }
         if self.tail.len() == TAIL {
             self.tail.pop_front();
         }
-        self.tail.push_back(format!("{:>9} {}", self.now, what()));
+        self.tail.push_back(format!("{:>9} {what}", self.now));
     }
 
     fn handle(&mut self, event: Event) -> Result<(), String> {
@@ -147,7 +172,7 @@ impl<W: Workload> World<W> {
                 self.schedule.add(self.now + REDIAL, Event::Dial);
                 Ok(())
             }
-            Event::Nemesis => self.strike(),
+            Event::Strike(strike) => self.strike(&strike),
             Event::Client => self.client(),
             Event::Start(node) => self.start(node),
             Event::Room(node) => {
@@ -165,13 +190,17 @@ impl<W: Workload> World<W> {
             return Ok(());
         }
         let machine = self.workload.machine();
-        let (wires, swarm) = (self.wires.clone(), self.swarm.clone());
+        let (wires, rates) = (self.wires.clone(), self.rates.clone());
         let Some(host) = self.host(node).filter(|host| host.process.is_none()) else {
             return Ok(());
         };
-        let fault = host.lied || host.sync_faults || host.full_until > now;
-        match host.start(now, nodes, machine, &wires, &swarm) {
+        let fault = host.spoiled.is() || host.disk_faults || host.full_until > now;
+        match host.start(now, nodes, machine, &wires, &rates) {
             Ok(()) => self.started(node),
+            Err(error) if host.spoiled.is() && is_damage(&error) => {
+                self.refuses_to_start(node, &error);
+                Ok(())
+            }
             // A full disk, or the late report of a lost sync: the operator tries again.
             Err(error) if fault && host.failed_starts < 20 => {
                 host.failed_starts += 1;
@@ -184,6 +213,19 @@ impl<W: Workload> World<W> {
         }
     }
 
+    /// It cannot vouch for what it had promised, and says so: that is what it must do.
+    fn refuses_to_start(&mut self, node: NodeId, error: &OpenError) {
+        self.note(|| format!("node {node} refuses to start: {error}"));
+        let Some(host) = self.host(node) else { return };
+        let before = match std::mem::take(&mut host.spoiled) {
+            Spoiled::Rotted(before) => before,
+            Spoiled::RottedAnywhere(before) => Some(before),
+            Spoiled::Lied(_) | Spoiled::No => None,
+        };
+        let draw = host.random.next();
+        self.retire(node, before, draw);
+    }
+
     fn started(&mut self, node: NodeId) -> Result<(), String> {
         let Some(host) = self.host(node) else {
             return Ok(());
@@ -192,22 +234,75 @@ impl<W: Workload> World<W> {
             node,
             life: host.life,
         };
-        let fast = host.process.as_ref().is_some_and(|p| p.clock_is_off());
-        if fast {
-            self.faults.count(Fault::ClockRate);
+        let off = host.process.as_ref().is_some_and(|p| p.clock_is_off());
+        if off {
+            let state = host.state();
+            self.faults.count_in(Fault::ClockRate, state);
         }
         self.note(|| format!("node {node} starts, life {}", at.life));
         self.observe_log(at)?;
+        if self.is_less_than_it_was(at)? {
+            return Ok(());
+        }
         self.poke(at, 0);
         self.work(at);
         Ok(())
+    }
+
+    /// S20, for a node that starts all the same after its disk had lied or bits had flipped on it:
+    /// nothing is shown that was not there. Whether something was lost, so that the replica must go.
+    fn is_less_than_it_was(&mut self, at: At) -> Result<bool, String> {
+        let Some(host) = self.host(at.node) else {
+            return Ok(false);
+        };
+        let spoiled = std::mem::take(&mut host.spoiled);
+        let (before, may_lack) = match &spoiled {
+            Spoiled::Rotted(Some(before)) => (before, false),
+            Spoiled::RottedAnywhere(before) | Spoiled::Lied(Some(before)) => (before, true),
+            Spoiled::No | Spoiled::Rotted(None) | Spoiled::Lied(None) => return Ok(false),
+        };
+        let Some(process) = host.process.as_deref() else {
+            return Ok(false);
+        };
+        let image = Image {
+            hard: process.driver.core().hard_state(),
+            chain: process.chain.clone(),
+        };
+        let lacks = image.lacks_of(before);
+        if lacks && !may_lack {
+            return Err(format!(
+                "S20: node {} lost what was durable and starts without a word",
+                at.node
+            ));
+        }
+        let lied = matches!(spoiled, Spoiled::Lied(_));
+        if !lied && image.exceeds(before) {
+            return Err(format!(
+                "S20: node {} shows what was never on its disk",
+                at.node
+            ));
+        }
+        if lacks {
+            self.note(|| format!("node {} lacks what it had promised", at.node));
+            let image = if lied { None } else { Some(Arc::clone(before)) };
+            let draw = self.host(at.node).map_or(0, |host| host.random.next());
+            self.crash(at.node, Crash::PowerCut);
+            self.retire(at.node, image, draw);
+        } else if lied {
+            host.spoiled = spoiled;
+        }
+        Ok(lacks)
     }
 
     pub(crate) fn crash(&mut self, node: NodeId, crash: Crash) {
         let wires = self.wires.clone();
         let Some(host) = self.host(node) else { return };
         let life = host.life;
+        let unfounded = host.process.as_deref().is_some_and(Process::founds_alone);
         host.crash(crash, &wires);
+        if unfounded {
+            self.oracle.forgets_founding();
+        }
         self.clients.died(node, life);
         self.note(|| format!("node {node} crashes: {crash:?}"));
     }
@@ -252,7 +347,7 @@ impl<W: Workload> World<W> {
     /// Sees to it that the disk and the applier go on.
     fn work(&mut self, at: At) {
         let now = self.now;
-        let swarm = self.swarm.clone();
+        let rates = self.rates.clone();
         let Some(host) = self.host(at.node).filter(|host| host.life == at.life) else {
             return;
         };
@@ -263,9 +358,9 @@ impl<W: Workload> World<W> {
         let mut new = Vec::new();
         for (lane, busy) in LANES.iter().zip(0..) {
             let range = if *lane == Lane::Sync {
-                &swarm.sync
+                &rates.sync
             } else {
-                &swarm.prepare
+                &rates.prepare
             };
             let pending = process.pending(*lane);
             if let Some(busy) = process.lanes_busy.get_mut(busy)
@@ -279,7 +374,9 @@ impl<W: Workload> World<W> {
         }
         if !process.applier_busy && process.has_work() {
             process.applier_busy = true;
-            new.push((host.random.within(&swarm.apply), Event::Apply(at)));
+            let slowness = if host.slow_until > now { 100 } else { 1 };
+            let wait = host.random.within(&rates.apply) * slowness;
+            new.push((wait, Event::Apply(at)));
         }
         for (wait, event) in new {
             self.schedule.add(now + 1 + wait, event);
@@ -287,9 +384,15 @@ impl<W: Workload> World<W> {
     }
 
     fn lane(&mut self, at: At, lane: Lane) -> Result<(), String> {
+        let now = self.now;
         let Some(process) = self.process(at) else {
             return Ok(());
         };
+        if process.paused_until > now {
+            let until = process.paused_until;
+            self.schedule.add(until, Event::Lane(at, lane));
+            return Ok(());
+        }
         process.run_lane(lane);
         let nth = LANES.iter().position(|other| *other == lane);
         if let Some(busy) = nth.and_then(|nth| process.lanes_busy.get_mut(nth)) {
@@ -301,9 +404,15 @@ impl<W: Workload> World<W> {
     }
 
     fn apply(&mut self, at: At) -> Result<(), String> {
+        let now = self.now;
         let Some(process) = self.process(at) else {
             return Ok(());
         };
+        if process.paused_until > now {
+            let until = process.paused_until;
+            self.schedule.add(until, Event::Apply(at));
+            return Ok(());
+        }
         process.applier_busy = false;
         process.apply();
         self.observe_applied(at)?;
@@ -327,10 +436,14 @@ impl<W: Workload> World<W> {
             node: packet.to,
             life: packet.life,
         };
+        let (now, verbose) = (self.now, self.verbose);
         if self.wires.arrives(&packet)
             && let Some(process) = self.process(at)
         {
             let event = packet.event;
+            if verbose {
+                eprintln!("{now:>9} node {} gets {event:?}", at.node);
+            }
             process.shared.inbox.put(|lanes| lanes.network.push(event));
             self.poke(at, 0);
         }
@@ -339,24 +452,17 @@ impl<W: Workload> World<W> {
     // ---- clients ----
 
     fn client(&mut self) -> Result<(), String> {
-        let wait = self.clients.random().within(&self.swarm.proposals);
+        let wait = self.clients.random().within(&self.rates.proposals);
         self.schedule.add(self.now + 1 + wait, Event::Client);
-        if !self.proposing || self.clients.waiting() >= 200 {
+        if !self.proposing || self.now < self.quiet_until || self.clients.waiting() >= 200 {
             return Ok(());
         }
         let nodes = self.hosts.len() as u64;
         let drawn = 1 + self.clients.random().below(nodes);
-        let leads = |host: &Host<W::Machine>| Some((host.leads()?, host.node));
-        let leader = self.hosts.iter().filter_map(leads).max();
         let to_anyone = self.clients.random().chance(100);
-        let node = leader
-            .filter(|_| !to_anyone)
-            .map_or(drawn, |leader| leader.1);
-        let burst = if self.clients.random().chance(50) {
-            20
-        } else {
-            1
-        };
+        let node = self.leader().filter(|_| !to_anyone).unwrap_or(drawn);
+        let some = self.clients.random().chance(50);
+        let burst = std::mem::take(&mut self.surge).max(if some { 20 } else { 1 });
         for _ in 0..burst {
             self.propose(node)?;
         }
@@ -384,7 +490,7 @@ impl<W: Workload> World<W> {
         Ok(())
     }
 
-    fn poll(&mut self, at: At) -> Result<(), String> {
+    pub(crate) fn poll(&mut self, at: At) -> Result<(), String> {
         let now = self.now;
         let Some(local) = self.process(at).map(|process| process.local(now)) else {
             return Ok(());
@@ -392,198 +498,9 @@ impl<W: Workload> World<W> {
         self.clients
             .poll(&self.workload, &mut self.oracle, at.node, local)
     }
+}
 
-    // ---- the observer ----
-
-    /// Everything that can be seen after a burst of a driver.
-    fn observe(&mut self, at: At) -> Result<(), String> {
-        let sent = self.wires.take_sent()?;
-        self.observe_log(at)?;
-        let now = self.now;
-        let Some(host) = self.host(at.node) else {
-            return Ok(());
-        };
-        let excused = host.sync_faults;
-        let Some(process) = host.process.as_deref() else {
-            return Ok(());
-        };
-        if let Some(why) = process.failure() {
-            let broken = ["leads term", "differs from", "too large", "the log wants"];
-            if !excused || broken.iter().any(|sign| why.contains(sign)) {
-                return Err(format!("node {} has failed: {why}", at.node));
-            }
-            self.note(|| format!("node {} has failed: {why}", at.node));
-            let crash = if self.lies(at.node) {
-                Crash::Kill
-            } else {
-                Crash::PowerCut
-            };
-            self.poll(at)?;
-            self.crash(at.node, crash);
-            self.schedule.add(now + 300_000, Event::Start(at.node));
-            return Ok(());
-        }
-        let promises: Vec<_> = sent
-            .into_iter()
-            .filter(|(_, message)| is_promise(message))
-            .collect();
-        if !promises.is_empty() && self.looks() && !self.lies(at.node) {
-            let image = self.image(at.node)?;
-            let who = self
-                .process(at)
-                .map(|process| process.me)
-                .unwrap_or_default();
-            for (to, message) in &promises {
-                self.oracle.promises(who, *to, message, &image)?;
-            }
-        }
-        self.poll(at)
-    }
-
-    fn lies(&mut self, node: NodeId) -> bool {
-        self.host(node).is_some_and(|host| host.lied)
-    }
-
-    /// Whether this check reads the disks.
-    fn looks(&mut self) -> bool {
-        self.checks += 1;
-        self.checks.is_multiple_of(self.options.truth_every.max(1))
-    }
-
-    fn observe_log(&mut self, at: At) -> Result<(), String> {
-        let Some(process) = self.process(at) else {
-            return Ok(());
-        };
-        let from = process.chain.follow(process.driver.log())?;
-        let (core, me) = (process.driver.core(), process.me);
-        let (term, commit, last) = (core.term(), core.commit(), process.chain.last());
-        let (role, leading) = (process.role(), core.is_leader());
-        let seen = process.seen;
-        process.seen.term = term;
-        process.seen.commit = commit;
-        if commit < seen.commit || term < seen.term {
-            return Err(format!(
-                "S9: {me} went back: {seen:?}, now {term} and {commit}"
-            ));
-        }
-        if commit > last || core.last().index != last {
-            return Err(format!(
-                "S10: {me} commits {commit}, its log ends at {last}"
-            ));
-        }
-        let items = (from..=last).chain(seen.commit + 1..=commit);
-        let items: Vec<_> = items
-            .filter_map(|at| Some((at, *process.chain.at(at)?)))
-            .collect();
-        let new = (last + 1).saturating_sub(from) as usize;
-        for (nth, (index, item)) in items.into_iter().enumerate() {
-            if nth < new {
-                self.oracle.holds(me, index, &item)?;
-            } else {
-                self.oracle.commits(me, term, index, &item)?;
-            }
-        }
-        let mark = [self.now, at.node, term, commit, last, role as u64];
-        self.mark(&mark);
-        if leading {
-            self.observe_leader(at, commit > seen.commit)?;
-        }
-        Ok(())
-    }
-
-    fn mark(&mut self, words: &[u64]) {
-        for word in words {
-            self.trace = (self.trace ^ word)
-                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-                .rotate_left(23);
-        }
-    }
-
-    fn observe_leader(&mut self, at: At, commits: bool) -> Result<(), String> {
-        let Some(process) = self.process(at) else {
-            return Ok(());
-        };
-        let (me, core) = (process.me, process.driver.core());
-        let (term, commit) = (core.term(), core.commit());
-        let configuration = core.configuration().cloned();
-        let first_seen = process.seen.led != term;
-        process.seen.led = term;
-        let Some(configuration) = configuration else {
-            return Err(format!("{me} leads without a configuration"));
-        };
-        if first_seen {
-            self.note(|| format!("node {} leads term {term}", at.node));
-            let Some(host) = self.hosts.get((at.node as usize).saturating_sub(1)) else {
-                return Ok(());
-            };
-            let chain = host.process.as_deref().map(|process| &process.chain);
-            let hash_at = |index| chain.and_then(|chain| chain.hash_at(index));
-            if self.oracle.leads(me, term, hash_at)? {
-                let durable = self.all_durable()?;
-                Oracle::elected(me, term, &configuration, &durable)?;
-            }
-        }
-        if commits && self.looks() {
-            let durable = self.all_durable()?;
-            self.oracle
-                .commit_rule(me, term, commit, &configuration, &durable)?;
-        }
-        Ok(())
-    }
-
-    fn observe_applied(&mut self, at: At) -> Result<(), String> {
-        let Some(process) = self.process(at) else {
-            return Ok(());
-        };
-        let applied = process.shared.applied();
-        let (me, index) = (process.me, applied.id.index);
-        if index < process.seen.applied || index > process.driver.core().commit() {
-            return Err(format!(
-                "S9: {me} has applied {index}, before {:?}",
-                process.seen
-            ));
-        }
-        process.seen.applied = index;
-        self.oracle.applied(me, index, applied.digest)
-    }
-
-    /// What is durable on one node.
-    pub(crate) fn image(&mut self, node: NodeId) -> Result<Arc<Image>, String> {
-        let Some(host) = self.host(node) else {
-            return Ok(Arc::default());
-        };
-        let me = host.process.as_ref().map(|process| process.me);
-        let (image, fresh) = host
-            .durable()
-            .map_err(|why| format!("node {node}: {why}"))?;
-        if fresh {
-            self.truths += 1;
-            if let Some(me) = me {
-                self.oracle.durable(me, &image)?;
-            }
-        }
-        Ok(image)
-    }
-
-    fn all_durable(&mut self) -> Result<Durable, String> {
-        let mut durable: Durable = self
-            .oracle
-            .graves()
-            .map(|(who, image)| (who, Some(image)))
-            .collect();
-        for node in 1..=self.hosts.len() as NodeId {
-            let Some(host) = self.host(node).filter(|host| !host.wiped) else {
-                continue;
-            };
-            let lied = host.lied;
-            let image = if lied { None } else { Some(self.image(node)?) };
-            let Some(host) = self.host(node) else {
-                continue;
-            };
-            if let Some(incarnation) = host.incarnation {
-                durable.insert(ReplicaId::new(node, incarnation), image);
-            }
-        }
-        Ok(durable)
-    }
+/// Whether an error says that the directory itself is harmed.
+fn is_damage(error: &OpenError) -> bool {
+    matches!(error, OpenError::Corrupt(_) | OpenError::MetaDamaged { .. })
 }

@@ -98,6 +98,9 @@ impl<M: Medium> LogStorage<M> {
     }
 
     fn next_job(&mut self) -> (Flight, Job<M::Files>) {
+        if std::mem::take(&mut self.founding) {
+            return self.founding_job();
+        }
         self.close_batch();
         self.flights += 1;
         let meta = std::mem::take(&mut self.meta_dirty).then(|| self.next_meta());
@@ -135,6 +138,30 @@ impl<M: Medium> LogStorage<M> {
             meta,
             range,
             hint: self.next_hint(),
+        };
+        (flight, job)
+    }
+
+    /// META alone, the batch stays open: a first entry that outlives a crash without its founder's
+    /// name could be completed by nobody (hazard E10).
+    fn founding_job(&mut self) -> (Flight, Job<M::Files>) {
+        self.flights += 1;
+        self.meta_dirty = false;
+        let flight = Flight {
+            number: self.flights,
+            id: self.durable_write,
+            last: self.durable,
+            upto: None,
+            bytes: 0,
+            meta: true,
+            outcome: Arc::default(),
+        };
+        let job = Job {
+            files: Arc::clone(&self.files),
+            policy: self.options.sync,
+            meta: Some(self.next_meta()),
+            range: None,
+            hint: None,
         };
         (flight, job)
     }

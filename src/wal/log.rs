@@ -58,6 +58,8 @@ pub struct LogStorage<M: Medium> {
     pub(super) meta: MetaSlot,
     /// META as it is differs from META as it is on disk or in flight.
     pub(super) meta_dirty: bool,
+    /// The founder was named and is not durable: the entries of that write wait for it.
+    pub(super) founding: bool,
     /// All live segments, oldest first; never empty.
     pub(super) segments: VecDeque<Segment>,
     /// Those with bytes that are not yet durable, and the current one; never empty.

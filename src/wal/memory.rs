@@ -13,6 +13,7 @@ use super::medium::{EventSink, Files, Lane, Medium, Task};
 
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
+const EIO: i32 = 5;
 const ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// What a crash does to a [`MemoryDisk`].
@@ -56,6 +57,8 @@ struct Disk {
     syncs: u64,
     fault: Option<(u64, SyncFault)>,
     late: bool,
+    /// Reads until one fails.
+    read_fault: Option<u64>,
     /// Operations until everything fails, as if the process had died there.
     fuse: Option<u64>,
     operations: u64,
@@ -65,9 +68,10 @@ struct Disk {
 
 #[derive(Debug, Default)]
 struct Inode {
-    /// The bytes as the process sees them, unless mapped and written through the mapping.
-    cache: Vec<u8>,
-    durable: Vec<u8>,
+    /// The bytes as the process sees them, unless mapped and written through the mapping. Shared
+    /// with `durable` and with copies of the disk until one of them changes.
+    cache: Arc<Vec<u8>>,
+    durable: Arc<Vec<u8>>,
     map: Option<Arc<Mapping>>,
     /// Pages that a failed sync gave up, with what they held.
     given_up: HashMap<usize, Vec<u8>>,
@@ -78,7 +82,7 @@ impl Inode {
         // The mapping holds what the log stored; where nothing was stored, the cache is right.
         if let Some(map) = &self.map
             && range.end <= self.cache.len()
-            && let Some(to) = self.cache.get_mut(range.clone())
+            && let Some(to) = Arc::make_mut(&mut self.cache).get_mut(range.clone())
         {
             map.copy_final(range, to);
         }
@@ -89,6 +93,9 @@ impl Inode {
     }
 
     fn dirty_pages(&self, range: Range<usize>) -> Vec<usize> {
+        if Arc::ptr_eq(&self.cache, &self.durable) {
+            return Vec::new();
+        }
         let page_differs = |page: &usize| {
             let span = page * PAGE..((page + 1) * PAGE).min(self.cache.len());
             self.cache.get(span.clone()) != self.durable.get(span)
@@ -105,27 +112,28 @@ impl Inode {
 
     /// Writes these pages back, as a sync does that succeeds.
     fn write_back(&mut self, range: Range<usize>) {
-        self.durable.resize(self.cache.len(), 0);
+        Arc::make_mut(&mut self.durable).resize(self.cache.len(), 0);
         for page in self.dirty_pages(range) {
             let now = self.page(page).to_vec();
             if self.given_up.get(&page) == Some(&now) {
                 continue;
             }
             let at = page * PAGE;
-            if let Some(to) = self.durable.get_mut(at..at + now.len()) {
+            if let Some(to) = Arc::make_mut(&mut self.durable).get_mut(at..at + now.len()) {
                 to.copy_from_slice(&now);
             }
         }
     }
 
     fn lose(&mut self, range: Range<usize>, fault: SyncFault) {
-        self.durable.resize(self.cache.len(), 0);
+        Arc::make_mut(&mut self.durable).resize(self.cache.len(), 0);
         for page in self.dirty_pages(range) {
             let now = self.page(page).to_vec();
             if fault == SyncFault::Revert && self.map.is_none() {
                 let at = page * PAGE;
                 let old = self.durable.get(at..at + now.len()).map(<[u8]>::to_vec);
-                if let (Some(old), Some(to)) = (old, self.cache.get_mut(at..at + now.len())) {
+                let cache = Arc::make_mut(&mut self.cache);
+                if let (Some(old), Some(to)) = (old, cache.get_mut(at..at + now.len())) {
                     to.copy_from_slice(&old);
                 }
             } else {
@@ -138,13 +146,13 @@ impl Inode {
         self.settle_all();
         self.map = None;
         if let Crash::Subset(_) = crash {
-            self.durable.resize(self.cache.len(), 0);
+            Arc::make_mut(&mut self.durable).resize(self.cache.len(), 0);
             for page in self.dirty_pages(0..self.cache.len()) {
                 self.tear(page, random);
             }
         }
         if crash != Crash::Kill {
-            self.cache.clone_from(&self.durable);
+            self.cache = Arc::clone(&self.durable);
             self.given_up.clear();
         }
     }
@@ -163,7 +171,7 @@ impl Inode {
         for (nth, sector) in now.chunks(SECTOR).enumerate() {
             let at = page * PAGE + nth * SECTOR;
             if sectors >> nth & 1 == 1
-                && let Some(to) = self.durable.get_mut(at..at + sector.len())
+                && let Some(to) = Arc::make_mut(&mut self.durable).get_mut(at..at + sector.len())
             {
                 to.copy_from_slice(sector);
             }
@@ -246,6 +254,7 @@ impl MemoryDisk {
         disk.files.retain(|number, _| named.contains(number));
         disk.fuse = None;
         disk.fault = None;
+        disk.read_fault = None;
     }
 
     /// Lets the `nth` sync from now (0 = the next) fail.
@@ -283,7 +292,7 @@ impl MemoryDisk {
         let mut bytes = |inode: &u64| {
             let inode = disk.files.entry(*inode).or_default();
             inode.settle_all();
-            inode.cache.clone()
+            inode.cache.to_vec()
         };
         names
             .iter()
@@ -305,8 +314,8 @@ impl MemoryDisk {
         for (number, inode) in &mut disk.files {
             inode.settle_all();
             let twin = Inode {
-                cache: inode.cache.clone(),
-                durable: inode.durable.clone(),
+                cache: Arc::clone(&inode.cache),
+                durable: Arc::clone(&inode.durable),
                 map: None,
                 given_up: inode.given_up.clone(),
             };
@@ -316,6 +325,53 @@ impl MemoryDisk {
         Self(Arc::new(Mutex::new(copy)))
     }
 
+    /// An independent copy of what a power cut at this moment would leave. Copies no file, and the
+    /// log over this disk may be in use.
+    pub fn after_power_cut(&self) -> Self {
+        let disk = self.lock();
+        let mut copy = Disk {
+            next_inode: disk.next_inode,
+            names: disk.durable_names.clone(),
+            durable_names: disk.durable_names.clone(),
+            boot: disk.boot.wrapping_add(1),
+            ..Disk::default()
+        };
+        for number in disk.durable_names.values() {
+            let durable = disk.files.get(number).map(|inode| &inode.durable);
+            let durable = durable.cloned().unwrap_or_default();
+            let twin = Inode {
+                cache: Arc::clone(&durable),
+                durable,
+                ..Inode::default()
+            };
+            copy.files.insert(*number, twin);
+        }
+        drop(disk);
+        Self(Arc::new(Mutex::new(copy)))
+    }
+
+    /// Bit rot: flips these bits of a byte, in the cache and for good. The log over this disk must
+    /// have been dropped. Whether there was such a byte.
+    pub fn rot(&self, name: &str, offset: u64, bits: u8) -> bool {
+        let mut disk = self.lock();
+        let Ok(inode) = disk.inode(name) else {
+            return false;
+        };
+        inode.settle_all();
+        for image in [&mut inode.cache, &mut inode.durable] {
+            match Arc::make_mut(image).get_mut(offset as usize) {
+                Some(byte) => *byte ^= bits,
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Lets the `nth` read from now (0 = the next) fail. Reads through a mapping are none.
+    pub fn fail_read(&self, nth: u64) {
+        self.lock().read_fault = Some(nth);
+    }
+
     /// A disk that holds these files, durably.
     pub fn from_image(image: &BTreeMap<String, Vec<u8>>) -> Self {
         let disk = Self::new();
@@ -323,9 +379,10 @@ impl MemoryDisk {
         for (name, bytes) in image {
             let number = inner.next_inode;
             inner.next_inode += 1;
+            let bytes = Arc::new(bytes.clone());
             let inode = Inode {
-                cache: bytes.clone(),
-                durable: bytes.clone(),
+                cache: Arc::clone(&bytes),
+                durable: bytes,
                 ..Inode::default()
             };
             inner.files.insert(number, inode);
@@ -346,6 +403,15 @@ impl Disk {
         }
     }
 
+    fn reads(&mut self) -> io::Result<()> {
+        let left = self.read_fault.take();
+        self.read_fault = left.and_then(|left| left.checked_sub(1));
+        if left == Some(0) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        Ok(())
+    }
+
     fn inode(&mut self, name: &str) -> io::Result<&mut Inode> {
         let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no file {name}"));
         let number = self.names.get(name).ok_or_else(missing)?;
@@ -363,7 +429,7 @@ impl Disk {
 
     fn sync(&mut self, name: &str, range: Option<Range<usize>>) -> io::Result<()> {
         self.changes()?;
-        let error = || io::Error::from_raw_os_error(5);
+        let error = || io::Error::from_raw_os_error(EIO);
         let fault = self.fault.filter(|fault| fault.0 == self.syncs);
         self.syncs += 1;
         let late = std::mem::take(&mut self.late);
@@ -411,6 +477,7 @@ impl Files for MemoryDisk {
 
     fn read(&self, name: &str, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let mut disk = self.lock();
+        disk.reads()?;
         let inode = disk.inode(name)?;
         let range = offset as usize..offset as usize + buf.len();
         inode.settle_range(range.clone());
@@ -428,10 +495,11 @@ impl Files for MemoryDisk {
         inode
             .given_up
             .retain(|page, _| page * PAGE >= end || (page + 1) * PAGE <= offset as usize);
-        if inode.cache.len() < end {
-            inode.cache.resize(end, 0);
+        let cache = Arc::make_mut(&mut inode.cache);
+        if cache.len() < end {
+            cache.resize(end, 0);
         }
-        if let Some(to) = inode.cache.get_mut(offset as usize..end) {
+        if let Some(to) = cache.get_mut(offset as usize..end) {
             to.copy_from_slice(bytes);
         }
         Ok(())
@@ -453,9 +521,10 @@ impl Files for MemoryDisk {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let inode = disk.create(name);
+        let zeros = Arc::new(vec![0; len as usize]);
         *inode = Inode {
-            cache: vec![0; len as usize],
-            durable: vec![0; len as usize],
+            cache: Arc::clone(&zeros),
+            durable: zeros,
             ..Inode::default()
         };
         Ok(())

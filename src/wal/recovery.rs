@@ -137,6 +137,7 @@ impl<M: Medium> LogStorage<M> {
             options,
             meta,
             meta_dirty: false,
+            founding: false,
             segments,
             next: None,
             order: None,

@@ -104,7 +104,7 @@ impl<M: Medium> LogStorage<M> {
         }
         if let Some(genesis) = write.genesis {
             self.meta.genesis = genesis.0;
-            self.meta_dirty = true;
+            (self.meta_dirty, self.founding) = (true, true);
         }
         if let Some(from) = cut {
             self.make_truncation_place();

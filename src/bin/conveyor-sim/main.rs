@@ -1,17 +1,19 @@
 //! Simulates whole clusters, seed after seed, and says what a seed needs to be repeated.
 
+mod machine;
+mod totals;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use clap::{Parser, ValueEnum};
-use conveyor_raft::sim::{
-    Failure, Fault, FaultCounts, LedgerWorkload, Report, RouterWorkload, SimOptions, simulate,
-};
+use clap::Parser;
+use conveyor_raft::sim::{Failure, Plan, Report, SimOptions};
 
-/// From so many seeds on, every kind of fault must have happened.
-const COVERAGE_FROM: u64 = 1_000;
+use machine::Machine;
+use totals::Totals;
 
 /// Runs the cluster simulator. The same seed gives the same run, bit for bit.
 #[derive(Debug, Parser)]
@@ -30,14 +32,14 @@ struct Options {
     #[arg(long)]
     wall: Option<u64>,
     /// Nodes; without it 3 or 5, by the seed.
-    #[arg(long)]
-    nodes: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=9))]
+    nodes: Option<u64>,
     /// Read back what the disks hold at every so many checks; 1 is every check.
     #[arg(long, default_value_t = 4)]
     truth_every: u64,
     /// What is replicated.
-    #[arg(long, value_enum, default_value_t = What::Ledger)]
-    machine: What,
+    #[arg(long, value_enum, default_value_t = Machine::Ledger)]
+    machine: Machine,
     /// Threads; each runs seeds of its own.
     #[arg(long, default_value_t = 1)]
     threads: u64,
@@ -47,72 +49,76 @@ struct Options {
     /// Run every 50th seed twice and compare the traces.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     repeat: bool,
-}
-
-/// The state machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum What {
-    /// A list of numbers, answers checked one by one.
-    Ledger,
-    /// Conveyor's router.
-    Router,
-}
-
-impl What {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Ledger => "ledger",
-            Self::Router => "router",
-        }
-    }
-}
-
-#[derive(Default)]
-struct Totals {
-    seeds: u64,
-    report: Report,
-    failures: Vec<Failure>,
-}
-
-impl Totals {
-    fn add(&mut self, report: &Report) {
-        self.seeds += 1;
-        let all = &mut self.report;
-        all.events += report.events;
-        all.virtual_us += report.virtual_us;
-        all.committed += report.committed;
-        all.proposed += report.proposed;
-        all.acked += report.acked;
-        all.unknown += report.unknown;
-        all.elections += report.elections;
-        all.truths += report.truths;
-        all.faults.add(&report.faults);
-    }
+    /// Stop at the first seed that breaks an invariant.
+    #[arg(long)]
+    stop: bool,
+    /// Runs that may be spent on making a failure small; 0 prints it as it is.
+    #[arg(long, default_value_t = 300)]
+    shrink: usize,
+    /// Run this script, such as the one printed for a failure, instead of seeds.
+    #[arg(long, conflicts_with_all = ["seeds", "seed", "secs", "wall", "nodes"])]
+    script: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if options.nodes.is_some_and(|nodes| !(2..=9).contains(&nodes)) {
-        eprintln!("--nodes must be from 2 to 9");
-        return ExitCode::from(2);
+    match &options.script {
+        Some(path) => run_script(&options, path),
+        None => run_seeds(&options),
     }
+}
+
+fn run_script(options: &Options, path: &PathBuf) -> ExitCode {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("{}: {error}", path.display());
+            return ExitCode::from(2);
+        }
+    };
+    let plan: Plan = match text.parse() {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("{}: {error}", path.display());
+            return ExitCode::from(2);
+        }
+    };
+    match options.machine.run(&plan) {
+        Ok(report) => {
+            println!("{} events, no violation", report.events);
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            println!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_seeds(options: &Options) -> ExitCode {
     let first = options.seed.unwrap_or_else(drawn);
     println!(
         "seeds {first} to {}",
         first.saturating_add(options.seeds - options.seeds.min(1))
     );
-    let totals = Mutex::new(Totals::default());
-    let next = AtomicU64::new(0);
-    let began = Instant::now();
+    let worker = Worker {
+        options,
+        first,
+        next: AtomicU64::new(0),
+        ended: AtomicBool::new(false),
+        began: Instant::now(),
+        totals: Mutex::default(),
+    };
     std::thread::scope(|scope| {
         for _ in 0..options.threads.max(1) {
-            scope.spawn(|| work(&options, first, &next, began, &totals));
+            scope.spawn(|| worker.work());
         }
     });
-    let totals = totals
-        .into_inner()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    summary(&options, &totals, began.elapsed())
+    let took = worker.began.elapsed();
+    let totals = worker.totals.into_inner();
+    let totals = totals.unwrap_or_else(|poisoned| poisoned.into_inner());
+    let wanted = options.require_coverage || options.seeds >= totals::COVERAGE_FROM;
+    totals.summary(wanted, took)
 }
 
 fn drawn() -> u64 {
@@ -120,120 +126,94 @@ fn drawn() -> u64 {
     now.map_or(1, |now| now.as_micros() as u64)
 }
 
-fn work(options: &Options, first: u64, next: &AtomicU64, began: Instant, totals: &Mutex<Totals>) {
-    let wall = options.wall.map(Duration::from_secs);
-    loop {
-        let nth = next.fetch_add(1, Ordering::Relaxed);
-        let late = wall.is_some_and(|wall| began.elapsed() >= wall);
-        if nth >= options.seeds || late {
-            return;
-        }
-        let result = one(options, first.wrapping_add(nth), nth);
-        let mut totals = totals
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        match result {
-            Ok(report) => totals.add(&report),
-            Err(failure) => {
-                println!("{failure}\n{}", replay(options, &failure));
-                totals.add(&failure.report);
-                totals.failures.push(*failure);
+/// What the threads share.
+struct Worker<'a> {
+    options: &'a Options,
+    first: u64,
+    next: AtomicU64,
+    ended: AtomicBool,
+    began: Instant,
+    totals: Mutex<Totals>,
+}
+
+impl Worker<'_> {
+    fn work(&self) {
+        let wall = self.options.wall.map(Duration::from_secs);
+        loop {
+            let nth = self.next.fetch_add(1, Ordering::Relaxed);
+            let late = wall.is_some_and(|wall| self.began.elapsed() >= wall);
+            if nth >= self.options.seeds || late || self.ended.load(Ordering::Relaxed) {
+                return;
+            }
+            let result = self.one(self.first.wrapping_add(nth), nth);
+            let failure = result.as_ref().err().map(|failure| self.shrunk(failure));
+            let mut totals = self.totals.lock();
+            let totals = totals.as_deref_mut();
+            let Ok(totals) = totals else { return };
+            match (result, failure) {
+                (Err(first), Some(small)) => {
+                    self.show(&first, &small);
+                    totals.add(&first.report);
+                    totals.failed.push(first.plan.seed);
+                    self.ended.fetch_or(self.options.stop, Ordering::Relaxed);
+                }
+                (Ok(report), _) => totals.add(&report),
+                (Err(_), None) => {}
             }
         }
     }
-}
 
-/// One seed, and now and then once more to see that it repeats.
-fn one(options: &Options, seed: u64, nth: u64) -> Result<Report, Box<Failure>> {
-    let run = SimOptions {
-        seed,
-        nodes: options.nodes,
-        chaos_us: options.secs.saturating_mul(1_000_000),
-        truth_every: options.truth_every,
-    };
-    let simulate = || match options.machine {
-        What::Ledger => simulate(LedgerWorkload, &run),
-        What::Router => simulate(RouterWorkload, &run),
-    };
-    let report = simulate()?;
-    if options.repeat && nth.is_multiple_of(50) {
-        let again = simulate()?;
-        if again.trace != report.trace {
-            return Err(Box::new(Failure {
-                options: run,
-                at_us: report.virtual_us,
-                what: "S23: the second run differs from the first".to_owned(),
-                report,
-                tail: Vec::new(),
-            }));
+    /// One seed, and now and then once more to see that it repeats.
+    fn one(&self, seed: u64, nth: u64) -> Result<Report, Box<Failure>> {
+        let options = self.options;
+        let plan = Plan::draw(&SimOptions {
+            seed,
+            nodes: options.nodes.map(|nodes| nodes as usize),
+            chaos_us: options.secs.saturating_mul(1_000_000),
+            truth_every: options.truth_every,
+        });
+        let report = options.machine.run(&plan)?;
+        if options.repeat && nth.is_multiple_of(50) {
+            let again = options.machine.run(&plan)?;
+            if again.trace != report.trace {
+                return Err(Box::new(Failure {
+                    plan,
+                    at_us: report.virtual_us,
+                    what: "S23: the second run differs from the first".to_owned(),
+                    report,
+                    tail: Vec::new(),
+                }));
+            }
         }
+        Ok(report)
     }
-    Ok(report)
-}
 
-fn replay(options: &Options, failure: &Failure) -> String {
-    let nodes = options.nodes.map(|nodes| format!(" --nodes {nodes}"));
-    format!(
-        "again: conveyor-sim --seed {} --seeds 1 --secs {} --truth-every {} --machine {}{}",
-        failure.options.seed,
-        options.secs,
-        options.truth_every,
-        options.machine.name(),
-        nodes.unwrap_or_default()
-    )
-}
-
-fn summary(options: &Options, totals: &Totals, took: Duration) -> ExitCode {
-    let report = &totals.report;
-    println!("faults: {}", faults(&report.faults));
-    println!(
-        "proposed {}, answered {}, unknown {}, committed {}, elections {}, disks read back {}",
-        report.proposed,
-        report.acked,
-        report.unknown,
-        report.committed,
-        report.elections,
-        report.truths
-    );
-    let missing: Vec<_> = report
-        .faults
-        .missing()
-        .iter()
-        .map(|fault| fault.name())
-        .collect();
-    let wanted = options.require_coverage || options.seeds >= COVERAGE_FROM;
-    let uncovered = wanted && !missing.is_empty();
-    if uncovered {
-        println!("never happened: {}", missing.join(", "));
+    fn shrunk(&self, failure: &Failure) -> Failure {
+        self.options.machine.shrink(failure, self.options.shrink)
     }
-    let failed: Vec<_> = totals
-        .failures
-        .iter()
-        .map(|f| f.options.seed.to_string())
-        .collect();
-    let verdict = match (failed.is_empty(), uncovered) {
-        (true, false) => "no violation".to_owned(),
-        (true, true) => "no violation, but not every fault happened".to_owned(),
-        (false, _) => format!("{} FAILED: {}", failed.len(), failed.join(" ")),
-    };
-    println!(
-        "{} seeds, {} events, {:.2} virtual hours in {:.0} s: {verdict}",
-        totals.seeds,
-        report.events,
-        report.virtual_us as f64 / 3.6e9,
-        took.as_secs_f64()
-    );
-    if failed.is_empty() && !uncovered {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
-}
 
-fn faults(counts: &FaultCounts) -> String {
-    let all = Fault::ALL.iter();
-    let each: Vec<_> = all
-        .map(|fault| format!("{} {}", fault.name(), counts.of(*fault)))
-        .collect();
-    each.join(", ")
+    fn show(&self, first: &Failure, small: &Failure) {
+        let machine = self.options.machine.name();
+        println!("{first}");
+        let nodes = self.options.nodes;
+        let nodes = nodes.map(|nodes| format!(" --nodes {nodes}"));
+        println!(
+            "again: conveyor-sim --seed {} --seeds 1 --secs {} --truth-every {} --machine {machine}{}",
+            first.plan.seed,
+            self.options.secs,
+            self.options.truth_every,
+            nodes.unwrap_or_default(),
+        );
+        if self.options.shrink == 0 {
+            return;
+        }
+        let (before, after) = (first.plan.strikes(), small.plan.strikes());
+        println!(
+            "made smaller: {after} strikes of {before}, fails with: {}",
+            small.what
+        );
+        println!("----- script: conveyor-sim --machine {machine} --script FILE");
+        print!("# {}\n{}", small.what, small.plan);
+        println!("-----");
+    }
 }

@@ -1,9 +1,9 @@
 //! Syncs that fail, disks that fill up, and recoveries that are cut off.
 
 use super::harness::*;
-use crate::types::{Entry, LogId};
+use crate::types::{Entry, Incarnation, LogId};
 use crate::wal::memory::{Stepper, SyncFault};
-use crate::wal::{Append, Crash, Lane, Memory, MemoryDisk, OpenError, WriteError};
+use crate::wal::{Append, Crash, Lane, Memory, MemoryDisk, OpenError, Write, WriteError};
 
 const FAULTS: [SyncFault; 3] = [SyncFault::Keep, SyncFault::Revert, SyncFault::Late];
 
@@ -281,5 +281,53 @@ fn a_vote_is_durable_in_both_slots_before_it_is_reported() {
         meta[slot + 70] ^= 1;
         let rig = open(&MemoryDisk::from_image(&damaged));
         assert_eq!(rig.log.hard_state(), state(4, 2));
+    }
+}
+
+/// Found by the simulator: after a kill in the middle of a founding the entry was there and the
+/// founder's name was not, so nobody could go on with it.
+#[test]
+fn e10_the_first_entry_is_never_there_without_its_founder() {
+    let founder = Incarnation([9; 16]);
+    let crashes = (0..40).map(Crash::Subset);
+    for crash in crashes.chain([Crash::Kill, Crash::PowerCut]) {
+        let mut seen = Vec::new();
+        for steps in 0..4 {
+            let disk = MemoryDisk::new();
+            let (mut rig, stepper) = open_stepped(&disk, small()).expect("opens");
+            rig.drain(&stepper);
+            let entries = entries(1, &[100]);
+            rig.log
+                .write(Write {
+                    id: 1,
+                    now: 1,
+                    hard_state: Some(state(1, 0)),
+                    genesis: Some(founder),
+                    truncate_from: None,
+                    append: Append::Entries {
+                        first: 1,
+                        term: 1,
+                        entries: &entries,
+                    },
+                })
+                .expect("written");
+            rig.settle();
+            for _ in 0..steps {
+                stepper.run(Lane::Sync);
+                rig.settle();
+            }
+            let durable = rig.durable == 1;
+            drop(rig);
+            disk.crash(crash);
+            let rig = open(&disk);
+            let (last, genesis) = (rig.log.last().index, rig.log.genesis());
+            assert!(
+                last == 0 || genesis == founder,
+                "{crash:?} after {steps} steps"
+            );
+            assert!(last == 1 || !durable, "{crash:?} after {steps} steps");
+            seen.push((last, genesis == founder));
+        }
+        assert_eq!(seen.last(), Some(&(1, true)), "in the end it is there");
     }
 }

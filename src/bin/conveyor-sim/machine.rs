@@ -1,0 +1,39 @@
+//! The state machines that can be simulated.
+
+use clap::ValueEnum;
+use conveyor_raft::sim::{
+    Failure, LedgerWorkload, Plan, Report, RouterWorkload, shrink, simulate_plan,
+};
+
+/// What is replicated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Machine {
+    /// A list of numbers, answers checked one by one.
+    Ledger,
+    /// Conveyor's router.
+    Router,
+}
+
+impl Machine {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ledger => "ledger",
+            Self::Router => "router",
+        }
+    }
+
+    pub(crate) fn run(self, plan: &Plan) -> Result<Report, Box<Failure>> {
+        match self {
+            Self::Ledger => simulate_plan(LedgerWorkload, plan),
+            Self::Router => simulate_plan(RouterWorkload, plan),
+        }
+    }
+
+    /// The smallest plan found in so many runs that fails in the same way.
+    pub(crate) fn shrink(self, failure: &Failure, runs: usize) -> Failure {
+        match self {
+            Self::Ledger => shrink(&LedgerWorkload, failure, runs),
+            Self::Router => shrink(&RouterWorkload, failure, runs),
+        }
+    }
+}
