@@ -469,6 +469,24 @@ mod tests {
     }
 
     #[test]
+    fn j2_an_entry_of_an_unknown_kind_is_refused_not_skipped() {
+        let id = LogId::new(3, 7);
+        for kind in (0..=u8::MAX).filter(|kind| EntryKind::from_u8(*kind).is_none()) {
+            let mut bytes = frame(id, EntryKind::Command, 9, b"from a newer release").to_vec();
+            bytes[22] = kind;
+            let crc = crc32fast::hash(&bytes[4..FRAME_HEADER + 20]);
+            bytes[..4].copy_from_slice(&crc.to_le_bytes());
+            let unknown = FrameError::UnknownKind(kind);
+            assert_eq!(verify_frame(&bytes, bytes.len()).err(), Some(unknown));
+            let chunk = vec![Bytes::from(bytes.clone())];
+            let batch = EntryBatch::verify(chunk, LogId::new(3, 6), 1, 100);
+            assert_eq!(batch.err(), Some(unknown));
+            let mut read = entries(Bytes::from(bytes));
+            assert_eq!(read.next(), Some(Err(unknown)));
+        }
+    }
+
+    #[test]
     fn a_batch_is_the_same_wherever_its_chunks_are_cut() {
         let all = sample();
         let whole = verify(vec![all.clone()]).expect("valid");

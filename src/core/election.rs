@@ -8,12 +8,13 @@ use crate::types::{HardState, Micros, NodeId, ReplicaId, WriteId};
 
 /// One round of asking, for pre-votes or for votes.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Campaign {
     /// Never used twice, so that replies to an earlier round are void (hazard A6).
-    round: u64,
-    granted: BTreeSet<ReplicaId>,
+    pub(super) round: u64,
+    pub(super) granted: BTreeSet<ReplicaId>,
     /// The write of the own vote, while it is not durable: until then it counts for nobody (A1).
-    own_vote: Option<WriteId>,
+    pub(super) own_vote: Option<WriteId>,
 }
 
 impl Campaign {
@@ -21,10 +22,6 @@ impl Campaign {
         self.round += 1;
         self.granted.clear();
         self.own_vote = None;
-    }
-
-    pub(super) fn end(&mut self) {
-        self.begin();
     }
 }
 
@@ -192,7 +189,7 @@ impl RaftCore {
             return VoteReason::StaleTerm;
         }
         let refusal = self.refusal(now, request);
-        if refusal == VoteReason::Sticky && request.term > self.hard.term {
+        if refusal == VoteReason::Sticky {
             return refusal;
         }
         if request.term > self.hard.term {
@@ -274,7 +271,6 @@ impl RaftCore {
 
     fn lead_if_won(&mut self, now: Micros, out: &mut Vec<Output>) {
         if self.has_won() {
-            self.campaign.end();
             out.push(Output::Event(Event::BecameLeader {
                 term: self.hard.term,
             }));

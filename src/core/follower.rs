@@ -83,10 +83,11 @@ impl RaftCore {
         prev.index < self.log.snapshot().index || self.log.term_at(prev.index) == Some(prev.term)
     }
 
-    /// The first entry that the log lacks or holds with another term.
+    /// The first entry that the log lacks or holds with another term. Of what the snapshot covers
+    /// only the last entry's term is known.
     fn first_new(&self, entries: &EntrySummary) -> Option<LogIndex> {
         let end = entries.first + u64::from(entries.count);
-        let first = entries.first.max(self.log.snapshot().index + 1);
+        let first = entries.first.max(self.log.snapshot().index);
         (first..end).find(|&index| self.log.term_at(index) != entries.term_at(index))
     }
 

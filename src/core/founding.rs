@@ -22,6 +22,7 @@ const FOUNDING_TERM: u64 = 1;
 const FEATURES: (u32, u32) = (1, 1);
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Founding {
     list: FoundingList,
     /// Who has stored entry 1 durably, as the founder knows it.

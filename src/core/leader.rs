@@ -196,7 +196,7 @@ impl RaftCore {
             let peer = self.peers.get(&who.node).map_or(0, |peer| peer.match_index);
             if who == self.me { self.durable } else { peer }
         });
-        if reached > self.commit && self.log.term_at(reached) == Some(self.hard.term) {
+        if self.log.term_at(reached) == Some(self.hard.term) {
             self.advance_commit(reached, out);
         }
     }

@@ -68,6 +68,7 @@ pub struct PeerProgress {
 
 /// The protocol. See the module.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct RaftCore {
     me: ReplicaId,
     settings: Settings,
@@ -358,7 +359,6 @@ impl RaftCore {
         }
         if self.role != RaftRole::Follower {
             self.role = RaftRole::Follower;
-            self.campaign.end();
             self.restart_election_timer(now);
         }
     }

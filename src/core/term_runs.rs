@@ -31,11 +31,11 @@ impl TermRuns {
 
     /// Term of the entry at `index`; `None` when it is not in the log. Index 0 has term 0.
     pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
-        if index == self.snapshot.index {
-            return Some(self.snapshot.term);
-        }
         if index < self.snapshot.index || index > self.last {
             return None;
+        }
+        if index == self.snapshot.index {
+            return Some(self.snapshot.term);
         }
         let after = self.runs.partition_point(|run| run.index <= index);
         after.checked_sub(1).map(|run| self.runs[run].term)
@@ -43,9 +43,6 @@ impl TermRuns {
 
     /// Appends `count` entries of `term`.
     pub(super) fn append(&mut self, term: Term, count: u64) {
-        if count == 0 {
-            return;
-        }
         if self.runs.last().is_none_or(|run| run.term != term) {
             self.runs.push(LogId::new(term, self.last + 1));
         }
@@ -93,13 +90,33 @@ mod tests {
         let mut log = log(&terms);
         for cut in (0..=terms.len()).rev() {
             log.truncate(cut as LogIndex + 1);
-            assert_eq!(log.last().index, cut as LogIndex);
+            let term = cut.checked_sub(1).map_or(0, |at| terms[at]);
+            assert_eq!(log.last(), LogId::new(term, cut as LogIndex));
             for (at, &term) in terms.iter().enumerate() {
                 let expected = (at < cut).then_some(term);
                 assert_eq!(log.term_at(at as LogIndex + 1), expected);
             }
             assert_eq!(log.term_at(0), Some(0));
         }
+    }
+
+    #[test]
+    fn nothing_below_the_snapshot_is_known() {
+        // The first run may have begun before it.
+        for first in [3, 6] {
+            let mut log = TermRuns::new(LogId::new(2, 5), 7, vec![LogId::new(2, first)]);
+            let terms = (3..=8).map(|index| log.term_at(index));
+            let known = [None, None, Some(2), Some(2), Some(2), None];
+            assert_eq!(terms.collect::<Vec<_>>(), known);
+            assert_eq!(log.agreement_below(9, 3), LogId::new(2, 7));
+            assert_eq!(log.agreement_below(9, 1), log.snapshot());
+            log.append(4, 2);
+            assert_eq!((log.last(), log.term_at(8)), (LogId::new(4, 9), Some(4)));
+            log.truncate(1);
+            assert_eq!(log.last(), log.snapshot());
+        }
+        let shorter = TermRuns::new(LogId::new(2, 5), 0, Vec::new());
+        assert_eq!(shorter.last(), LogId::new(2, 5));
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub(crate) struct Applier<S: StateMachine> {
     waiting: VecDeque<Slot<S::Response>>,
     /// Answers that go out once the state that they are about can be read.
     answers: Vec<(Slot<S::Response>, S::Response)>,
+    /// It failed once, so what it holds may be half of something.
+    quarantined: bool,
 }
 
 impl<S: StateMachine> Applier<S> {
@@ -62,25 +64,45 @@ impl<S: StateMachine> Applier<S> {
             time_us: 0,
             waiting: VecDeque::new(),
             answers: Vec::new(),
+            quarantined: false,
         }
     }
 
-    /// Does one job.
+    /// Does one job, and shows what came of it as a whole or not at all (hazard C11).
     ///
     /// # Errors
     /// The replica is to be quarantined at that index: its state machine panicked, or an entry is
-    /// none that this version can read (hazard G2). It applies nothing more.
+    /// none that this version can read (hazard G2). It does no job from then on, but whoever waits
+    /// for one is answered (hazard G3).
     pub(crate) fn run(&mut self, job: ApplyJob<S>) -> Result<(), String> {
+        if let ApplyJob::Entries { last, .. } = &job {
+            self.shared.waiters.take_through(*last, &mut self.waiting);
+        }
+        let done = if self.quarantined {
+            Ok(())
+        } else {
+            let work = catch_unwind(AssertUnwindSafe(|| self.work(job)));
+            work.unwrap_or_else(|panic| {
+                let (at, why) = (self.at.index, panic_text(&panic));
+                Err(format!("the state machine failed after entry {at}: {why}"))
+            })
+        };
+        self.quarantined |= done.is_err();
+        let unapplied = self.answers.drain(..).map(|(slot, _)| slot);
+        unapplied
+            .chain(self.waiting.drain(..))
+            .for_each(Slot::give_up);
+        done
+    }
+
+    fn work(&mut self, job: ApplyJob<S>) -> Result<(), String> {
         match job {
-            ApplyJob::Entries { runs, last } => {
-                self.shared.waiters.take_through(last, &mut self.waiting);
-                let applied = runs.into_iter().try_for_each(|run| self.apply_run(run));
+            ApplyJob::Entries { runs, .. } => {
+                runs.into_iter().try_for_each(|run| self.apply_run(run))?;
                 self.publish();
                 self.answers
                     .drain(..)
                     .for_each(|(slot, response)| slot.answer(response));
-                self.waiting.drain(..).for_each(Slot::give_up);
-                return applied;
             }
             ApplyJob::Freeze(reply) => {
                 let frozen = FrozenState {

@@ -148,6 +148,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         let ticked = now.mono >= self.core.deadline();
         if ticked {
             self.step(now, Input::Tick, Cause::Other);
+        }
+        if ticked || self.failure.is_some() {
             self.shared.waiters.expire(now.mono);
             self.expire_pending(now.mono);
         }
@@ -173,7 +175,16 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.log.tick(now.mono);
         self.log.pump();
         self.publish(now.mono);
-        self.core.deadline()
+        self.next_call(now.mono)
+    }
+
+    /// A failed core has no timer, but whoever waits for what is still being applied has a deadline
+    /// (hazard F5).
+    fn next_call(&self, now: Micros) -> Micros {
+        match self.failure {
+            Some(_) if !self.shared.waiters.is_empty() => now + STATUS_INTERVAL,
+            _ => self.core.deadline(),
+        }
     }
 
     /// What an observer of a simulation compares with what is on the disks.

@@ -40,20 +40,13 @@ pub(super) fn start_applier<S: StateMachine>(
     let name = format!("raft-{}-apply", shared.me.node);
     let mut applier = Applier::new(machine, Arc::clone(&shared));
     std::thread::Builder::new().name(name).spawn(move || {
-        let mut sound = true;
         for job in jobs {
-            match job {
-                ApplyJob::Stop => break,
-                // A quarantined state machine applies nothing more (hazard G2); its node goes on
-                // saying why.
-                _ if !sound => {}
-                job => {
-                    if let Err(reason) = applier.run(job) {
-                        sound = false;
-                        let fail = Request::Fail(reason);
-                        shared.inbox.put(|lanes| lanes.requests.push(fail));
-                    }
-                }
+            if matches!(job, ApplyJob::Stop) {
+                break;
+            }
+            if let Err(reason) = applier.run(job) {
+                let fail = Request::Fail(reason);
+                shared.inbox.put(|lanes| lanes.requests.push(fail));
             }
         }
         shared.stopped.send_replace(true);

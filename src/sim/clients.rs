@@ -1,8 +1,12 @@
 //! Clients: who proposes what, what they were told, and whether that is true.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
+use super::linear::{self, History, LocalReads, Shown};
 use super::oracle::Oracle;
 use super::random::Random;
 use super::workload::Workload;
@@ -15,26 +19,50 @@ use crate::types::{Micros, NodeId};
 
 /// How long a client waits.
 pub(crate) const PATIENCE: Micros = 3_000_000;
+/// How long one waits that is in a hurry.
+const HURRY: Micros = 300_000;
 /// A waiter is answered at most this long after its deadline (S22): at the next tick.
 const GRACE: Micros = 1_000_000;
+/// How many clients there are.
+const CLIENTS: u64 = 8;
+/// How many operations on registers each has under way at most.
+const OPEN_EACH: usize = 4;
 
+type Command<W> = <<W as Workload>::Machine as StateMachine>::Command;
 type Response<W> = <<W as Workload>::Machine as StateMachine>::Response;
 
-struct Open<R> {
+struct Open<W: Workload> {
     id: u64,
+    client: u64,
     node: NodeId,
     life: u64,
     /// The place of the newest command that anybody had an answer to when this was proposed.
     floor: u64,
     /// By the clock of the process.
     deadline: Micros,
-    answer: oneshot::Receiver<Result<R, ProposeError>>,
+    command: Command<W>,
+    /// Its number in the history, if it is one on a register.
+    operation: Option<usize>,
+    answer: oneshot::Receiver<Result<Response<W>, ProposeError>>,
+}
+
+/// A process that clients know.
+struct Known<W: Workload> {
+    life: u64,
+    shared: Arc<Shared<W::Machine>>,
 }
 
 /// See the module.
 pub(crate) struct Clients<W: Workload> {
-    open: Vec<Open<Response<W>>>,
+    open: Vec<Open<W>>,
+    /// What failed and is to be tried again, and by whom.
+    failed: Vec<(u64, Command<W>)>,
+    known: BTreeMap<NodeId, Known<W>>,
+    history: History,
+    reads: LocalReads,
     random: Random,
+    /// Draws what has to do with registers only.
+    habits: Random,
     floor: u64,
     pub(crate) proposed: u64,
     pub(crate) acked: u64,
@@ -45,7 +73,12 @@ impl<W: Workload> Clients<W> {
     pub(crate) fn new(seed: u64) -> Self {
         Self {
             open: Vec::new(),
+            failed: Vec::new(),
+            known: BTreeMap::new(),
+            history: History::default(),
+            reads: LocalReads::default(),
             random: Random::named(seed, "clients", 0),
+            habits: Random::named(seed, "habits", 0),
             floor: 0,
             proposed: 0,
             acked: 0,
@@ -61,36 +94,72 @@ impl<W: Workload> Clients<W> {
         self.open.len()
     }
 
-    /// Proposes the next command to a process.
+    /// Proposes the next command to a process, unless all clients have enough under way.
     pub(crate) fn propose(
         &mut self,
         workload: &W,
         oracle: &mut Oracle,
-        shared: &Shared<W::Machine>,
+        shared: &Arc<Shared<W::Machine>>,
         life: u64,
         local: Micros,
     ) -> Result<(), String> {
-        self.proposed += 1;
+        let (node, known) = (shared.me.node, Arc::clone(shared));
+        self.known.insert(
+            node,
+            Known {
+                life,
+                shared: known,
+            },
+        );
+        let Some((client, command)) = self.next(workload) else {
+            return Ok(());
+        };
         let id = self.proposed;
-        let command = workload.command(id, &mut self.random);
         let payload = encode::<W::Machine>(&command);
         let payload = payload.map_err(|error| format!("the workload's command {id}: {error}"))?;
         oracle.proposes(id, &payload)?;
+        let observed = workload.observes(&command);
+        let operation = observed.map(|observed| self.history.invoke(client, id, observed));
+        let hurry = operation.is_some() && self.habits.chance(500);
+        let deadline = local + if hurry { HURRY } else { PATIENCE };
         let (reply, answer) = oneshot::channel();
-        let deadline = local + PATIENCE;
         let waiter = Waiter { reply, deadline };
         shared
             .inbox
             .put(|lanes| lanes.proposals.push(Submission { payload, waiter }));
         self.open.push(Open {
             id,
-            node: shared.me.node,
+            client,
+            node,
             life,
             floor: self.floor,
             deadline,
+            command,
+            operation,
             answer,
         });
         Ok(())
+    }
+
+    /// Who proposes what next: a failed command again, or a new one.
+    fn next(&mut self, workload: &W) -> Option<(u64, Command<W>)> {
+        let drawn = self.habits.below(CLIENTS);
+        if let Some((client, command)) = self.failed.pop()
+            && let Some(command) = workload.again(self.proposed + 1, &command)
+        {
+            self.proposed += 1;
+            return Some((client, command));
+        }
+        let has_room = |client: &u64| {
+            let open = self.open.iter();
+            let open = open.filter(|open| open.client == *client && open.operation.is_some());
+            open.count() < OPEN_EACH
+        };
+        let mut clients = (0..CLIENTS).map(|nth| (drawn + nth) % CLIENTS);
+        let client = clients.find(has_room)?;
+        self.proposed += 1;
+        let command = workload.command(self.proposed, &mut self.random);
+        Some((client, command))
     }
 
     /// Takes the answers that a process has given.
@@ -102,6 +171,7 @@ impl<W: Workload> Clients<W> {
         local: Micros,
     ) -> Result<(), String> {
         let mut nth = 0;
+        let mut answered = false;
         while let Some(open) = self.open.get_mut(nth) {
             if open.node != node {
                 nth += 1;
@@ -124,7 +194,11 @@ impl<W: Workload> Clients<W> {
                 }
             };
             let open = self.open.swap_remove(nth);
-            self.answered(workload, oracle, &open, answer)?;
+            answered |= answer.is_ok();
+            self.answered(workload, oracle, open, answer)?;
+        }
+        if answered || self.habits.chance(50) {
+            self.look(workload, oracle, node)?;
         }
         Ok(())
     }
@@ -133,32 +207,85 @@ impl<W: Workload> Clients<W> {
         &mut self,
         workload: &W,
         oracle: &mut Oracle,
-        open: &Open<Response<W>>,
+        open: Open<W>,
         answer: Result<Response<W>, ProposeError>,
     ) -> Result<(), String> {
         match answer {
             Ok(response) => {
                 let place = oracle.acked(open.id, open.floor)?;
                 workload.check(open.id, place, &response)?;
+                if let Some(operation) = open.operation {
+                    self.history.answer(operation, workload.answers(&response));
+                }
+                self.reads.answered(open.node, open.life, place);
                 self.floor = self.floor.max(place);
                 self.acked += 1;
                 Ok(())
             }
             Err(error) if error.certainty() == Certainty::NotApplied => {
-                oracle.refuses(open.id, error.to_string())
+                oracle.refuses(open.id, error.to_string())?;
+                if let Some(operation) = open.operation {
+                    self.history.refuse(operation);
+                }
+                self.failed(open);
+                Ok(())
             }
             Err(_) => {
                 self.unknown += 1;
+                self.failed(open);
                 Ok(())
             }
         }
     }
 
+    /// Every other client tries again.
+    fn failed(&mut self, open: Open<W>) {
+        if open.operation.is_some() && self.habits.chance(500) {
+            self.failed.push((open.client, open.command));
+        }
+    }
+
+    /// A client reads the state that a node shows, as `RaftNode::state` does.
+    fn look(&mut self, workload: &W, oracle: &mut Oracle, node: NodeId) -> Result<(), String> {
+        let Some(Known { life, shared }) = self.known.get(&node) else {
+            return Ok(());
+        };
+        let applied = shared.applied();
+        let index = applied.id.index;
+        oracle.applied(shared.me, index, applied.digest)?;
+        let place = oracle.place_at(index);
+        self.reads.read(node, *life, index, place)?;
+        let shown = self.history.some_key(self.habits.next());
+        let shown = shown.and_then(|key| Some((key, workload.shows(&applied.view, key)?)));
+        if let Some((key, value)) = shown {
+            self.reads.saw(Shown {
+                node,
+                place,
+                key,
+                value,
+            });
+        }
+        Ok(())
+    }
+
     /// A process died: nobody will answer those who wait.
     pub(crate) fn died(&mut self, node: NodeId, life: u64) {
-        let before = self.open.len();
-        self.open
-            .retain(|open| open.node != node || open.life != life);
-        self.unknown += (before - self.open.len()) as u64;
+        self.known.remove(&node);
+        let lost = |open: &mut Open<W>| open.node == node && open.life == life;
+        let lost: Vec<_> = self.open.extract_if(.., lost).collect();
+        for open in lost {
+            self.unknown += 1;
+            self.failed(open);
+        }
+    }
+
+    /// S16 and S17: whether what all clients saw is linearizable.
+    pub(crate) fn judge(&self, oracle: &Oracle) -> Result<(), String> {
+        linear::judge(&self.history, &self.reads, |id| oracle.place(id))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn seen(&self) -> (&History, &LocalReads) {
+        (&self.history, &self.reads)
     }
 }

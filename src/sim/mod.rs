@@ -23,12 +23,14 @@
 mod clients;
 mod faults;
 mod host;
+mod linear;
 mod nemesis;
 mod observe;
 mod oracle;
 mod phases;
 mod plan;
 mod random;
+mod registers;
 mod report;
 mod schedule;
 mod script;
@@ -42,9 +44,11 @@ mod world;
 mod tests;
 
 pub use faults::{Fault, FaultCounts, NodeState};
+pub use linear::{Action, Answer, Observation};
 pub use phases::{simulate, simulate_plan};
 pub use plan::Plan;
 pub use random::Random;
+pub use registers::{RegisterCommand, RegisterWorkload, Registers};
 pub use report::{Failure, Report, SimOptions};
 pub use script::ScriptError;
 pub use shrink::shrink;

@@ -201,10 +201,13 @@ impl<W: Workload> World<W> {
                 self.oracle.elected(me, term, &configuration, &durable)?;
             }
         }
+        if commits {
+            self.oracle.commits_own_term(me, term, commit)?;
+        }
         if commits && self.looks() {
             let durable = self.all_durable()?;
             self.oracle
-                .commit_rule(me, term, commit, &configuration, &durable)?;
+                .commits_durably(me, commit, &configuration, &durable)?;
         }
         Ok(())
     }

@@ -222,33 +222,41 @@ impl Oracle {
         })
     }
 
-    /// S7: what a leader commits is of its term and on the disks of a quorum.
-    pub(crate) fn commit_rule(
+    /// S7, first half: what a leader commits by counting is of its own term.
+    pub(crate) fn commits_own_term(
         &self,
         who: ReplicaId,
         term: Term,
         at: LogIndex,
+    ) -> Result<(), String> {
+        let of = self.item(at).map(|item| item.term);
+        check(of == Some(term), || {
+            format!("S7: {who} commits {at} of term {of:?} in term {term}")
+        })
+    }
+
+    /// S7, second half: it is on the disks of a quorum.
+    pub(crate) fn commits_durably(
+        &self,
+        who: ReplicaId,
+        at: LogIndex,
         configuration: &Configuration,
         durable: &Durable,
     ) -> Result<(), String> {
-        let entry = self.committed.get((at as usize).saturating_sub(1));
-        let Some(item) = entry.map(|entry| entry.item) else {
-            return Err(format!("S7: {who} commits {at}, which nobody has seen"));
-        };
-        check(item.term == term, || {
-            format!(
-                "S7: {who} commits {at} of term {} in term {term}",
-                item.term
-            )
-        })?;
+        let hash = self.item(at).map(|item| item.hash);
         let holds = |voter: ReplicaId| match durable.get(&voter) {
-            Some(Some(image)) => image.chain.hash_at(at) == Some(item.hash),
+            Some(Some(image)) => image.chain.hash_at(at) == hash,
             Some(None) => true,
             None => false,
         };
         check(configuration.is_quorum(holds), || {
             format!("S7: {who} commits {at} and no quorum holds it durably")
         })
+    }
+
+    fn item(&self, at: LogIndex) -> Option<Item> {
+        let entry = self.committed.get((at as usize).checked_sub(1)?)?;
+        Some(entry.item)
     }
 
     /// S8: no quorum could be formed of replicas that lack what is committed. Those that are lost
@@ -285,6 +293,18 @@ impl Oracle {
         check(known == digest, || {
             format!("S12: {who} has another digest at {at}")
         })
+    }
+
+    /// The place of a command among those of the log, if it is committed.
+    pub(crate) fn place(&self, id: u64) -> Option<u64> {
+        self.places.get(&id).copied()
+    }
+
+    /// How many commands the committed log holds up to `at`.
+    pub(crate) fn place_at(&self, at: LogIndex) -> u64 {
+        let last = (at as usize).min(self.committed.len()).checked_sub(1);
+        let last = last.and_then(|nth| self.committed.get(nth));
+        last.map_or(0, |entry| entry.place)
     }
 
     /// S17, for a command that a client was told about: its place among the commands.

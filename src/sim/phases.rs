@@ -58,7 +58,8 @@ impl<W: Workload> World<W> {
         if self.oracle.committed() > 0 {
             self.quorum_serves()?;
         }
-        self.all_agree()
+        self.all_agree()?;
+        self.clients.judge(&self.oracle)
     }
 
     fn heal(&mut self) {

@@ -160,7 +160,7 @@ impl Rates {
         self.sync = 50..2_000;
         self.prepare = 50..5_000;
         self.apply = 10..200;
-        self.proposals = 10..5_000;
+        self.proposals = 10_000..30_000;
     }
 }
 

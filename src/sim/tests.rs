@@ -1,9 +1,13 @@
-//! Some tens of seeds at every `cargo test`; thousands with the program `conveyor-sim`.
+//! A few seeds at every `cargo test`; thousands with the program `conveyor-sim`.
+
+use std::cell::Cell;
 
 use super::world::World;
 use super::{
-    FaultCounts, LedgerWorkload, Plan, Report, RouterWorkload, SimOptions, Workload, simulate,
+    Fault, FaultCounts, Ledger, LedgerWorkload, NodeState, Plan, Random, Report, RouterWorkload,
+    SimOptions, Workload, shrink, simulate, simulate_plan,
 };
+use crate::state_machine::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
 
 fn options(seed: u64) -> SimOptions {
     SimOptions {
@@ -30,7 +34,12 @@ fn everyday_seeds_break_no_invariant() {
     assert!(acked > 400, "only {acked} commands were answered");
     assert!(elections > 4, "only {elections} elections");
     let missing = faults.missing();
-    assert!(missing.len() < 8, "never happened: {missing:?}");
+    assert!(missing.len() < 12, "never happened: {missing:?}");
+    let leaders: u64 = Fault::ALL
+        .iter()
+        .map(|fault| faults.of_pair(*fault, NodeState::Leader))
+        .sum();
+    assert!(leaders > 0, "no leader was ever struck");
 }
 
 #[test]
@@ -62,4 +71,149 @@ fn s22_a_command_without_room_ends_at_its_deadline() {
 fn the_router_goes_through_the_faults_too() {
     let report = run(RouterWorkload, &options(2_000));
     assert!(report.acked > 0, "{report:?}");
+}
+
+#[test]
+fn a_plan_prints_as_the_script_that_reads_back_as_it() {
+    for seed in 0..200 {
+        let plan = Plan::draw(&options(seed));
+        let text = plan.to_string();
+        assert_eq!(text.parse(), Ok(plan), "{text}");
+    }
+}
+
+#[test]
+fn a_script_that_cannot_be_read_says_where_and_why() {
+    let script = Plan::draw(&options(1)).to_string();
+    let spoilt = |from: &str, to: &str| {
+        let error = script.replacen(from, to, 1).parse::<Plan>();
+        error.expect_err("it is spoilt").to_string()
+    };
+    assert_eq!(spoilt("seed 1", "seed one"), "line 1: `one` is no number");
+    assert_eq!(
+        spoilt("nodes", "knots"),
+        "line 2: nothing is called `knots`"
+    );
+    assert!(spoilt("latency", "# latency").contains("are needed"));
+    let tail = |line: &str| {
+        let error = format!("{script}{line}").parse::<Plan>();
+        error.expect_err("the last line is wrong").why
+    };
+    assert_eq!(
+        tail("at 5 hail 1 other 1 for 1 draw 1"),
+        "no fault is called `hail`"
+    );
+    assert!(tail("at 5 kill").contains("a strike is"));
+    assert!(tail("what is this").contains("no line of a script"));
+}
+
+/// Failures that were found, each as the script that it was made small to.
+#[test]
+fn scripts_of_bugs_that_were_found_break_no_invariant() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sim");
+    let mut run_here = 0;
+    for file in std::fs::read_dir(folder).expect("the scripts are there") {
+        let path = file.expect("a file").path();
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let plan: Plan = text.parse().expect("a script");
+        if let Err(failure) = simulate_plan(LedgerWorkload, &plan) {
+            panic!("{}: {failure}", path.display());
+        }
+        run_here += 1;
+    }
+    assert!(run_here > 0);
+}
+
+/// A ledger that takes one command for another, on some machines only.
+#[derive(Clone, Default)]
+struct Flawed {
+    ledger: Ledger,
+    flawed: bool,
+}
+
+impl StateMachine for Flawed {
+    type Command = u64;
+    type Response = u64;
+    type View = <Ledger as StateMachine>::View;
+
+    fn encode(command: &u64, out: &mut Vec<u8>) -> Result<(), CommandError> {
+        Ledger::encode(command, out)
+    }
+
+    fn decode(payload: &[u8]) -> Result<u64, CommandError> {
+        Ledger::decode(payload)
+    }
+
+    fn apply(&mut self, context: &ApplyContext, command: u64) -> u64 {
+        let wrong = self.flawed && command == 40;
+        self.ledger.apply(context, command + u64::from(wrong))
+    }
+
+    fn view(&self) -> std::sync::Arc<Self::View> {
+        self.ledger.view()
+    }
+
+    fn freeze(&self) -> Box<dyn Frozen> {
+        self.ledger.freeze()
+    }
+
+    fn restore(&mut self, reader: &mut dyn std::io::Read) -> Result<(), RestoreError> {
+        self.ledger.restore(reader)
+    }
+
+    fn digest(&self) -> u128 {
+        self.ledger.digest()
+    }
+}
+
+/// Every machine but the first ones is flawed.
+struct FlawedAfterRestart {
+    starts: Cell<u64>,
+}
+
+/// Each run counts for itself.
+impl Clone for FlawedAfterRestart {
+    fn clone(&self) -> Self {
+        Self {
+            starts: Cell::new(0),
+        }
+    }
+}
+
+impl Workload for FlawedAfterRestart {
+    type Machine = Flawed;
+
+    fn machine(&self) -> Flawed {
+        self.starts.set(self.starts.get() + 1);
+        Flawed {
+            flawed: self.starts.get() > 3,
+            ..Flawed::default()
+        }
+    }
+
+    fn command(&self, id: u64, _: &mut Random) -> u64 {
+        id
+    }
+}
+
+#[test]
+fn s12_a_flawed_machine_is_found_and_made_small() {
+    let plan = Plan::draw(&SimOptions {
+        nodes: Some(3),
+        ..options(5)
+    });
+    let workload = FlawedAfterRestart {
+        starts: Cell::new(0),
+    };
+    let failure = simulate_plan(workload.clone(), &plan).expect_err("the digests differ");
+    assert_eq!(failure.kind(), "S12", "{failure}");
+    let small = shrink(&workload, &failure, 60);
+    assert_eq!(small.kind(), "S12", "{small}");
+    assert!(
+        small.plan.strikes() < failure.plan.strikes() / 4,
+        "{}",
+        small.plan
+    );
+    let again = simulate_plan(workload.clone(), &small.plan).expect_err("it still fails");
+    assert_eq!(again.kind(), "S12");
 }

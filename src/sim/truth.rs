@@ -141,7 +141,7 @@ pub(crate) fn log_options() -> LogOptions {
         max_entry_bytes: 8 << 10,
         early_close_bytes: 32 << 10,
         ready_window_bytes: 224 << 10,
-        hot_bytes: 600 << 10,
+        hot_bytes: 200 << 10,
         ..LogOptions::default()
     }
 }

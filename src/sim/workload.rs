@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use imbl::Vector;
 
+use super::linear::{Answer, Observation};
 use super::random::Random;
 use crate::state_machine::{
     ApplyContext, CommandError, Frozen, RestoreError, RouterCommand, RouterStateMachine,
@@ -40,6 +41,33 @@ pub trait Workload {
         _response: &<Self::Machine as StateMachine>::Response,
     ) -> Result<(), String> {
         Ok(())
+    }
+
+    /// The command as what it does to one register, if it can be seen so. The history of all such
+    /// commands is then judged: it must be linearizable. No other command may change a register.
+    fn observes(&self, _command: &<Self::Machine as StateMachine>::Command) -> Option<Observation> {
+        None
+    }
+
+    /// What the response to a command that [`observes`](Self::observes) knows says of its register.
+    fn answers(&self, _response: &<Self::Machine as StateMachine>::Response) -> Answer {
+        Answer::Done
+    }
+
+    /// What the state shows of a register. What nodes show to local readers is judged by it.
+    fn shows(&self, _view: &<Self::Machine as StateMachine>::View, _key: u64) -> Option<u64> {
+        None
+    }
+
+    /// The same command as number `id`, for a client that tries again what was refused or whose
+    /// outcome it does not know. Without it clients give up. Only for commands that
+    /// [`observes`](Self::observes) knows.
+    fn again(
+        &self,
+        _id: u64,
+        _command: &<Self::Machine as StateMachine>::Command,
+    ) -> Option<<Self::Machine as StateMachine>::Command> {
+        None
     }
 }
 

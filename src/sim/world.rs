@@ -259,7 +259,12 @@ impl<W: Workload> World<W> {
         let (before, may_lack) = match &spoiled {
             Spoiled::Rotted(Some(before)) => (before, false),
             Spoiled::RottedAnywhere(before) | Spoiled::Lied(Some(before)) => (before, true),
-            Spoiled::No | Spoiled::Rotted(None) | Spoiled::Lied(None) => return Ok(false),
+            // The cache may be sound, and the disk not.
+            Spoiled::Rotted(None) | Spoiled::Lied(None) => {
+                host.spoiled = spoiled;
+                return Ok(false);
+            }
+            Spoiled::No => return Ok(false),
         };
         let Some(process) = host.process.as_deref() else {
             return Ok(false);

@@ -62,6 +62,8 @@ struct Disk {
     /// Operations until everything fails, as if the process had died there.
     fuse: Option<u64>,
     operations: u64,
+    /// Reads of files fail; what is mapped can be read.
+    unreadable: bool,
     /// Where the identity of a new directory comes from, if not from the operating system.
     random: Option<Random>,
 }
@@ -274,6 +276,11 @@ impl MemoryDisk {
         disk.fuse = Some(disk.operations + operations);
     }
 
+    /// Lets every read of a file fail from now on; what is mapped can still be read.
+    pub fn fail_reads(&self) {
+        self.lock().unreadable = true;
+    }
+
     /// Changes made so far.
     pub fn operations(&self) -> u64 {
         self.lock().operations
@@ -406,7 +413,7 @@ impl Disk {
     fn reads(&mut self) -> io::Result<()> {
         let left = self.read_fault.take();
         self.read_fault = left.and_then(|left| left.checked_sub(1));
-        if left == Some(0) {
+        if left == Some(0) || self.unreadable {
             return Err(io::Error::from_raw_os_error(EIO));
         }
         Ok(())

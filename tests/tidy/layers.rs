@@ -45,6 +45,8 @@ const NOT_IN_STATE_MACHINE: &[&str] = &[
     "rand",
     "f32",
     "f64",
+    "HashMap",
+    "HashSet",
     "RandomState",
 ];
 
@@ -229,6 +231,7 @@ mod tests {
             ("src/core/log.rs", "use crate::config::limits::MAX_ENTRY;"),
             ("src/core/log.rs", "use std::time::Instant;"),
             ("src/state_machine/mod.rs", "let now = SystemTime::now();"),
+            ("src/state_machine/mod.rs", "use std::collections::HashMap;"),
             ("src/node/mod.rs", "use crate::RaftConfig;"),
             ("src/novel.rs", ""),
         ] {

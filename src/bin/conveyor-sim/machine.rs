@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use conveyor_raft::sim::{
-    Failure, LedgerWorkload, Plan, Report, RouterWorkload, shrink, simulate_plan,
+    Failure, LedgerWorkload, Plan, RegisterWorkload, Report, RouterWorkload, shrink, simulate_plan,
 };
 
 /// What is replicated.
@@ -10,6 +10,8 @@ use conveyor_raft::sim::{
 pub(crate) enum Machine {
     /// A list of numbers, answers checked one by one.
     Ledger,
+    /// A few registers, histories judged for linearizability.
+    Registers,
     /// Conveyor's router.
     Router,
 }
@@ -18,6 +20,7 @@ impl Machine {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ledger => "ledger",
+            Self::Registers => "registers",
             Self::Router => "router",
         }
     }
@@ -25,6 +28,7 @@ impl Machine {
     pub(crate) fn run(self, plan: &Plan) -> Result<Report, Box<Failure>> {
         match self {
             Self::Ledger => simulate_plan(LedgerWorkload, plan),
+            Self::Registers => simulate_plan(RegisterWorkload, plan),
             Self::Router => simulate_plan(RouterWorkload, plan),
         }
     }
@@ -33,6 +37,7 @@ impl Machine {
     pub(crate) fn shrink(self, failure: &Failure, runs: usize) -> Failure {
         match self {
             Self::Ledger => shrink(&LedgerWorkload, failure, runs),
+            Self::Registers => shrink(&RegisterWorkload, failure, runs),
             Self::Router => shrink(&RouterWorkload, failure, runs),
         }
     }

@@ -123,7 +123,7 @@ pub(super) struct Disk {
     pub(super) live: Image,
     /// With every write proven durable.
     pub(super) durable: Image,
-    pending: VecDeque<(WriteId, Write)>,
+    pub(super) pending: VecDeque<(WriteId, Write)>,
 }
 
 impl Disk {

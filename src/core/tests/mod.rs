@@ -2,6 +2,7 @@
 //! checked on the ground truth after every event. One number replays a whole run.
 
 mod bed;
+mod contract;
 mod disk;
 mod drive;
 mod election;
@@ -13,3 +14,4 @@ mod net;
 mod replication;
 mod script;
 mod seeds;
+mod small;

@@ -255,7 +255,7 @@ fn b5_any_order_and_duplication_is_safe() {
 
 #[test]
 fn b5_the_window_is_bounded_in_appends_and_bytes() {
-    for (count, bytes, fit) in [(4, 400, 4), (2, 4_000, 2), (9, 250, 3)] {
+    for (count, bytes, fit) in [(4, 400, 4), (2, 4_000, 2), (9, 250, 3), (9, 300, 3)] {
         let mut settings = settings(1);
         settings.max_inflight_appends = count;
         settings.max_inflight_bytes = bytes; // each append of the script counts 100

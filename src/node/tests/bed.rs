@@ -25,7 +25,8 @@ use crate::wal::{
     Crash, Lane, LogIdentity, LogOptions, LogStorage, Memory, MemoryDisk, Stepper, SyncPolicy,
 };
 
-/// Remembers every command. Refuses none; panics at "panic".
+/// Remembers every command. Refuses none; panics at "panic", having changed nothing, at "half" half
+/// way, and at "blind" only when it is looked at.
 #[derive(Clone, Default)]
 pub(super) struct Journal(Vec<String>);
 
@@ -50,11 +51,14 @@ impl StateMachine for Journal {
 
     fn apply(&mut self, _: &ApplyContext, command: String) -> usize {
         assert_ne!(command, "panic", "told to");
+        let half = command == "half";
         self.0.push(command);
+        assert!(!half, "told to, half way");
         self.0.len()
     }
 
     fn view(&self) -> Arc<Vec<String>> {
+        assert!(!self.0.contains(&"blind".to_owned()), "told not to look");
         Arc::new(self.0.clone())
     }
 
@@ -132,6 +136,56 @@ pub(super) struct Node {
     pub(super) disk_stalls: bool,
     /// Nor is new room prepared while this is.
     pub(super) room_stalls: bool,
+    /// It looks at what came in, and its disk syncs, once in so long.
+    pub(super) pace: Micros,
+    next_turn: Micros,
+    /// Its state machine does one piece of work in so long.
+    pub(super) apply_pace: Micros,
+    /// And none before then.
+    pub(super) next_work: Micros,
+}
+
+impl Node {
+    /// Bytes of entries that wait for the state machine.
+    pub(super) fn backlog(&self) -> usize {
+        let bytes = |job: &ApplyJob<Journal>| match job {
+            ApplyJob::Entries { runs, .. } => runs.iter().map(Bytes::len).sum(),
+            _ => 0,
+        };
+        self.jobs.lock().expect("jobs").iter().map(bytes).sum()
+    }
+
+    /// When something is to be done, at the latest.
+    fn next_at(&self, now: Micros) -> Micros {
+        let works = !self.jobs.lock().expect("jobs").is_empty();
+        let work = if works { self.next_work } else { Micros::MAX };
+        let turn = if self.next_turn > now {
+            self.next_turn
+        } else {
+            Micros::MAX
+        };
+        self.deadline.max(self.next_turn).min(work).min(turn)
+    }
+
+    /// Does the work that is due. Whether there was any.
+    fn work(&mut self, now: Micros) -> bool {
+        let mut busy = false;
+        while now >= self.next_work {
+            let Some(job) = self.jobs.lock().expect("jobs").pop_front() else {
+                break;
+            };
+            busy = true;
+            self.next_work = now + self.apply_pace;
+            if let Err(reason) = self.applier.run(job) {
+                let fail = crate::node::inbox::Request::Fail(reason);
+                self.shared.inbox.put(|lanes| lanes.requests.push(fail));
+            }
+            if self.apply_pace > 0 {
+                self.deadline = now; // as the wake-up of a driver that holds entries back
+            }
+        }
+        busy
+    }
 }
 
 pub(super) struct Bed {
@@ -139,17 +193,26 @@ pub(super) struct Bed {
     pub(super) hub: InProcessHub,
     pub(super) nodes: Vec<Option<Node>>,
     pub(super) disks: Vec<MemoryDisk>,
-    sync: SyncPolicy,
+    options: LogOptions,
 }
 
 impl Bed {
     pub(super) fn new(nodes: usize, sync: SyncPolicy) -> Self {
+        let options = LogOptions {
+            segment_bytes: 8 << 20,
+            sync,
+            ..LogOptions::default()
+        };
+        Self::with_options(nodes, options)
+    }
+
+    pub(super) fn with_options(nodes: usize, options: LogOptions) -> Self {
         let mut bed = Self {
             now: 1,
             hub: InProcessHub::default(),
             nodes: (0..nodes).map(|_| None).collect(),
             disks: (0..nodes).map(|_| MemoryDisk::new()).collect(),
-            sync,
+            options,
         };
         (1..=nodes as NodeId).for_each(|node| bed.start(node));
         bed
@@ -197,6 +260,10 @@ impl Bed {
             deadline: self.now,
             disk_stalls: false,
             room_stalls: false,
+            pace: 0,
+            next_turn: 0,
+            apply_pace: 0,
+            next_work: 0,
         });
     }
 
@@ -209,12 +276,7 @@ impl Bed {
             cluster: ClusterId([7; 16]),
             node: id,
         };
-        let options = LogOptions {
-            segment_bytes: 8 << 20,
-            sync: self.sync,
-            ..LogOptions::default()
-        };
-        let log = LogStorage::open(medium, identity, options).expect("the log opens");
+        let log = LogStorage::open(medium, identity, self.options.clone()).expect("the log opens");
         (log, stepper)
     }
 
@@ -296,12 +358,16 @@ impl Bed {
     pub(super) fn run(&mut self, limit: Micros, mut done: impl FnMut(&Self) -> bool) -> bool {
         let end = self.now + limit;
         while self.now < end {
+            let mut rounds = 0;
             while self.round() {
                 if done(self) {
                     return true;
                 }
+                rounds += 1;
+                assert!(rounds < 10_000, "this never comes to rest");
             }
-            let next = self.nodes.iter().flatten().map(|node| node.deadline).min();
+            let nodes = self.nodes.iter().flatten();
+            let next = nodes.map(|node| node.next_at(self.now)).min();
             self.now = next.unwrap_or(end).clamp(self.now + 1, end);
         }
         done(self)
@@ -315,6 +381,10 @@ impl Bed {
         };
         let mut busy = false;
         for node in self.nodes.iter_mut().flatten() {
+            busy |= node.work(self.now);
+            if self.now < node.next_turn {
+                continue;
+            }
             if !node.disk_stalls {
                 while node.stepper.run(Lane::Sync) {}
             }
@@ -328,18 +398,8 @@ impl Bed {
             }
             busy = true;
             node.deadline = node.driver.burst(now, &mut lanes);
-            loop {
-                let Some(job) = node.jobs.lock().expect("jobs").pop_front() else {
-                    break;
-                };
-                if let Err(reason) = node.applier.run(job) {
-                    node.shared.inbox.put(|lanes| {
-                        lanes
-                            .requests
-                            .push(crate::node::inbox::Request::Fail(reason));
-                    });
-                }
-            }
+            node.next_turn = self.now + node.pace;
+            node.work(self.now);
         }
         busy
     }

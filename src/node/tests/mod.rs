@@ -2,4 +2,6 @@
 
 mod bed;
 mod durability;
+mod failures;
+mod slow;
 mod smoke;

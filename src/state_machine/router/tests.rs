@@ -329,6 +329,59 @@ fn what_is_kept_up_equals_what_is_computed_anew() {
     }
 }
 
+/// Digest after every `every`th of the commands of a seed, as of a node that shows its state
+/// only then; `restarts` puts a machine in its place that was restored from the last state.
+fn digests(seed: u64, every: u64, restarts: bool) -> Vec<u128> {
+    let mut random = Random(seed);
+    // The commands are drawn from a state of their own, so that all runs have the same.
+    let (mut drawn_from, mut machine) = (RouterStateMachine::new(), RouterStateMachine::new());
+    let (mut digests, mut held) = (Vec::new(), Vec::new());
+    for index in 1..=512 {
+        let (term, time_us) = (1, index * 300_000);
+        let context = ApplyContext {
+            index,
+            term,
+            time_us,
+        };
+        let due = drawn_from.due(time_us).filter(|_| index % 10 == 0);
+        let command = due.unwrap_or_else(|| random.command(drawn_from.state()));
+        drawn_from.apply(&context, command.clone());
+        machine.apply(&context, command);
+        if index % every == 0 {
+            digests.push(machine.digest());
+            held.push(machine.view());
+            if restarts {
+                let bytes = snapshot_of(&machine);
+                machine = RouterStateMachine::new();
+                machine.restore(&mut &*bytes).expect("restores");
+            }
+        }
+    }
+    digests
+}
+
+#[test]
+fn g1_digests_are_equal_however_the_commands_are_cut_into_batches() {
+    // Every map with a hasher of its own would draw another seed for each of these machines.
+    for seed in 20..23 {
+        let each = digests(seed, 1, false);
+        for every in [2, 16, 512] {
+            let seldom: Vec<_> = each
+                .iter()
+                .skip(every - 1)
+                .step_by(every)
+                .copied()
+                .collect();
+            assert_eq!(digests(seed, every as u64, false), seldom, "{every}");
+            assert_eq!(
+                digests(seed, every as u64, true),
+                seldom,
+                "{every}, restored"
+            );
+        }
+    }
+}
+
 #[test]
 fn a_damaged_snapshot_changes_nothing() {
     let mut machine = RouterStateMachine::new();

@@ -7,3 +7,4 @@ mod faults;
 mod front;
 mod golden;
 mod harness;
+mod unsynced;
