@@ -233,8 +233,12 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     fn step(&mut self, now: Now, input: Input, mut cause: Cause<'_, S::Response>) {
         self.core.step(now.mono, input, &mut self.scratch);
         self.outputs.extend(self.scratch.drain(..));
+        self.carry_out_all(now, &mut cause);
+    }
+
+    fn carry_out_all(&mut self, now: Now, cause: &mut Cause<'_, S::Response>) {
         while let Some(output) = self.outputs.pop_front() {
-            self.carry_out(now, output, &mut cause);
+            self.carry_out(now, output, cause);
         }
     }
 
@@ -668,7 +672,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                         last: read.last,
                     });
                 }
-                Err(error) => self.fail(now, format!("cannot read committed entries: {error}")),
+                Err(error) => {
+                    self.fail(now, format!("cannot read committed entries: {error}"));
+                    self.carry_out_all(now, &mut Cause::Other);
+                }
             }
         }
         self.shared

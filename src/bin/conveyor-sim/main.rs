@@ -3,10 +3,11 @@
 mod machine;
 mod totals;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -55,6 +56,9 @@ struct Options {
     /// Runs that may be spent on making a failure small; 0 prints it as it is.
     #[arg(long, default_value_t = 300)]
     shrink: usize,
+    /// A seed that takes longer than so many real seconds hangs: it is named, and the program ends.
+    #[arg(long, default_value_t = 300)]
+    hang: u64,
     /// Run this script, such as the one printed for a failure, instead of seeds.
     #[arg(long, conflicts_with_all = ["seeds", "seed", "secs", "wall", "nodes"])]
     script: Option<PathBuf>,
@@ -107,11 +111,15 @@ fn run_seeds(options: &Options) -> ExitCode {
         next: AtomicU64::new(0),
         ended: AtomicBool::new(false),
         began: Instant::now(),
+        running: Mutex::default(),
         totals: Mutex::default(),
     };
     std::thread::scope(|scope| {
-        for _ in 0..options.threads.max(1) {
-            scope.spawn(|| worker.work());
+        let threads = 0..options.threads.max(1);
+        let threads: Vec<_> = threads.map(|_| scope.spawn(|| worker.work())).collect();
+        while !threads.iter().all(|thread| thread.is_finished()) {
+            worker.look_for_hangs();
+            std::thread::sleep(Duration::from_millis(50));
         }
     });
     let took = worker.began.elapsed();
@@ -133,6 +141,8 @@ struct Worker<'a> {
     next: AtomicU64,
     ended: AtomicBool,
     began: Instant,
+    /// Seeds that run, and since when.
+    running: Mutex<BTreeMap<u64, Instant>>,
     totals: Mutex<Totals>,
 }
 
@@ -145,20 +155,40 @@ impl Worker<'_> {
             if nth >= self.options.seeds || late || self.ended.load(Ordering::Relaxed) {
                 return;
             }
-            let result = self.one(self.first.wrapping_add(nth), nth);
-            let failure = result.as_ref().err().map(|failure| self.shrunk(failure));
-            let mut totals = self.totals.lock();
-            let totals = totals.as_deref_mut();
-            let Ok(totals) = totals else { return };
-            match (result, failure) {
-                (Err(first), Some(small)) => {
-                    self.show(&first, &small);
-                    totals.add(&first.report);
-                    totals.failed.push(first.plan.seed);
-                    self.ended.fetch_or(self.options.stop, Ordering::Relaxed);
-                }
-                (Ok(report), _) => totals.add(&report),
-                (Err(_), None) => {}
+            let seed = self.first.wrapping_add(nth);
+            locked(&self.running).insert(seed, Instant::now());
+            let result = self.one(seed, nth);
+            locked(&self.running).remove(&seed);
+            match result {
+                Ok(report) => locked(&self.totals).add(&report),
+                Err(failure) => self.failed(&failure),
+            }
+        }
+    }
+
+    fn failed(&self, failure: &Failure) {
+        {
+            let mut totals = locked(&self.totals);
+            self.show(failure);
+            totals.add(&failure.report);
+            totals.failed.push(failure.plan.seed);
+        }
+        self.ended.fetch_or(self.options.stop, Ordering::Relaxed);
+        if self.options.shrink > 0 {
+            let small = self.options.machine.shrink(failure, self.options.shrink);
+            let _output = locked(&self.totals);
+            self.show_small(failure, &small);
+        }
+    }
+
+    /// A run that never ends breaks S22 like one that never answers; only a clock can tell.
+    fn look_for_hangs(&self) {
+        let limit = Duration::from_secs(self.options.hang);
+        for (seed, since) in &*locked(&self.running) {
+            if since.elapsed() > limit {
+                let hang = self.options.hang;
+                println!("seed {seed} S22: has not ended after {hang} s of real time");
+                std::process::exit(1);
             }
         }
     }
@@ -188,25 +218,22 @@ impl Worker<'_> {
         Ok(report)
     }
 
-    fn shrunk(&self, failure: &Failure) -> Failure {
-        self.options.machine.shrink(failure, self.options.shrink)
-    }
-
-    fn show(&self, first: &Failure, small: &Failure) {
+    fn show(&self, failure: &Failure) {
         let machine = self.options.machine.name();
-        println!("{first}");
+        println!("{failure}");
         let nodes = self.options.nodes;
         let nodes = nodes.map(|nodes| format!(" --nodes {nodes}"));
         println!(
             "again: conveyor-sim --seed {} --seeds 1 --secs {} --truth-every {} --machine {machine}{}",
-            first.plan.seed,
+            failure.plan.seed,
             self.options.secs,
             self.options.truth_every,
             nodes.unwrap_or_default(),
         );
-        if self.options.shrink == 0 {
-            return;
-        }
+    }
+
+    fn show_small(&self, first: &Failure, small: &Failure) {
+        let machine = self.options.machine.name();
         let (before, after) = (first.plan.strikes(), small.plan.strikes());
         println!(
             "made smaller: {after} strikes of {before}, fails with: {}",
@@ -216,4 +243,8 @@ impl Worker<'_> {
         print!("# {}\n{}", small.what, small.plan);
         println!("-----");
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -44,6 +44,39 @@ fn failure(bed: &mut Bed, node: NodeId) -> Option<String> {
     bed.node(node).shared.brief().failure.clone()
 }
 
+/// Found by the simulator: the driver tried to read the same entry for ever, within one burst.
+#[test]
+fn b11_a_node_that_cannot_read_what_is_committed_stops_and_says_so() {
+    let (mut bed, leader) = led(Bed::with_options(
+        3,
+        LogOptions {
+            segment_bytes: 8 << 20,
+            hot_bytes: 0,
+            ..LogOptions::default()
+        },
+    ));
+    let large = "x".repeat(1 << 20);
+    for _ in 0..20 {
+        let mut answer = bed.propose(leader, &large);
+        assert!(matches!(
+            outcome(&mut bed, SECOND, &mut answer),
+            Some(Ok(_))
+        ));
+    }
+    let other = leader % 3 + 1;
+    bed.crash(other, Crash::Kill);
+    bed.start(other);
+    bed.disks[other as usize - 1].fail_reads();
+    bed.run(SECOND, |_| false);
+    let why = failure(&mut bed, other).expect("it has failed");
+    assert!(why.contains("cannot read committed entries"), "{why}");
+    let mut answer = bed.propose(leader, "the others go on");
+    assert!(matches!(
+        outcome(&mut bed, SECOND, &mut answer),
+        Some(Ok(_))
+    ));
+}
+
 #[test]
 fn b11_a_leader_that_cannot_read_its_log_stops_and_sends_nothing_made_up() {
     let (mut bed, leader) = led(Bed::with_options(
