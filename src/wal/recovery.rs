@@ -115,11 +115,7 @@ impl<M: Medium> LogStorage<M> {
         } = recovered;
         let indexes = std::mem::take(&mut replay.indexes);
         let segments = segments_of(chain, indexes, &tail, start);
-        let last = if replay.last.index < start.index {
-            start
-        } else {
-            replay.last
-        };
+        let last = std::cmp::max_by_key(start, replay.last, |id| id.index);
         let above = |entry: &Entry| entry.id.index > start.index;
         replay.configurations.retain(above);
         let chain = Chain {
