@@ -6,7 +6,7 @@ use imbl::OrdMap;
 
 use super::linear::{Action, Answer, Observation};
 use super::random::Random;
-use super::workload::Workload;
+use super::workload::{Workload, read_frozen};
 use crate::state_machine::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
 
 /// How many registers [`RegisterWorkload`] uses.
@@ -106,16 +106,9 @@ impl StateMachine for Registers {
     }
 
     fn restore(&mut self, reader: &mut dyn std::io::Read) -> Result<(), RestoreError> {
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes)?;
-        let short = || RestoreError::Invalid("shorter than its digest".to_owned());
-        let (digest, pairs) = bytes.split_first_chunk::<16>().ok_or_else(short)?;
-        let (pairs, rest) = pairs.as_chunks::<16>();
-        if !rest.is_empty() {
-            return Err(RestoreError::Invalid("ends within a register".to_owned()));
-        }
-        self.digest = u128::from_le_bytes(*digest);
-        let pairs = pairs.iter().map(|pair| u128::from_le_bytes(*pair));
+        let (digest, pairs) = read_frozen(reader)?;
+        self.digest = digest;
+        let pairs = pairs.into_iter().map(u128::from_le_bytes);
         self.values = pairs
             .map(|pair| ((pair >> 64) as u64, pair as u64))
             .collect();

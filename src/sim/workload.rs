@@ -117,25 +117,30 @@ impl StateMachine for Ledger {
     }
 
     fn restore(&mut self, reader: &mut dyn std::io::Read) -> Result<(), RestoreError> {
-        let mut bytes = Vec::new();
-        reader.read_to_end(&mut bytes)?;
-        let short = || RestoreError::Invalid("shorter than its digest".to_owned());
-        let (digest, entries) = bytes.split_first_chunk::<16>().ok_or_else(short)?;
-        let (entries, rest) = entries.as_chunks::<8>();
-        if !rest.is_empty() {
-            return Err(RestoreError::Invalid("ends within a number".to_owned()));
-        }
-        self.digest = u128::from_le_bytes(*digest);
-        self.entries = entries
-            .iter()
-            .map(|entry| u64::from_le_bytes(*entry))
-            .collect();
+        let (digest, entries) = read_frozen(reader)?;
+        self.digest = digest;
+        self.entries = entries.into_iter().map(u64::from_le_bytes).collect();
         Ok(())
     }
 
     fn digest(&self) -> u128 {
         self.digest
     }
+}
+
+/// A digest, and behind it items of N bytes: how the machines here are frozen.
+pub(super) fn read_frozen<const N: usize>(
+    reader: &mut dyn std::io::Read,
+) -> Result<(u128, Vec<[u8; N]>), RestoreError> {
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes)?;
+    let short = || RestoreError::Invalid("shorter than its digest".to_owned());
+    let (digest, items) = bytes.split_first_chunk::<16>().ok_or_else(short)?;
+    let (items, rest) = items.as_chunks::<N>();
+    if !rest.is_empty() {
+        return Err(RestoreError::Invalid("ends within an item".to_owned()));
+    }
+    Ok((u128::from_le_bytes(*digest), items.to_vec()))
 }
 
 impl Frozen for Ledger {
