@@ -7,6 +7,9 @@
 //! others are gone; then everything is healed and all nodes must become equal. An observer who sees
 //! every message and reads back every disk checks the invariants after every step.
 //!
+//! What strikes when is drawn before the run, as a [`Plan`], which prints as a script and reads back.
+//! [`shrink`] leaves out of a failing plan what does not matter, [`simulate_plan`] runs what is left.
+//!
 //! Implement [`Workload`] to run your own state machine through it:
 //!
 //! ```

@@ -96,6 +96,8 @@ const STRIKES: &[Fault] = &[
     Fault::Surge,
 ];
 
+/// Times between strikes, more or less: from constant trouble to a cluster that gets far in between.
+const PACES: [Micros; 4] = [40_000, 150_000, 600_000, 2_000_000];
 /// Strikes last at most so long.
 const LONGEST: Micros = 1_500_000;
 /// Clients of a long run ask more rarely, or logs that nothing compacts would take all the time.
@@ -180,7 +182,7 @@ fn slow(random: &mut Random, most: Micros) -> Range<Micros> {
 fn strikes(random: &mut Random, nodes: u64, chaos: Micros) -> Vec<Strike> {
     let kinds = STRIKES.iter().copied();
     let kinds: Vec<_> = kinds.filter(|_| random.chance(500)).collect();
-    let pace = random.pick(&[40_000, 150_000, 600_000]).unwrap_or(150_000);
+    let pace = random.pick(&PACES).unwrap_or(150_000);
     let mut strikes = Vec::new();
     let mut at = 1_000;
     while at < chaos {
@@ -191,7 +193,8 @@ fn strikes(random: &mut Random, nodes: u64, chaos: Micros) -> Vec<Strike> {
             fault: random.pick(&kinds).unwrap_or(Fault::Reset),
             target: if leader { Target::Leader } else { node },
             other: 1 + random.below(nodes.max(2) - 1),
-            long: random.below(LONGEST),
+            // Short ones mostly, or nobody ever leads.
+            long: random.below(LONGEST) >> random.below(6),
             draw: random.next(),
         };
         strikes.push(strike);

@@ -18,7 +18,7 @@ use totals::Totals;
 
 /// Runs the cluster simulator. The same seed gives the same run, bit for bit.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Options {
     /// How many seeds to run.
     #[arg(long, default_value_t = 100)]
