@@ -147,8 +147,8 @@ impl SegmentIndex {
 
     /// Bytes of the frames between two offsets' pieces, for tests and retention.
     pub(crate) fn frame_bytes(&self) -> u64 {
-        let of = |piece: &Piece| u64::from(piece.end - piece.start);
-        self.pieces.iter().map(of).sum()
+        let known = self.pieces.iter().filter(|piece| piece.end != LOOSE);
+        known.map(|piece| u64::from(piece.end - piece.start)).sum()
     }
 
     /// Byte range of a piece.

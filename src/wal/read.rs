@@ -101,6 +101,8 @@ impl<M: Medium> LogStorage<M> {
                 at: piece.end,
             }
         } else {
+            // What was cut off may lie behind the piece, and look like a part of it.
+            let last = last.min(piece.last());
             let near = self.near_end(segment, &piece, begin, last, cap);
             let fits = |place: Place, next: u32| place.index <= last && next <= cap;
             self.walk(segment, &piece, near, fits)?

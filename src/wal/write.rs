@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::WriteError;
+use super::index::LOOSE;
 use super::log::LogStorage;
 use super::medium::{Files, Medium};
 use super::options::RESERVE;
@@ -271,9 +272,8 @@ impl<M: Medium> LogStorage<M> {
             };
             match segment.index.range() {
                 Some((first, _)) if first < from => {
-                    if let Some(at) = at {
-                        segment.index.truncate(from, at);
-                    }
+                    // A place that cannot be read must not keep what is to go.
+                    segment.index.truncate(from, at.unwrap_or(LOOSE));
                     break;
                 }
                 Some(_) => segment.index.truncate(from, 0),

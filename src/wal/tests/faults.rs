@@ -3,7 +3,9 @@
 use super::harness::*;
 use crate::types::{Entry, Incarnation, LogId};
 use crate::wal::memory::{Stepper, SyncFault};
-use crate::wal::{Append, Crash, Lane, Memory, MemoryDisk, OpenError, Write, WriteError};
+use crate::wal::{
+    Append, Crash, Lane, LogOptions, Memory, MemoryDisk, OpenError, Write, WriteError,
+};
 
 const FAULTS: [SyncFault; 3] = [SyncFault::Keep, SyncFault::Revert, SyncFault::Late];
 
@@ -329,5 +331,41 @@ fn e10_the_first_entry_is_never_there_without_its_founder() {
             seen.push((last, genesis == founder));
         }
         assert_eq!(seen.last(), Some(&(1, true)), "in the end it is there");
+    }
+}
+
+/// Found by the simulator: where the place of a truncation could not be read, the entries that were
+/// to go stayed in the index, were read again, and were applied.
+#[test]
+fn b11_a_truncation_whose_place_cannot_be_read_still_truncates() {
+    let cold = LogOptions {
+        hot_bytes: 0,
+        ..small()
+    };
+    for from in [2, 3, 40, 63, 64] {
+        let disk = MemoryDisk::new();
+        let mut rig = try_open(&disk, cold.clone()).expect("opens");
+        rig.append_durably(1, &[100; 64]);
+        for _ in 0..60 {
+            rig.append_durably(1, &[4000]);
+        }
+        disk.fail_read(0);
+        let entries = entries(from, &[50; 3]);
+        let append = Append::Entries {
+            first: from,
+            term: 2,
+            entries: &entries,
+        };
+        rig.try_write(Some(state(2, 1)), Some(from), append)
+            .expect("written");
+        rig.settle();
+        let terms = rig.ids().into_iter().map(|id| id.term);
+        let expected = (1..from).map(|_| 1).chain([2, 2, 2]);
+        assert!(terms.eq(expected), "after {from}: {:?}", rig.ids());
+        assert!(rig.log.extent().1 < 1 << 20, "bytes of what is there");
+        drop(rig);
+        disk.crash(Crash::Kill);
+        let rig = try_open(&disk, cold.clone()).expect("opens");
+        assert_eq!(rig.log.last(), LogId::new(2, from + 2));
     }
 }
