@@ -169,3 +169,19 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It may have dropped that since, as somebody else's follower.
+    #[test]
+    fn b3_a_new_term_forgets_what_a_peer_acknowledged_before() {
+        let mut peer = Peer::default();
+        peer.start_term(8, 1);
+        peer.matched(7);
+        assert_eq!((peer.match_index, peer.next), (7, 8));
+        peer.start_term(12, 2);
+        assert_eq!((peer.match_index, peer.next), (0, 12));
+    }
+}
