@@ -2,8 +2,10 @@
 
 use super::bed::{Answer, Bed};
 use crate::config::limits;
-use crate::core::{AppendStatus, Message};
+use crate::core::{AppendStatus, Heartbeat, Message};
+use crate::entry::EntryBatch;
 use crate::error::ProposeError;
+use crate::network::{Held, NetworkEvent};
 use crate::types::{LogIndex, NodeId};
 use crate::wal::{MemoryDisk, SyncPolicy};
 
@@ -98,6 +100,44 @@ fn c1_no_ack_and_no_answer_before_the_sync() {
 #[test]
 fn c1_the_check_bites_when_the_sync_is_taken_out() {
     assert!(propose_while_disks_stall(SyncPolicy::UnsafeNoSync).promised_early());
+}
+
+/// A newer leader may have replaced by then what it is about, and the old one still counts.
+#[test]
+fn b3_what_an_older_term_was_promised_is_void_in_a_newer() {
+    let Stalled {
+        mut bed, leader, ..
+    } = propose_while_disks_stall(SyncPolicy::Sync);
+    let (node, other) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    let term = bed.node(leader).shared.brief().term + 1;
+    let heartbeat = Heartbeat {
+        term,
+        epoch: 1,
+        seq: 0,
+        commit: 0,
+        sent_at: 0,
+        read_id: 0,
+    };
+    let event = NetworkEvent::Message {
+        from: bed.node(other).shared.me,
+        message: Message::Heartbeat(heartbeat),
+        entries: EntryBatch::default(),
+        held: Held::default(),
+    };
+    let inbox = &bed.node(node).shared.inbox;
+    inbox.put(|lanes| lanes.network.push(event));
+    let follows = |bed: &Bed| bed.node(node).shared.brief().term == term;
+    assert!(bed.run(1_000, follows));
+    bed.node(node).sent.lock().expect("sent").clear();
+    bed.node_mut(node).disk_stalls = false;
+    bed.run(20_000, |_| false);
+    let sent = bed.node(node).sent.lock().expect("sent").clone();
+    assert!(!sent.is_empty(), "its disk is back");
+    let old: Vec<_> = sent
+        .iter()
+        .filter(|(_, message)| message.term() < term)
+        .collect();
+    assert!(old.is_empty(), "{old:?}");
 }
 
 #[test]
