@@ -95,6 +95,49 @@ fn leader_text(hint: &LeaderHint) -> String {
     }
 }
 
+/// Why leadership was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandOverError {
+    /// This node does not lead.
+    #[error("this node does not lead")]
+    NotLeader,
+    /// Another attempt is under way.
+    #[error("leadership is being handed over already")]
+    UnderWay,
+    /// The target is this node or no voter, or no other voter answers.
+    #[error("there is no such other voter that answers")]
+    NoTarget,
+    /// The target refused: its log lacks something, or its disk stalls.
+    #[error("the target refused")]
+    Refused,
+    /// It did not happen within an election timeout. The node leads on if it still can.
+    #[error("nobody took over within an election timeout")]
+    TimedOut,
+    /// The node stopped.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+/// Why nothing was read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No leader was confirmed by a quorum, or the state did not get that far, in time.
+    #[error("the deadline passed before a leader confirmed that the state is up to date")]
+    Deadline,
+    /// Too many wait to read; try again in a moment.
+    #[error("overloaded: too many reads wait; try again in {retry_after_ms} ms")]
+    Overloaded {
+        /// When to try again, milliseconds.
+        retry_after_ms: u64,
+    },
+    /// The node stopped.
+    #[error("the node has stopped")]
+    Stopped,
+    /// The replica failed (disk, log, state machine) and confirms nothing until it is restarted.
+    #[error("the replica has failed: {0}")]
+    Failed(String),
+}
+
 /// Why waiting for an index ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WaitError {

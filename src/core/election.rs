@@ -15,6 +15,8 @@ pub(super) struct Campaign {
     pub(super) granted: BTreeSet<ReplicaId>,
     /// The write of the own vote, while it is not durable: until then it counts for nobody (A1).
     pub(super) own_vote: Option<WriteId>,
+    /// The leader asked for it: voters answer although they hear that leader.
+    transfer: bool,
 }
 
 impl Campaign {
@@ -22,6 +24,7 @@ impl Campaign {
         self.round += 1;
         self.granted.clear();
         self.own_vote = None;
+        self.transfer = false;
     }
 }
 
@@ -38,8 +41,8 @@ impl RaftCore {
 
     /// A blank node never campaigns, nor does a member while the founding is not complete: nothing
     /// can have been committed, and a second history must not begin.
-    fn may_campaign(&self) -> bool {
-        self.votes() && !self.founding_is_open()
+    pub(super) fn may_campaign(&self) -> bool {
+        self.votes() && !self.founding_is_open() && !self.disk_stalls
     }
 
     fn pre_campaign(&mut self, now: Micros, out: &mut Vec<Output>) {
@@ -53,8 +56,17 @@ impl RaftCore {
         self.ask_all(out);
     }
 
-    /// Asks for real votes: a new term, the own vote first (section 5.2).
+    /// Without a pre-vote: the leader itself wants it (thesis, section 3.10).
+    pub(super) fn campaign_for_hand_over(&mut self, now: Micros, out: &mut Vec<Output>) {
+        self.begin_campaign(now, true, out);
+    }
+
     pub(super) fn campaign_now(&mut self, now: Micros, out: &mut Vec<Output>) {
+        self.begin_campaign(now, false, out);
+    }
+
+    /// Asks for real votes: a new term, the own vote first (section 5.2).
+    fn begin_campaign(&mut self, now: Micros, transfer: bool, out: &mut Vec<Output>) {
         self.role = RaftRole::Candidate;
         self.leader = None;
         self.verified = 0;
@@ -63,6 +75,7 @@ impl RaftCore {
             voted_for: self.me,
         };
         self.campaign.begin();
+        self.campaign.transfer = transfer;
         self.restart_election_timer(now);
         let hard = self.hard;
         let write = self.persist(out, |write| write.hard_state = Some(hard));
@@ -90,7 +103,7 @@ impl RaftCore {
             incarnation: self.me.incarnation,
             round: self.campaign.round,
             last: self.log.last(),
-            transfer: false,
+            transfer: self.campaign.transfer,
         };
         let message = if pre {
             Message::PreVote(request)

@@ -1,5 +1,6 @@
 //! Leading: replication, commit, heartbeats, check-quorum (sections 5.3 and 5.4.2; thesis, 6.2).
 
+use super::hand_over::HandOver;
 use super::message::{AppendAck, AppendEntries, AppendStatus, Heartbeat, HeartbeatReply, Message};
 use super::peer::{Inflight, Peer, Progress};
 use super::{AppendSource, Output, RaftCore, RaftRole};
@@ -9,6 +10,7 @@ impl RaftCore {
     pub(super) fn begin_leading(&mut self, now: Micros, out: &mut Vec<Output>) {
         self.role = RaftRole::Leader;
         self.leader = Some(self.me.node);
+        self.hand_over = HandOver::default();
         let index = self.log.last().index + 1;
         for member in self.others().iter() {
             self.peers
@@ -39,7 +41,8 @@ impl RaftCore {
             .peers
             .values()
             .filter_map(|peer| peer.silence_ends(patience));
-        ends.fold(self.heartbeat_due, Micros::min)
+        let first = self.heartbeat_due.min(self.hand_over_ends());
+        ends.fold(first, Micros::min)
     }
 
     pub(super) fn tick_leader(&mut self, now: Micros, out: &mut Vec<Output>) {
@@ -57,6 +60,7 @@ impl RaftCore {
         if !self.hears_quorum(now) {
             return self.step_down(now, "no quorum answers", out);
         }
+        self.tick_hand_over(now, out);
         if now >= self.heartbeat_due {
             self.heartbeat(now, out);
         }
@@ -73,8 +77,9 @@ impl RaftCore {
             .is_some_and(|configuration| configuration.is_quorum(heard))
     }
 
-    fn heartbeat(&mut self, now: Micros, out: &mut Vec<Output>) {
+    pub(super) fn heartbeat(&mut self, now: Micros, out: &mut Vec<Output>) {
         self.heartbeat_due = now + self.settings.heartbeat_interval;
+        self.reads.begin_round();
         for member in self.others().iter() {
             // A refusal ends by a timer too, should the transport never say that there is room (B9).
             if let Some(peer) = self.peers.get_mut(&member.node) {
@@ -82,9 +87,11 @@ impl RaftCore {
             }
             self.send_heartbeat(now, member.node, out);
         }
+        self.urge_target(out);
     }
 
     pub(super) fn send_heartbeat(&mut self, now: Micros, node: NodeId, out: &mut Vec<Output>) {
+        let read_id = self.reads.round();
         let Some(peer) = self.peers.get_mut(&node) else {
             return;
         };
@@ -95,7 +102,7 @@ impl RaftCore {
             seq: peer.control_seq,
             commit: self.commit.min(peer.match_index),
             sent_at: now,
-            read_id: 0,
+            read_id,
         };
         peer.control_seq += 1;
         self.send(node, Message::Heartbeat(heartbeat), None, out);
@@ -108,10 +115,20 @@ impl RaftCore {
         reply: HeartbeatReply,
         out: &mut Vec<Output>,
     ) {
+        let round = self.reads.round();
+        let promised = Micros::from(reply.election_timeout_min_ms) * 1000;
+        let lease = self.lease_of(promised);
         if let Some(peer) = self.replying_peer(now, from, reply.term, reply.incarnation, out)
             && peer.control == Some(reply.epoch)
         {
             peer.last_contact = now;
+            peer.read_round = peer.read_round.max(reply.read_id.min(round));
+            // From when it was sent: that is when the promise began, at the latest.
+            let until = reply.sent_at.min(now) + lease;
+            if lease > 0 {
+                peer.lease_until = peer.lease_until.max(until);
+            }
+            self.confirm_reads(out);
         }
     }
 
@@ -181,6 +198,8 @@ impl RaftCore {
             return;
         }
         self.commit_by_count(out);
+        self.settle_reads(now, out);
+        self.settle_hand_over(out);
         for member in self.others().iter() {
             self.replicate(now, *member, out);
         }

@@ -44,6 +44,10 @@ pub(super) struct Peer {
     pub(super) inflight_bytes: usize,
     /// The transport refused; wait until it says that there is room.
     pub(super) refused: bool,
+    /// The newest round of reads whose heartbeat it answered in this term.
+    pub(super) read_round: u64,
+    /// It refuses votes until then, by this node's clock; 0 where nothing is promised.
+    pub(super) lease_until: Micros,
     /// Last reply of this term.
     pub(super) last_contact: Micros,
 }
@@ -63,6 +67,8 @@ impl Default for Peer {
             inflight: VecDeque::new(),
             inflight_bytes: 0,
             refused: false,
+            read_round: 0,
+            lease_until: 0,
             last_contact: 0,
         }
     }
@@ -101,6 +107,8 @@ impl Peer {
         self.match_index = 0;
         self.last_contact = now;
         self.refused = false;
+        self.read_round = 0;
+        self.lease_until = 0;
         self.probe_at(next);
     }
 

@@ -6,8 +6,10 @@
 
 mod applying;
 mod events;
+mod hand_over;
 mod network;
 mod proposals;
+mod reads;
 mod writes;
 
 use std::collections::VecDeque;
@@ -20,11 +22,13 @@ pub(crate) use super::log_time::Now;
 use super::shared::Shared;
 use crate::core::{Input, Message, Output, RaftCore, RaftRole};
 use crate::entry::EntryBatch;
-use crate::error::ProposeError;
+use crate::error::{HandOverError, ProposeError, ReadError};
 use crate::network::{LocalFacts, PeerAddress, RaftNetwork};
 use crate::state_machine::StateMachine;
 use crate::types::{LogIndex, Micros, NodeId, WriteId};
 use crate::wal::{LogStorage, Medium, NewEntry};
+pub(crate) use hand_over::HandOverReply;
+use reads::Reads;
 
 /// How often the slow part of the status is published.
 const STATUS_INTERVAL: Micros = 100_000;
@@ -54,8 +58,13 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     /// Admitted by a leader and not yet appended, for want of prepared room.
     pending: VecDeque<Submission<S::Response>>,
     entries: Vec<NewEntry>,
+    reads: Reads,
     log_time: LogTime,
     next_due: Micros,
+    /// The disk has kept a write waiting for an election timeout.
+    disk_stalls: bool,
+    /// Who wants to know how the hand-over under way ends.
+    hand_over: Option<HandOverReply>,
     /// The write that makes the founding durable, until it is.
     founding_write: Option<WriteId>,
     /// When the slow part of the status is published again.
@@ -111,6 +120,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             facts,
             listed,
         } = parts;
+        let reads = Reads::new(log.meta_seq(), core.heartbeat_interval());
         let mut driver = Self {
             core,
             log,
@@ -124,8 +134,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             deferred: Vec::new(),
             pending: VecDeque::new(),
             entries: Vec::new(),
+            reads,
             log_time: LogTime::default(),
             next_due: 0,
+            disk_stalls: false,
+            hand_over: None,
             founding_write: None,
             next_status: 0,
             dispatched: 0,
@@ -166,6 +179,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             .drain(..)
             .for_each(|event| self.network_event(now, event));
         self.propose(now, &mut lanes.proposals);
+        self.read(now, &mut lanes.reads);
         let index = self.shared.applied_index();
         self.step(now, Input::Applied { index }, Cause::Other);
         self.step(now, Input::Settle, Cause::Other);
@@ -174,6 +188,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.log.note_commit(self.core.commit());
         self.log.tick(now.mono);
         self.log.pump();
+        self.notice_stall(now);
+        self.notice_hand_over();
         self.publish(now.mono);
         self.next_call(now.mono)
     }
@@ -183,7 +199,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     fn next_call(&self, now: Micros) -> Micros {
         match self.failure {
             Some(_) if !self.shared.waiters.is_empty() => now + STATUS_INTERVAL,
-            _ => self.core.deadline(),
+            _ => self.core.deadline().min(self.reads.deadline()),
         }
     }
 
@@ -215,7 +231,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     /// Stops: everyone who waits is answered, the log is closed.
-    pub(crate) fn close(self) -> Result<(), crate::wal::LogFailure> {
+    pub(crate) fn close(mut self) -> Result<(), crate::wal::LogFailure> {
+        self.reads.refuse(&ReadError::Stopped);
+        self.hand_over_failed(HandOverError::Stopped);
         for submission in self.pending {
             submission.waiter.answer(Err(ProposeError::ShuttingDown));
         }
@@ -270,6 +288,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 Err(error) => self.fail(now, error.to_string()),
             },
             Output::Commit { index } => self.committed(index),
+            Output::ReadReady { id, index } => self.reads.ready(id, index),
             Output::Event(event) => self.event(now, event),
         }
     }

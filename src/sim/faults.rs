@@ -82,6 +82,8 @@ names! {
         SlowApply = "slow-apply",
         /// A clock runs fast or slow.
         ClockRate = "clock-rate",
+        /// An operator hands leadership over.
+        HandOver = "hand-over",
         /// No client asks for anything for a while.
         Quiet = "quiet",
         /// Clients ask for much at once.

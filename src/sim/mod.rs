@@ -33,6 +33,7 @@ mod oracle;
 mod phases;
 mod plan;
 mod random;
+mod readers;
 mod registers;
 mod report;
 mod schedule;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::faults::Fault;
 use super::host::{Host, Spoiled};
 use super::plan::{Strike, Target};
-use super::schedule::Event;
+use super::schedule::{At, Event};
 use super::workload::Workload;
 use super::world::World;
 use crate::core::Class;
+use crate::node::inbox::Request;
 use crate::types::{Micros, NodeId};
 use crate::wal::{Crash, Files, MemoryDisk, SyncFault};
 
@@ -38,6 +39,7 @@ impl<W: Workload> World<W> {
             Fault::SyncRevert => self.fail_sync(node, SyncFault::Revert, strike.draw),
             Fault::SyncLate => self.fail_sync(node, SyncFault::Late, strike.draw),
             Fault::ReadError => self.fail_read(node, strike.draw),
+            Fault::HandOver => self.hand_over(node, other),
             Fault::Cut | Fault::Isolate | Fault::Clog | Fault::Reset => {
                 self.disturb_links(strike, node, other)
             }
@@ -53,6 +55,25 @@ impl<W: Workload> World<W> {
             self.note(|| format!("{name} at node {node}, {state} (other {other}), for {long} us"));
         }
         Ok(())
+    }
+
+    /// An operator asks `node` to hand leadership over, which it can do if it leads.
+    fn hand_over(&mut self, node: NodeId, other: NodeId) -> bool {
+        let to = (other != node).then_some(other);
+        let Some(host) = self.running(node).filter(|host| host.leads().is_some()) else {
+            return false;
+        };
+        let life = host.life;
+        if let Some(process) = host.process.as_deref() {
+            let (reply, _) = tokio::sync::oneshot::channel();
+            let request = Request::HandOver { to, reply };
+            process
+                .shared
+                .inbox
+                .put(|lanes| lanes.requests.push(request));
+        }
+        self.poke(At { node, life }, 0);
+        true
     }
 
     fn disturb_links(&mut self, strike: &Strike, node: NodeId, other: NodeId) -> bool {

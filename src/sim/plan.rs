@@ -92,6 +92,7 @@ const STRIKES: &[Fault] = &[
     Fault::Stall,
     Fault::DiskFull,
     Fault::SlowApply,
+    Fault::HandOver,
     Fault::Quiet,
     Fault::Surge,
 ];

@@ -106,6 +106,8 @@ impl<W: Workload> World<W> {
             proposed: self.clients.proposed,
             acked: self.clients.acked,
             unknown: self.clients.unknown,
+            quorum_reads: self.clients.readers.by_quorum,
+            lease_reads: self.clients.readers.by_lease,
             elections: self.oracle.elections(),
             truths: self.truths,
         }
@@ -313,7 +315,7 @@ impl<W: Workload> World<W> {
     }
 
     /// Has the driver look, at once or when its deadline is here.
-    fn poke(&mut self, at: At, delay: Micros) {
+    pub(crate) fn poke(&mut self, at: At, delay: Micros) {
         let now = self.now;
         let Some(process) = self.process(at) else {
             return;
@@ -462,6 +464,7 @@ impl<W: Workload> World<W> {
         if !self.proposing || self.now < self.quiet_until || self.clients.waiting() >= 200 {
             return Ok(());
         }
+        self.read()?;
         let nodes = self.hosts.len() as u64;
         let drawn = 1 + self.clients.random().below(nodes);
         let to_anyone = self.clients.random().chance(100);
@@ -472,6 +475,29 @@ impl<W: Workload> World<W> {
             self.propose(node)?;
         }
         Ok(())
+    }
+
+    /// Somebody reads at a node, if it runs.
+    fn read(&mut self) -> Result<(), String> {
+        let (now, nodes) = (self.now, self.hosts.len() as u64);
+        let Some(node) = self.clients.readers.draw(nodes) else {
+            return Ok(());
+        };
+        let host = self.hosts.get(node as usize - 1);
+        let Some((life, process)) =
+            host.and_then(|host| Some((host.life, host.process.as_deref()?)))
+        else {
+            return Ok(());
+        };
+        // A process that does not run shows nothing to anybody.
+        if process.paused_until > now {
+            return Ok(());
+        }
+        let local = process.local(now);
+        self.clients.read(&process.shared, life, local);
+        let at = At { node, life };
+        self.poke(at, 0);
+        self.poll(at)
     }
 
     pub(crate) fn propose(&mut self, node: NodeId) -> Result<(), String> {

@@ -22,6 +22,12 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 self.shared.waiters.abandon_above(self.core.commit());
                 self.uncommitted.clear();
                 self.uncommitted_bytes = 0;
+                self.shared.set_lease(None);
+                self.reads.start_over();
+            }
+            Event::HandOverFailed { why } => {
+                tracing::warn!(node = self.shared.me.node, %why, "leadership was not handed over");
+                self.hand_over_failed(why);
             }
             Event::Truncated { from } => {
                 tracing::info!(
@@ -64,7 +70,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
 
     pub(super) fn request(&mut self, now: Now, request: Request) {
         match request {
-            Request::Shutdown => self.stopping = true,
+            Request::Shutdown => self.stop(now),
+            Request::HandOver { to, reply } => self.begin_hand_over(now, to, reply),
             Request::Fail(reason) => {
                 self.fail(now, reason);
                 self.step(now, Input::Tick, Cause::Other);
@@ -73,6 +80,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     pub(super) fn publish(&mut self, now: Micros) {
+        self.publish_lease();
         let mut brief = self.shared.brief();
         brief.role = self.core.role();
         brief.term = self.core.term();

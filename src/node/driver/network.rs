@@ -16,6 +16,10 @@ use crate::wal::Medium;
 impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     /// What is refused for want of room, or has no way to go, is lost; the core's timers know.
     pub(super) fn send(&mut self, to: NodeId, message: &Message, body: &[Bytes]) {
+        if matches!(message, Message::TimeoutNow(_)) {
+            // From now on another may be elected although it hears this leader (hazard A9).
+            self.shared.set_lease(None);
+        }
         let _ = self.network.send(to, message, body);
     }
 

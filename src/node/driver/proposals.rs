@@ -20,6 +20,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             let refused = self.pending.drain(..).chain(proposals.drain(..));
             return refused.for_each(|submission| submission.waiter.answer(Err(error.clone())));
         }
+        if self.core.is_handing_over() {
+            // What is appended now would only hold the successor up.
+            return self.pending.extend(proposals.drain(..));
+        }
         if self.pending.is_empty() && self.all_fit(proposals) {
             return self.append(now, proposals);
         }

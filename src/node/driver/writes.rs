@@ -107,6 +107,16 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         }
     }
 
+    /// A disk that has not answered for an election timeout is told to the core, and when it has.
+    pub(super) fn notice_stall(&mut self, now: Now) {
+        let oldest = self.log.oldest_unsynced().unwrap_or(now.mono);
+        let stalls = now.mono.saturating_sub(oldest) > self.core.stall_limit();
+        if stalls != self.disk_stalls {
+            self.disk_stalls = stalls;
+            self.step(now, Input::DiskStalls(stalls), Cause::Other);
+        }
+    }
+
     pub(super) fn send_deferred(&mut self, durable: WriteId) {
         let mut deferred = std::mem::take(&mut self.deferred);
         deferred.retain(|(write, to, message)| {
