@@ -1,6 +1,7 @@
 //! What can go wrong, one small enum per public operation.
 
 use crate::config::ConfigError;
+pub use crate::core::HandOverError;
 use crate::state_machine::CommandError;
 use crate::types::{LogIndex, NodeId, Term};
 
@@ -93,29 +94,6 @@ fn leader_text(hint: &LeaderHint) -> String {
         Some(node) => format!(": node {node}"),
         None => "; none is known at the moment".to_owned(),
     }
-}
-
-/// Why leadership was not handed over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HandOverError {
-    /// This node does not lead.
-    #[error("this node does not lead")]
-    NotLeader,
-    /// Another attempt is under way.
-    #[error("leadership is being handed over already")]
-    UnderWay,
-    /// The target is this node or no voter, or no other voter answers.
-    #[error("there is no such other voter that answers")]
-    NoTarget,
-    /// The target refused: its log lacks something, or its disk stalls.
-    #[error("the target refused")]
-    Refused,
-    /// It did not happen within an election timeout. The node leads on if it still can.
-    #[error("nobody took over within an election timeout")]
-    TimedOut,
-    /// The node stopped.
-    #[error("the node has stopped")]
-    Stopped,
 }
 
 /// Why nothing was read.

@@ -2,7 +2,6 @@
 
 use super::message::{Message, TimeoutNow, TimeoutNowReply};
 use super::{Event, Output, RaftCore, RaftRole};
-use crate::error::HandOverError;
 use crate::types::{Micros, NodeId, ReplicaId};
 
 /// A leader's attempts in one term.
@@ -22,6 +21,29 @@ struct Attempt {
     until: Micros,
     /// The target was told to campaign.
     urged: bool,
+}
+
+/// Why leadership was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HandOverError {
+    /// This node does not lead.
+    #[error("this node does not lead")]
+    NotLeader,
+    /// Another attempt is under way.
+    #[error("leadership is being handed over already")]
+    UnderWay,
+    /// The target is this node or no voter, or no other voter answers.
+    #[error("there is no such other voter that answers")]
+    NoTarget,
+    /// The target refused: its log lacks something, or its disk stalls.
+    #[error("the target refused")]
+    Refused,
+    /// It did not happen within an election timeout. The node leads on if it still can.
+    #[error("nobody took over within an election timeout")]
+    TimedOut,
+    /// The node stopped.
+    #[error("the node has stopped")]
+    Stopped,
 }
 
 impl RaftCore {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::configuration::Configuration;
+use super::hand_over::HandOverError;
 use super::message::{AppendEntries, Class, Message};
-use crate::error::HandOverError;
 use crate::types::{
     HardState, Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId,
 };

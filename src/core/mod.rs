@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use configuration::{Configuration, ConfigurationError, MemberInfo};
+pub use hand_over::HandOverError;
 pub use io::{
     AppendSource, EntrySummary, Event, FoundingList, Input, Output, PeerHello, Persist, Recovered,
     Settings,

@@ -37,7 +37,7 @@ fn vote_reply() -> VoteReply {
 
 /// One message of each kind with all fields different.
 fn samples() -> Vec<Message> {
-    vec![
+    let mut samples = vec![
         Message::Append(AppendEntries {
             term: 0x0102_0304_0506,
             epoch: 0x11,
@@ -83,6 +83,22 @@ fn samples() -> Vec<Message> {
             election_timeout_min_ms: 150,
             state: ReplicaState::Member,
         }),
+        Message::Found(Found {
+            term: 1,
+            founder: id(0xb3),
+        }),
+        Message::FoundReply(FoundReply {
+            term: 1,
+            incarnation: id(0xb4),
+            status: FoundStatus::Refused,
+        }),
+    ];
+    samples.splice(8..8, reads_and_hand_overs());
+    samples
+}
+
+fn reads_and_hand_overs() -> [Message; 4] {
+    [
         Message::ReadIndex(ReadIndex {
             term: 9,
             incarnation: id(0xb5),
@@ -102,15 +118,6 @@ fn samples() -> Vec<Message> {
             term: 9,
             incarnation: id(0xb7),
             accepted: true,
-        }),
-        Message::Found(Found {
-            term: 1,
-            founder: id(0xb3),
-        }),
-        Message::FoundReply(FoundReply {
-            term: 1,
-            incarnation: id(0xb4),
-            status: FoundStatus::Refused,
         }),
     ]
 }
@@ -244,11 +251,10 @@ fn golden_frames() {
     }
 }
 
-/// Where each kind has fields that not every value may stand in: offset in the frame, a bad value,
-/// and what it must be called.
-fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
+/// What no header may say.
+fn bad_headers() -> Vec<(usize, u8, Malformed)> {
     let field = Malformed::Field;
-    let mut bad = vec![
+    vec![
         (0, 0x00, Malformed::UnknownKind(0x00)),
         (0, 0x34, Malformed::UnknownKind(0x34)),
         (0, 0xff, Malformed::UnknownKind(0xff)),
@@ -258,7 +264,14 @@ fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
         (3, 1, field("fixed_len is not that of the kind")),
         (14, 1, field("a term over 48 bits")),
         (15, 0x80, field("a term over 48 bits")),
-    ];
+    ]
+}
+
+/// Where each kind has fields that not every value may stand in: offset in the frame, a bad value,
+/// and what it must be called.
+fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
+    let field = Malformed::Field;
+    let mut bad = bad_headers();
     let wide_index = field("an index out of range");
     let wide_term = field("a term over 48 bits");
     let state = field("an unknown state");

@@ -27,7 +27,7 @@ impl Script {
             Message::Heartbeat(beat) if *to == node => Some(beat.read_id),
             _ => None,
         });
-        beats.last().unwrap_or_default()
+        beats.next_back().unwrap_or_default()
     }
 
     /// `node` answers the heartbeat of a round, sent at `sent_at`.
