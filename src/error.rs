@@ -1,7 +1,7 @@
 //! What can go wrong, one small enum per public operation.
 
 use crate::config::ConfigError;
-pub use crate::core::HandOverError;
+pub use crate::core::{ChangeError, HandOverError};
 use crate::state_machine::CommandError;
 use crate::types::{LogIndex, NodeId, Term};
 

@@ -36,6 +36,9 @@ impl RaftCore {
             self.pre_campaign(now, out);
         } else {
             self.advise_if_left_out(out);
+            if self.was_removed(self.me) {
+                self.advise_removed(out);
+            }
         }
     }
 
@@ -139,7 +142,9 @@ impl RaftCore {
         request: VoteRequest,
         out: &mut Vec<Output>,
     ) {
-        let reason = if request.term <= self.hard.term {
+        let reason = if self.was_removed(from) {
+            VoteReason::NoVoter
+        } else if request.term <= self.hard.term {
             VoteReason::StaleTerm
         } else {
             self.refusal(now, &request)
@@ -198,6 +203,9 @@ impl RaftCore {
         request: &VoteRequest,
         out: &mut Vec<Output>,
     ) -> VoteReason {
+        if self.was_removed(from) {
+            return VoteReason::NoVoter;
+        }
         if request.term < self.hard.term {
             return VoteReason::StaleTerm;
         }
@@ -230,6 +238,9 @@ impl RaftCore {
         role: RaftRole,
         out: &mut Vec<Output>,
     ) -> bool {
+        if reply.reason == VoteReason::NoVoter && !reply.granted {
+            self.advise_removed(out);
+        }
         if !reply.granted && reply.term > self.hard.term {
             self.enter_term(now, reply.term, out);
             return false;

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::change::Change;
 use super::configuration::Configuration;
 use super::hand_over::HandOverError;
+use super::membership::ChangeError;
 use super::message::{AppendEntries, Class, Message};
 use crate::types::{
     HardState, Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId,
@@ -163,6 +165,13 @@ pub enum Input {
         /// To whom.
         to: Option<NodeId>,
     },
+    /// Change the members.
+    Change {
+        /// Only if the configuration in force is the one at this index.
+        expected: Option<LogIndex>,
+        /// What, all in one step.
+        changes: Vec<Change>,
+    },
     /// The oldest write has waited for the disk for an election timeout, or waits no more.
     DiskStalls(bool),
     /// The state machine has applied this far.
@@ -297,6 +306,11 @@ pub enum Event {
     HandOverFailed {
         /// Why.
         why: HandOverError,
+    },
+    /// The members were not changed.
+    ChangeRefused {
+        /// Why.
+        why: ChangeError,
     },
     /// Entries from here on were dropped from the log.
     Truncated {

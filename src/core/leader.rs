@@ -70,7 +70,7 @@ impl RaftCore {
     fn hears_quorum(&self, now: Micros) -> bool {
         let horizon = now.saturating_sub(self.settings.election_timeout_max);
         let heard = |who: ReplicaId| {
-            let peer = self.peers.get(&who.node);
+            let peer = self.holder(who);
             who == self.me || peer.is_some_and(|peer| peer.last_contact >= horizon)
         };
         self.configuration()
@@ -82,10 +82,12 @@ impl RaftCore {
         self.reads.begin_round();
         for member in self.others().iter() {
             // A refusal ends by a timer too, should the transport never say that there is room (B9).
-            if let Some(peer) = self.peers.get_mut(&member.node) {
+            if let Some(peer) = self.peers.get_mut(&member.node)
+                && peer.answered == Some(*member)
+            {
                 peer.refused = false;
+                self.send_heartbeat(now, member.node, out);
             }
-            self.send_heartbeat(now, member.node, out);
         }
         self.urge_target(out);
     }
@@ -154,11 +156,8 @@ impl RaftCore {
             && term == self.hard.term
             && member
             && incarnation == from.incarnation;
-        if counts {
-            self.peers.get_mut(&from.node)
-        } else {
-            None
-        }
+        let peer = self.peers.get_mut(&from.node).filter(|_| counts)?;
+        (peer.answered == Some(from)).then_some(peer)
     }
 
     pub(super) fn on_append_ack(
@@ -200,6 +199,10 @@ impl RaftCore {
         self.commit_by_count(out);
         self.settle_reads(now, out);
         self.settle_hand_over(out);
+        self.settle_membership(now, out);
+        if self.role != RaftRole::Leader {
+            return;
+        }
         for member in self.others().iter() {
             self.replicate(now, *member, out);
         }
@@ -212,7 +215,7 @@ impl RaftCore {
             return;
         };
         let reached = configuration.quorum_index(|who| {
-            let peer = self.peers.get(&who.node).map_or(0, |peer| peer.match_index);
+            let peer = self.holder(who).map_or(0, |peer| peer.match_index);
             if who == self.me { self.durable } else { peer }
         });
         if self.log.term_at(reached) == Some(self.hard.term) {

@@ -7,6 +7,7 @@
 //! Sections cited are those of the Raft paper (extended version) unless the thesis is named.
 #![forbid(unsafe_code)]
 
+mod change;
 mod configuration;
 mod election;
 mod follower;
@@ -14,6 +15,7 @@ mod founding;
 mod hand_over;
 mod io;
 mod leader;
+mod membership;
 mod message;
 mod peer;
 mod random;
@@ -25,12 +27,14 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-pub use configuration::{Configuration, ConfigurationError, MemberInfo};
+pub use change::Change;
+pub use configuration::{Configuration, ConfigurationError, MemberInfo, Promotion};
 pub use hand_over::HandOverError;
 pub use io::{
     AppendSource, EntrySummary, Event, FoundingList, Input, Output, PeerHello, Persist, Recovered,
     Settings,
 };
+pub use membership::ChangeError;
 pub use message::*;
 
 use crate::types::{
@@ -206,6 +210,7 @@ impl RaftCore {
             Input::Durable { id } => self.written(now, id, out),
             Input::Read { id } => self.read(id, out),
             Input::HandOver { to } => self.begin_hand_over(now, to, out),
+            Input::Change { expected, changes } => self.change(expected, &changes, out),
             Input::DiskStalls(stalls) => self.disk_stalls(now, stalls, out),
             Input::Applied { index } => self.applied = self.applied.max(index),
             Input::Settle => self.settle(now, out),
@@ -344,9 +349,13 @@ impl RaftCore {
         configuration: Arc<Configuration>,
         out: &mut Vec<Output>,
     ) {
+        let before = self.others();
         self.configurations
             .push((index, Arc::clone(&configuration)));
         self.configuration_changed();
+        if self.role == RaftRole::Leader {
+            self.welcome(&before);
+        }
         out.push(Output::Event(Event::Configured {
             index,
             configuration,
@@ -507,6 +516,11 @@ impl RaftCore {
             .map(|(_, configuration)| configuration)
     }
 
+    /// All configurations in the log, by index.
+    pub(crate) fn configurations(&self) -> &[(LogIndex, Arc<Configuration>)] {
+        &self.configurations
+    }
+
     /// Whether the log holds no configuration.
     pub fn is_blank(&self) -> bool {
         self.configurations.is_empty()
@@ -545,6 +559,13 @@ impl RaftCore {
         self.peers
             .values_mut()
             .for_each(|peer| peer.lease_until = 0);
+    }
+
+    /// What this leader knows of a peer in the life that a configuration names: another life of the
+    /// same number counts for nobody (hazard E8).
+    fn holder(&self, who: ReplicaId) -> Option<&Peer> {
+        let peer = self.peers.get(&who.node);
+        peer.filter(|peer| peer.answered == Some(who))
     }
 
     fn votes(&self) -> bool {

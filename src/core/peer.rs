@@ -48,6 +48,9 @@ pub(super) struct Peer {
     pub(super) read_round: u64,
     /// It refuses votes until then, by this node's clock; 0 where nothing is promised.
     pub(super) lease_until: Micros,
+    /// A learner that is to vote has to get this far, and since when.
+    pub(super) round_goal: LogIndex,
+    pub(super) round_began: Micros,
     /// Last reply of this term.
     pub(super) last_contact: Micros,
 }
@@ -69,6 +72,8 @@ impl Default for Peer {
             refused: false,
             read_round: 0,
             lease_until: 0,
+            round_goal: 0,
+            round_began: 0,
             last_contact: 0,
         }
     }
@@ -76,6 +81,10 @@ impl Default for Peer {
 
 impl Peer {
     pub(super) fn link_up(&mut self, peer: ReplicaId, class: Class, epoch: u64, hello: PeerHello) {
+        if self.answered.is_some_and(|before| before != peer) {
+            // Another life has promised nothing of what this one did (hazard E8).
+            self.start_term(self.next, 0);
+        }
         self.answered = Some(peer);
         self.hello = hello;
         match class {
@@ -109,6 +118,7 @@ impl Peer {
         self.refused = false;
         self.read_round = 0;
         self.lease_until = 0;
+        self.round_goal = 0;
         self.probe_at(next);
     }
 

@@ -176,7 +176,7 @@ impl RaftCore {
             return;
         };
         let confirmed = configuration.quorum_index(|who| {
-            let peer = self.peers.get(&who.node).map_or(0, |peer| peer.read_round);
+            let peer = self.holder(who).map_or(0, |peer| peer.read_round);
             if who == self.me {
                 self.reads.sent
             } else {
@@ -224,7 +224,7 @@ impl RaftCore {
             && self.knows_what_is_committed();
         let configuration = self.configuration().filter(|_| holds)?;
         let until = configuration.quorum_index(|who| {
-            let peer = self.peers.get(&who.node).map_or(0, |peer| peer.lease_until);
+            let peer = self.holder(who).map_or(0, |peer| peer.lease_until);
             if who == self.me { Micros::MAX } else { peer }
         });
         (until > 0).then_some(until)

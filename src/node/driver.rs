@@ -7,6 +7,7 @@
 mod applying;
 mod events;
 mod hand_over;
+mod membership;
 mod network;
 mod proposals;
 mod reads;
@@ -20,7 +21,7 @@ use super::inbox::{Lanes, Submission};
 use super::log_time::LogTime;
 pub(crate) use super::log_time::Now;
 use super::shared::Shared;
-use crate::core::{Input, Message, Output, RaftCore, RaftRole};
+use crate::core::{ChangeError, Input, Message, Output, RaftCore, RaftRole};
 use crate::entry::EntryBatch;
 use crate::error::{HandOverError, ProposeError, ReadError};
 use crate::network::{LocalFacts, PeerAddress, RaftNetwork};
@@ -28,6 +29,7 @@ use crate::state_machine::StateMachine;
 use crate::types::{LogIndex, Micros, NodeId, WriteId};
 use crate::wal::{LogStorage, Medium, NewEntry};
 pub(crate) use hand_over::HandOverReply;
+pub(crate) use membership::ChangeReply;
 use reads::Reads;
 
 /// How often the slow part of the status is published.
@@ -65,6 +67,8 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     disk_stalls: bool,
     /// Who wants to know how the hand-over under way ends.
     hand_over: Option<HandOverReply>,
+    /// Who wants to know how the change of members under way ends.
+    change: Option<ChangeReply>,
     /// The write that makes the founding durable, until it is.
     founding_write: Option<WriteId>,
     /// When the slow part of the status is published again.
@@ -139,6 +143,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             next_due: 0,
             disk_stalls: false,
             hand_over: None,
+            change: None,
             founding_write: None,
             next_status: 0,
             dispatched: 0,
@@ -190,6 +195,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.log.pump();
         self.notice_stall(now);
         self.notice_hand_over();
+        self.notice_change();
         self.publish(now.mono);
         self.next_call(now.mono)
     }
@@ -234,6 +240,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     pub(crate) fn close(mut self) -> Result<(), crate::wal::LogFailure> {
         self.reads.refuse(&ReadError::Stopped);
         self.hand_over_failed(HandOverError::Stopped);
+        self.change_failed(ChangeError::Stopped);
         for submission in self.pending {
             submission.waiter.answer(Err(ProposeError::ShuttingDown));
         }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::driver::HandOverReply;
+use super::driver::{ChangeReply, HandOverReply};
 use super::waiters::Waiter;
+use crate::core::Change;
 use crate::error::ReadError;
 use crate::network::NetworkEvent;
 use crate::types::{LogIndex, Micros, NodeId};
@@ -49,6 +50,12 @@ impl ReadWaiter {
 pub(crate) enum Request {
     /// Close cleanly.
     Shutdown,
+    /// Change the members, if the configuration in force is still the expected one.
+    Change {
+        expected: Option<LogIndex>,
+        changes: Vec<Change>,
+        reply: ChangeReply,
+    },
     /// Hand leadership over, to this member or to the one that has most of the log.
     HandOver {
         to: Option<NodeId>,

@@ -78,8 +78,10 @@ pub(crate) struct Host<S: StateMachine> {
     pub(crate) stalled_until: Micros,
     pub(crate) full_until: Micros,
     pub(crate) slow_until: Micros,
-    /// Its first directory is gone; it takes no part until somebody replaces it.
+    /// Its directory was lost; it takes no part until somebody replaces it.
     pub(crate) wiped: bool,
+    /// Index of the newest configuration that was seen in its log.
+    pub(crate) configured: LogIndex,
     pub(crate) failed_starts: u32,
     truth: Option<(u64, Arc<Image>)>,
     skew: Micros,
@@ -124,6 +126,7 @@ impl<S: StateMachine> Host<S> {
             full_until: 0,
             slow_until: 0,
             wiped: false,
+            configured: 0,
             failed_starts: 0,
             truth: None,
             skew: random.below(10_000_000),

@@ -27,6 +27,7 @@ mod clients;
 mod faults;
 mod host;
 mod linear;
+mod members;
 mod nemesis;
 mod observe;
 mod oracle;

@@ -58,11 +58,12 @@ impl<W: Workload> World<W> {
     pub(crate) fn new(workload: W, plan: Plan) -> Self {
         let seed = plan.seed;
         let nodes = plan.nodes as NodeId;
+        let all = nodes + plan.spares as NodeId;
         let mut world = Self {
             wires: Wires::new(seed, plan.rates.links.clone()),
             rates: plan.rates.clone(),
             now: 1,
-            hosts: (1..=nodes).map(|node| Host::new(seed, node)).collect(),
+            hosts: (1..=all).map(|node| Host::new(seed, node)).collect(),
             schedule: Schedule::default(),
             oracle: Oracle::new(workload.proposes_by_itself()),
             clients: Clients::new(seed),
@@ -82,7 +83,7 @@ impl<W: Workload> World<W> {
             workload,
             plan,
         };
-        for node in 1..=nodes {
+        for node in 1..=all {
             let at = 1 + Random::named(seed, "start", node).below(500_000);
             world.schedule.add(at, Event::Start(node));
         }
@@ -187,7 +188,7 @@ impl<W: Workload> World<W> {
     // ---- processes ----
 
     pub(crate) fn start(&mut self, node: NodeId) -> Result<(), String> {
-        let (now, nodes) = (self.now, self.hosts.len());
+        let (now, nodes) = (self.now, self.plan.nodes);
         if self.kept_down.contains(&node) {
             return Ok(());
         }

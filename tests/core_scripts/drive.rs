@@ -279,6 +279,9 @@ impl World {
             Event::SteppedDown { term, why } => {
                 self.say(&format!("{node} no longer leads term {term}: {why}"));
             }
+            Event::ChangeRefused { why } => {
+                self.say(&format!("{node} does not change the members: {why}"));
+            }
             Event::HandOverFailed { why } => {
                 self.say(&format!("{node} does not hand over: {why}"));
             }

@@ -8,7 +8,7 @@ use super::disk::{Disk, Image, mix};
 use super::drive::ENTRY_BYTES;
 use super::ghost::Ghost;
 use super::net::{Envelope, Faults, Net};
-use crate::error::HandOverError;
+use crate::error::{ChangeError, HandOverError};
 use crate::types::{Incarnation, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId};
 
 pub(super) const MS: Micros = 1_000;
@@ -43,6 +43,8 @@ pub(super) struct Node {
     pub(super) durable_fed: WriteId,
     /// Reads that were answered: attempt and index.
     pub(super) reads: Vec<(u64, LogIndex)>,
+    /// Why members were not changed.
+    pub(super) changes_refused: Vec<ChangeError>,
     /// Why hand-overs failed.
     pub(super) hand_overs_failed: Vec<HandOverError>,
 }
@@ -123,6 +125,7 @@ impl Bed {
             deferred: Vec::new(),
             durable_fed: 0,
             reads: Vec::new(),
+            changes_refused: Vec::new(),
             hand_overs_failed: Vec::new(),
         });
         Self {

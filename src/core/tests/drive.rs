@@ -226,6 +226,7 @@ impl Bed {
             }
             Event::Fatal(reason) => panic!("seed {}: node {node} failed: {reason}", self.seed),
             Event::Advice(text) => self.node_mut(node).advice.push(text),
+            Event::ChangeRefused { why } => self.node_mut(node).changes_refused.push(why),
             Event::HandOverFailed { why } => self.node_mut(node).hand_overs_failed.push(why),
             _ => {}
         }

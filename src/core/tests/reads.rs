@@ -23,7 +23,7 @@ impl Script {
     /// The newest round of reads that heartbeats to `node` carried.
     fn round(&self, node: NodeId) -> u64 {
         let sends = self.sends();
-        let beats = sends.iter().filter_map(|(to, message, _)| match message {
+        let mut beats = sends.iter().filter_map(|(to, message, _)| match message {
             Message::Heartbeat(beat) if *to == node => Some(beat.read_id),
             _ => None,
         });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Cause, DUE_INTERVAL, Driver, Now, STATUS_INTERVAL};
-use crate::core::{Event, Input};
+use crate::core::{ChangeError, Event, Input};
 use crate::network::RaftNetwork;
 use crate::node::inbox::Request;
 use crate::state_machine::StateMachine;
@@ -24,6 +24,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 self.uncommitted_bytes = 0;
                 self.shared.set_lease(None);
                 self.reads.start_over();
+                self.change_failed(ChangeError::Unknown);
+            }
+            Event::ChangeRefused { why } => {
+                tracing::warn!(node = self.shared.me.node, %why, "the members were not changed");
+                self.change_failed(why);
             }
             Event::HandOverFailed { why } => {
                 tracing::warn!(node = self.shared.me.node, %why, "leadership was not handed over");
@@ -71,6 +76,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     pub(super) fn request(&mut self, now: Now, request: Request) {
         match request {
             Request::Shutdown => self.stop(now),
+            Request::Change {
+                expected,
+                changes,
+                reply,
+            } => self.change(now, expected, changes, reply),
             Request::HandOver { to, reply } => self.begin_hand_over(now, to, reply),
             Request::Fail(reason) => {
                 self.fail(now, reason);

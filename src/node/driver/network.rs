@@ -8,7 +8,7 @@ use super::{Cause, Driver, Now};
 use crate::config::limits;
 use crate::core::{AppendEntries, Configuration, EntrySummary, Input, Message, PeerHello};
 use crate::entry::EntryBatch;
-use crate::network::{NetworkEvent, PeerAddress, RaftNetwork, SendOutcome};
+use crate::network::{NetworkEvent, RaftNetwork, SendOutcome};
 use crate::state_machine::StateMachine;
 use crate::types::{LogIndex, NodeId, ReplicaId};
 use crate::wal::Medium;
@@ -136,23 +136,6 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             entries: summary,
         };
         self.step(now, input, Cause::Entries(entries));
-    }
-
-    /// Whom to dial: the configuration's members once there is one, the listed ones before.
-    pub(super) fn dial(&mut self) {
-        let members = self.core.configuration().map(|configuration| {
-            let others = configuration
-                .members()
-                .filter(|who| who.replica != self.core.me());
-            let address = others.map(|who| PeerAddress {
-                node: who.replica.node,
-                incarnation: Some(who.replica.incarnation),
-                address: who.peer_address.clone(),
-            });
-            address.collect::<Vec<_>>()
-        });
-        self.network
-            .set_peers(members.as_deref().unwrap_or(&self.listed));
     }
 
     pub(super) fn tell_facts(&mut self) {

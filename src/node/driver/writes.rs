@@ -81,7 +81,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 (*index, EntryKind::Configuration, payload)
             }
         };
-        let time_us = self.log_time.begin_term(self.log.last_time_us(), now);
+        let time_us = match &persist.append {
+            AppendSource::Configuration { index: 2.., .. } => self.log_time.at(now),
+            _ => self.log_time.begin_term(self.log.last_time_us(), now),
+        };
         entries.push(NewEntry {
             kind,
             time_us,

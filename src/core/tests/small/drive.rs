@@ -224,7 +224,9 @@ impl World {
             }
             Event::Fatal(reason) => self.fail(format!("node {} failed: {reason}", at + 1)),
             Event::Advice(text) => self.fail(format!("node {} advises: {text}", at + 1)),
-            Event::HandOverFailed { .. } => self.fail("nobody hands over".into()),
+            Event::HandOverFailed { .. } | Event::ChangeRefused { .. } => {
+                self.fail("nobody asked for that".into());
+            }
             Event::SteppedDown { .. } | Event::Configured { .. } => {}
         }
     }
