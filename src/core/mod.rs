@@ -516,7 +516,13 @@ impl RaftCore {
             .map(|(_, configuration)| configuration)
     }
 
+    /// Index of the configuration in force; 0 while there is none.
+    pub fn configured_at(&self) -> LogIndex {
+        self.configurations.last().map_or(0, |(index, _)| *index)
+    }
+
     /// All configurations in the log, by index.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn configurations(&self) -> &[(LogIndex, Arc<Configuration>)] {
         &self.configurations
     }

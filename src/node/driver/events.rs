@@ -106,6 +106,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         };
         if !same {
             brief.configuration = configuration.cloned();
+            brief.configured = self.core.configured_at();
         }
         let ended = brief.failure != self.failure || brief.stopping != self.stopping;
         if now >= self.next_status || !same || ended {
