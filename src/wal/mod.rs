@@ -20,6 +20,9 @@
 
 mod error;
 mod flush;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod hint;
 mod index;
 mod layout;

@@ -139,6 +139,25 @@ fn d1_a_snapshot_ahead_of_the_log_begins_it_anew() {
     assert_eq!(open(&disk).read_all(), found);
 }
 
+/// Found by the model: what follows a log start in the same term had no term.
+#[test]
+fn d1_entries_of_the_snapshots_own_term_have_a_term() {
+    let disk = MemoryDisk::new();
+    let mut rig = open(&disk);
+    rig.settle();
+    install(&mut rig, LogId::new(7, 1000));
+    rig.append_durably(7, &[1, 2, 3]);
+    assert_eq!(rig.log.term_runs(), [LogId::new(7, 1001)]);
+    assert_eq!(rig.log.term(1002), Some(7));
+    // The same where a snapshot covers exactly what the log holds.
+    rig.log.compact(LogId::new(7, 1003)).expect("the last one");
+    rig.append_durably(7, &[4]);
+    assert_eq!(rig.log.term_runs(), [LogId::new(7, 1004)]);
+    rig.try_write(None, Some(1004), Append::None)
+        .expect("written");
+    assert_eq!(rig.log.last(), LogId::new(7, 1003));
+}
+
 #[test]
 fn a_snapshot_within_the_log_keeps_the_rest() {
     let disk = MemoryDisk::new();
