@@ -105,11 +105,12 @@ impl<M: Medium> LogStorage<M> {
         }
         if let Some(genesis) = write.genesis {
             self.meta.genesis = genesis.0;
-            (self.meta_dirty, self.founding) = (true, true);
+            (self.meta_dirty, self.meta_first) = (true, true);
         }
         if let Some(from) = cut {
             self.make_truncation_place();
             self.cut_suffix(from);
+            self.keep_term();
             self.open_truncation();
         }
         match write.append {
@@ -215,10 +216,19 @@ impl<M: Medium> LogStorage<M> {
     /// it, with no vote.
     pub(super) fn note_term(&mut self) {
         if self.last.term > self.meta.term.get() {
+            self.term_by_entry = true;
             self.meta.set_hard_state(HardState {
                 term: self.last.term,
                 ..HardState::default()
             });
+        }
+    }
+
+    /// The term that a truncated entry held is kept, as it may have been acknowledged: META has it
+    /// before the truncation can be seen on the disk.
+    fn keep_term(&mut self) {
+        if self.term_by_entry && self.last.term < self.meta.term.get() {
+            (self.meta_dirty, self.meta_first) = (true, true);
         }
     }
 

@@ -217,7 +217,11 @@ impl States {
         let least = self.list.first().map_or(0, |state| state.hard.term);
         let written = self.list.iter().any(|state| state.hard == hard);
         if !(written || by_entry) || hard.term < least.max(found.last().term) {
-            return Err(format!("{hard:?} was never written, or was replaced"));
+            let known: Vec<_> = self.list.iter().map(|state| state.hard).collect();
+            let last = found.last();
+            return Err(format!(
+                "{hard:?} behind {last} was never written, or replaced: {known:?}"
+            ));
         }
         let founded = self.list.iter().any(|state| state.genesis == found.genesis);
         let newest = self.list.last().map(|state| state.genesis);

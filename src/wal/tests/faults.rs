@@ -295,6 +295,36 @@ fn a3_an_entry_of_a_newer_term_holds_that_term() {
     assert_eq!(rig.log.last(), LogId::new(6, 1));
 }
 
+/// Found by the model: the term that only an entry held was forgotten when that entry went.
+#[test]
+fn s9_a_term_that_an_entry_held_stays_when_the_entry_is_truncated() {
+    for crash in (0..40).map(Crash::Subset).chain([Crash::PowerCut]) {
+        for steps in 0..4 {
+            let disk = MemoryDisk::new();
+            let (mut rig, stepper) = open_stepped(&disk, small()).expect("opens");
+            rig.append(4, &[1]);
+            rig.append(6, &[2]);
+            rig.drain(&stepper);
+            let append = Append::Entries {
+                first: 2,
+                term: 4,
+                entries: &entries(2, &[3]),
+            };
+            rig.try_write(None, Some(2), append).expect("written");
+            rig.settle();
+            for _ in 0..steps {
+                stepper.run(Lane::Sync);
+                rig.settle();
+            }
+            drop(rig);
+            disk.crash(crash);
+            let rig = open(&disk);
+            assert_eq!(rig.log.hard_state().term, 6, "{crash:?} {steps}");
+            assert!(steps < 3 || rig.log.last() == LogId::new(4, 2));
+        }
+    }
+}
+
 #[test]
 fn a_vote_is_durable_in_both_slots_before_it_is_reported() {
     let disk = MemoryDisk::new();
