@@ -453,6 +453,8 @@ impl Model<'_> {
 
     /// What an open has reported is durable from now on.
     fn settle_on(&mut self, rig: &Rig) -> Result<(), String> {
+        // One that was planted and not met.
+        self.disk.fail_read(u64::MAX);
         let found = Found::read(&rig.log)?;
         self.states.settle_on(found)
     }

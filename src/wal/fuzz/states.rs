@@ -135,7 +135,16 @@ impl States {
         newest.from(self.newest_start())
     }
 
-    pub(super) fn push(&mut self, id: WriteId, state: State) {
+    /// Adds what write `id` makes of [`current`](Self::current). What a log start covers that is not
+    /// durable may come back, so it stays in the list.
+    pub(super) fn push(&mut self, id: WriteId, mut state: State) {
+        let newest = self.list.last().cloned().unwrap_or_default();
+        if let Some(nth) = newest.entries.iter().position(|it| it.0 == state.start) {
+            let mut entries = newest.entries[..=nth].to_vec();
+            state.kept += entries.len();
+            entries.append(&mut state.entries);
+            (state.start, state.entries) = (newest.start, entries);
+        }
         self.list.push(State { id, ..state });
     }
 
@@ -195,13 +204,20 @@ impl States {
         let known =
             first.is_some_and(exact) || reachable.any(|state| exact(state) || on_the_way(state));
         if !known {
-            let first = self.list.first();
-            let acknowledged = first.map(|state| (state.start, state.last()));
+            let same = |state: &State| {
+                let pairs = seen(state).entries.into_iter().zip(&found.entries);
+                pairs.take_while(|(a, b)| a == *b).count()
+            };
+            let known = self.list.iter().map(|state| {
+                let (start, last, same) = (state.start, state.last(), same(state));
+                format!("{start}..{last}, kept {}, {same} alike", seen(state).kept)
+            });
             return Err(format!(
-                "found {}..{}, acknowledged {acknowledged:?}, written up to {}",
+                "found {}..{} ({} entries), acknowledged and written: {:?}",
                 found.start,
                 found.last(),
-                self.current().last()
+                found.entries.len(),
+                known.collect::<Vec<_>>()
             ));
         }
         self.check_meta(&found)?;
