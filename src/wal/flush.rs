@@ -98,8 +98,8 @@ impl<M: Medium> LogStorage<M> {
     }
 
     fn next_job(&mut self) -> (Flight, Job<M::Files>) {
-        if std::mem::take(&mut self.meta_first) {
-            return self.meta_job();
+        if std::mem::take(&mut self.founding) {
+            return self.founding_job();
         }
         self.close_batch();
         self.flights += 1;
@@ -143,8 +143,8 @@ impl<M: Medium> LogStorage<M> {
     }
 
     /// META alone, the batch stays open: a first entry that outlives a crash without its founder's
-    /// name could be completed by nobody (hazard E10), and a term must not fall.
-    fn meta_job(&mut self) -> (Flight, Job<M::Files>) {
+    /// name could be completed by nobody (hazard E10).
+    fn founding_job(&mut self) -> (Flight, Job<M::Files>) {
         self.flights += 1;
         self.meta_dirty = false;
         let flight = Flight {

@@ -58,11 +58,8 @@ pub struct LogStorage<M: Medium> {
     pub(super) meta: MetaSlot,
     /// META as it is differs from META as it is on disk or in flight.
     pub(super) meta_dirty: bool,
-    /// The open batch must not be closed before META is durable: it holds the founder's first entry,
-    /// or takes away the only entry that holds a term.
-    pub(super) meta_first: bool,
-    /// The current term is held by entries alone; no META that was handed to a sync has it.
-    pub(super) term_by_entry: bool,
+    /// The founder was named and is not durable: the entries of that write wait for it.
+    pub(super) founding: bool,
     /// All live segments, oldest first; never empty.
     pub(super) segments: VecDeque<Segment>,
     /// Those with bytes that are not yet durable, and the current one; never empty.

@@ -98,7 +98,6 @@ impl<M: Medium> LogStorage<M> {
         self.meta.seq = (self.meta.seq.get() + 1).into();
         self.meta.next_segment = self.next_seq.into();
         self.trim.in_meta = true;
-        self.term_by_entry = false;
         self.meta.to_bytes()
     }
 }

@@ -105,12 +105,11 @@ impl<M: Medium> LogStorage<M> {
         }
         if let Some(genesis) = write.genesis {
             self.meta.genesis = genesis.0;
-            (self.meta_dirty, self.meta_first) = (true, true);
+            (self.meta_dirty, self.founding) = (true, true);
         }
         if let Some(from) = cut {
             self.make_truncation_place();
             self.cut_suffix(from);
-            self.keep_term();
             self.open_truncation();
         }
         match write.append {
@@ -212,23 +211,16 @@ impl<M: Medium> LogStorage<M> {
         }
     }
 
-    /// An entry of a term holds that term as well as META does; the next update of META carries
-    /// it, with no vote.
+    /// An entry of a term holds that term as well as META does, with no vote. The core has written
+    /// the term before; where it has not, META goes with the entry.
     pub(super) fn note_term(&mut self) {
         if self.last.term > self.meta.term.get() {
-            self.term_by_entry = true;
+            // Acknowledged with the entry, so it must outlive a truncation of the entry.
+            self.meta_dirty = true;
             self.meta.set_hard_state(HardState {
                 term: self.last.term,
                 ..HardState::default()
             });
-        }
-    }
-
-    /// The term that a truncated entry held is kept, as it may have been acknowledged: META has it
-    /// before the truncation can be seen on the disk.
-    fn keep_term(&mut self) {
-        if self.term_by_entry && self.last.term < self.meta.term.get() {
-            (self.meta_dirty, self.meta_first) = (true, true);
         }
     }
 

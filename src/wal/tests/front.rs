@@ -259,6 +259,7 @@ fn d1_an_install_over_several_unsynced_segments_keeps_them_until_the_new_log_beg
         let durable = rig.read_all();
         for _ in 0..40 {
             rig.append(2, &[8000]);
+            rig.settle();
             while stepper.run(Lane::Prepare) || stepper.run(Lane::Warm) {
                 rig.settle();
             }
