@@ -42,13 +42,13 @@ fn options(draw: &mut Draw<'_>, sync: SyncPolicy) -> LogOptions {
 type Queue = Arc<Mutex<VecDeque<MediumEvent>>>;
 
 /// A log in use.
-struct Rig {
-    log: LogStorage<Memory>,
+pub(super) struct Rig {
+    pub(super) log: LogStorage<Memory>,
     stepper: Stepper,
     events: Queue,
 }
 
-fn open(disk: &MemoryDisk, options: &LogOptions) -> Result<Rig, OpenError> {
+pub(super) fn open(disk: &MemoryDisk, options: &LogOptions) -> Result<Rig, OpenError> {
     let events = Queue::default();
     let queue = Arc::clone(&events);
     let sink = Arc::new(move |event| {
@@ -63,6 +63,22 @@ fn open(disk: &MemoryDisk, options: &LogOptions) -> Result<Rig, OpenError> {
         stepper,
         events,
     })
+}
+
+impl Rig {
+    /// Runs all tasks and what they lead to; for a disk without faults.
+    pub(super) fn settle(&mut self) -> Result<(), String> {
+        loop {
+            self.log.pump();
+            self.stepper.run_all();
+            let mut queue = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(event) = queue.pop_front() else {
+                return Ok(());
+            };
+            drop(queue);
+            self.log.handle(event).map_err(|error| error.to_string())?;
+        }
+    }
 }
 
 /// One replica's disk through several lives of its process.

@@ -5,6 +5,7 @@ mod crashes;
 mod damage;
 mod faults;
 mod front;
+mod fuzz;
 mod golden;
 mod harness;
 mod unsynced;
