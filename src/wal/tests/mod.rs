@@ -8,4 +8,5 @@ mod front;
 mod fuzz;
 mod golden;
 mod harness;
+mod shadow;
 mod unsynced;
