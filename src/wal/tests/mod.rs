@@ -8,5 +8,6 @@ mod front;
 mod fuzz;
 mod golden;
 mod harness;
+mod properties;
 mod shadow;
 mod unsynced;
