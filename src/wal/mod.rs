@@ -20,8 +20,12 @@
 
 mod error;
 mod flush;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod hint;
 mod index;
+mod lanes;
 mod layout;
 mod log;
 mod map;
@@ -31,10 +35,12 @@ mod memory;
 mod meta;
 mod options;
 mod prepare;
+mod published;
 mod read;
 mod recovery;
 mod rewrite;
 mod scan;
+mod sync;
 mod tail;
 mod trim;
 mod write;

@@ -464,15 +464,19 @@ impl<F: Files> Ground<'_, F> {
         if clean > place {
             return Some(format!("the log was closed cleanly at {clean}"));
         }
-        let poisoned = self.hint.is_some_and(|hint| hint.poisoned.get() != 0);
         let same_boot = self.boot_id.is_some_and(|boot| boot == self.meta.boot_id);
-        let trusted = same_boot && !poisoned && !self.options.distrust_page_cache;
+        let trusted = same_boot && !self.poisoned() && !self.options.distrust_page_cache;
         (trusted && (beyond.closed_here || beyond.valid.is_some())).then(|| {
             "the machine was not restarted since, so the page cache should hold all of it (this \
              is the only evidence: if a disk error was logged, open once with \
              distrust_page_cache set, or restart the machine)"
                 .to_owned()
         })
+    }
+
+    /// Whether HINT says that the log failed.
+    pub(super) fn poisoned(&self) -> bool {
+        self.hint.is_some_and(|hint| hint.poisoned.get() != 0)
     }
 
     /// A file without a header of its own must not hold anything that says it had one.

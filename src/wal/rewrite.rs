@@ -158,6 +158,9 @@ fn next_order<F: Files>(ground: &mut Ground<'_, F>, size: u64) -> Order {
 
 /// Writes everything of the last segment that no header proves durable to a new segment, in order
 /// and with its flags, and goes on there. An empty or wholly copied segment leaves the chain.
+///
+/// After a failure nothing in it counts as proven: the kernel may have reported an error late, after
+/// the sync that lost the pages had succeeded (hazard C2). The cache still holds them.
 pub(super) fn copy_unproven<F: Files>(
     ground: &mut Ground<'_, F>,
     recovered: &mut Recovered,
@@ -166,7 +169,10 @@ pub(super) fn copy_unproven<F: Files>(
     let Some(old) = recovered.chain.last().cloned() else {
         return first_segment(ground);
     };
-    let proven = recovered.cursor.synced_upto;
+    let proven = match ground.poisoned() {
+        true => Lsn::default(),
+        false => recovered.cursor.synced_upto,
+    };
     let is_proven = |batch: &&Batch| {
         let end = batch.body().end as u32;
         proven.segment() == old.seq && end <= proven.offset()

@@ -385,14 +385,14 @@ impl Replay {
 
     /// The term of an index within the chain, or of what it follows.
     pub(crate) fn term(&self, index: LogIndex) -> Option<u64> {
-        if index == self.base.index {
-            return Some(self.base.term);
-        }
         if index > self.last.index {
             return None;
         }
+        // A truncation may have replaced even what the chain follows.
         let after = self.runs.partition_point(|run| run.index <= index);
-        Some(self.runs.get(after.checked_sub(1)?)?.term)
+        let run = after.checked_sub(1).and_then(|nth| self.runs.get(nth));
+        run.map(|run| run.term)
+            .or_else(|| (index == self.base.index).then_some(self.base.term))
     }
 
     /// Adds a batch that was checked, with its body.

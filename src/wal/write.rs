@@ -211,10 +211,12 @@ impl<M: Medium> LogStorage<M> {
         }
     }
 
-    /// An entry of a term holds that term as well as META does; the next update of META carries
-    /// it, with no vote.
+    /// An entry of a term holds that term as well as META does, with no vote. The core has written
+    /// the term before; where it has not, META goes with the entry.
     pub(super) fn note_term(&mut self) {
         if self.last.term > self.meta.term.get() {
+            // Acknowledged with the entry, so it must outlive a truncation of the entry.
+            self.meta_dirty = true;
             self.meta.set_hard_state(HardState {
                 term: self.last.term,
                 ..HardState::default()
