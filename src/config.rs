@@ -180,6 +180,8 @@ pub mod limits {
     pub const MAX_INFLIGHT_APPENDS: usize = 64;
     /// Bytes of proposals appended and not yet committed; more are refused as overload.
     pub const MAX_UNCOMMITTED: usize = 64 << 20;
+    /// Largest piece of a snapshot in a peer frame, bytes.
+    pub const MAX_SNAPSHOT_CHUNK: usize = 256 << 10;
     /// Proposals waiting to be appended; more are refused as overload.
     pub const MAX_SUBMITTED: usize = 65_536;
 

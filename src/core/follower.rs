@@ -6,7 +6,7 @@ use crate::types::{Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term
 
 impl RaftCore {
     /// Whether `from` may lead in `term`; if so it is the leader now, and the timers know it.
-    fn accept_leader(
+    pub(super) fn accept_leader(
         &mut self,
         now: Micros,
         from: NodeId,
@@ -56,6 +56,9 @@ impl RaftCore {
                 );
             }
             return;
+        }
+        if self.snapshots.is_installing() {
+            return self.answer(from, &append, AppendStatus::Busy, LogId::default(), out);
         }
         if !self.agrees(append.prev) {
             let hint = self
@@ -169,7 +172,10 @@ impl RaftCore {
         heartbeat: Heartbeat,
         out: &mut Vec<Output>,
     ) {
-        if !self.is_blank() && self.accept_leader(now, from.node, heartbeat.term, out) {
+        if !self.is_blank()
+            && self.accept_leader(now, from.node, heartbeat.term, out)
+            && !self.snapshots.is_installing()
+        {
             // It may overtake appends: commit only what was checked with this leader (hazard B8).
             self.advance_commit(heartbeat.commit.min(self.verified), out);
         }

@@ -6,7 +6,8 @@ use super::change::Change;
 use super::configuration::Configuration;
 use super::hand_over::HandOverError;
 use super::membership::ChangeError;
-use super::message::{AppendEntries, Class, Message};
+use super::message::{AppendEntries, Class, Message, SnapshotChunk, SnapshotOffer};
+use super::snapshots::{SnapshotInput, SnapshotMark};
 use crate::types::{
     HardState, Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId,
 };
@@ -48,8 +49,10 @@ pub struct Recovered {
     pub last: LogId,
     /// Runs of equal terms: term and first index.
     pub terms: Vec<LogId>,
-    /// Configurations in the log, by index.
+    /// Configurations in the log, by index; the first may be the snapshot's.
     pub configurations: Vec<(LogIndex, Arc<Configuration>)>,
+    /// The snapshot that the state machine started from.
+    pub stored: Option<SnapshotMark>,
 }
 
 /// The founding members, known before any configuration exists.
@@ -174,6 +177,8 @@ pub enum Input {
     },
     /// The oldest write has waited for the disk for an election timeout, or waits no more.
     DiskStalls(bool),
+    /// Something about snapshots.
+    Snapshot(SnapshotInput),
     /// The state machine has applied this far.
     Applied {
         /// Index.
@@ -282,6 +287,54 @@ pub enum Output {
         id: u64,
         /// What to have applied.
         index: LogIndex,
+    },
+    /// Offer this snapshot to a peer, over its bulk connection.
+    OfferSnapshot {
+        /// To whom.
+        to: NodeId,
+        /// Which.
+        mark: SnapshotMark,
+    },
+    /// A peer has all of a snapshot up to `offset`: send what follows.
+    SendChunks {
+        /// To whom.
+        to: NodeId,
+        /// Which.
+        id: u128,
+        /// From where on.
+        offset: u64,
+    },
+    /// A peer says that what it received of this snapshot has another hash.
+    CheckSnapshot {
+        /// Which.
+        mark: SnapshotMark,
+    },
+    /// Take an offer; what came of it goes to [`SnapshotInput::Took`].
+    TakeOffer {
+        /// From whom.
+        from: ReplicaId,
+        /// The offer.
+        offer: SnapshotOffer,
+    },
+    /// Take the chunk beside the message being handled, likewise.
+    TakeChunk {
+        /// From whom.
+        from: ReplicaId,
+        /// The chunk.
+        chunk: SnapshotChunk,
+    },
+    /// Restore the state machine from a snapshot that was received; nothing else is applied until
+    /// [`SnapshotInput::Restored`] says how it went.
+    Restore {
+        /// Which.
+        mark: SnapshotMark,
+    },
+    /// The state machine stands at a snapshot: let the log begin after it, as write `id`.
+    Install {
+        /// Number of the write.
+        id: WriteId,
+        /// The snapshot's last entry.
+        last: LogId,
     },
     /// Something to tell others.
     Event(Event),

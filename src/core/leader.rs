@@ -136,7 +136,7 @@ impl RaftCore {
 
     /// The peer of a reply in the current term, from the life that the configuration names. A newer
     /// term in it ends this leadership.
-    fn replying_peer(
+    pub(super) fn replying_peer(
         &mut self,
         now: Micros,
         from: ReplicaId,
@@ -172,6 +172,10 @@ impl RaftCore {
             .log
             .agreement_below(ack.conflict.index, ack.conflict.term);
         let retry_at = now + self.settings.heartbeat_interval;
+        let start = self.log.snapshot();
+        // `conflict` is the last entry at which its log could agree with ours: before our start.
+        let lacks_start =
+            ack.conflict.index < start.index || ack.conflict.term < start.term;
         let Some(peer) = self.replying_peer(now, from, ack.term, ack.incarnation, out) else {
             return;
         };
@@ -182,6 +186,10 @@ impl RaftCore {
         peer.last_contact = now;
         match ack.status {
             AppendStatus::Matched if ack.match_index <= last => peer.matched(ack.match_index),
+            // What it would have to hold for its log to be mended entry by entry is gone here.
+            AppendStatus::Conflict if lacks_start && peer.match_index < start.index => {
+                peer.conflicted(ack.conflict.index.min(start.index - 1) + 1);
+            }
             AppendStatus::Conflict if hint.index >= peer.match_index => {
                 peer.conflicted(hint.index + 1);
             }
@@ -234,6 +242,7 @@ impl RaftCore {
         let Some(epoch) = peer.data else { return };
         let window = match peer.progress {
             Progress::Probe { outstanding } => outstanding.is_none(),
+            Progress::Snapshot { .. } => false,
             Progress::Replicate => {
                 peer.next <= last
                     && peer.inflight.len() < self.settings.max_inflight_appends
@@ -246,9 +255,8 @@ impl RaftCore {
         let prev_index = peer.next - 1;
         let room = self.settings.max_inflight_bytes - peer.inflight_bytes;
         let seq = peer.data_seq;
-        // Below the log's start the peer needs a snapshot: its place is here.
         let Some(prev_term) = self.log.term_at(prev_index) else {
-            return;
+            return self.offer_snapshot(now, member.node, out);
         };
         let append = AppendEntries {
             term,

@@ -242,6 +242,73 @@ pub struct TimeoutNowReply {
     pub accepted: bool,
 }
 
+/// Offers a snapshot to a follower whose next entry the log no longer holds (Raft paper, section 7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotOffer {
+    /// The leader's term.
+    pub term: Term,
+    /// Names the snapshot: half of its hash.
+    pub id: u128,
+    /// The last entry that it stands for.
+    pub last: LogId,
+    /// Bytes of its file.
+    pub len: u64,
+    /// SHA-256 of its file.
+    pub hash: [u8; 32],
+    /// Bytes of each chunk but the last.
+    pub chunk: u32,
+    /// Format of the file.
+    pub format: u32,
+}
+
+/// A piece of a snapshot, which travels beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotChunk {
+    /// The leader's term.
+    pub term: Term,
+    /// Of which snapshot.
+    pub id: u128,
+    /// Where it belongs.
+    pub offset: u64,
+    /// CRC-32 of the bytes.
+    pub crc: u32,
+}
+
+/// How far a follower is with a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SnapshotStatus {
+    /// Go on at the offset named.
+    Receiving = 0,
+    /// All of it is there and being put in place.
+    Installing = 1,
+    /// The log and the state of the follower cover it, durably.
+    Installed = 2,
+    /// Not now; ask again later.
+    Busy = 3,
+    /// What was received has not the hash that was offered, and was thrown away.
+    Damaged = 4,
+    /// It cannot be used there: written by a newer release, perhaps.
+    Refused = 5,
+    /// The sender's term is over (the header has the newer one).
+    StaleTerm = 6,
+}
+
+/// The answer to [`SnapshotOffer`] and [`SnapshotChunk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotAck {
+    /// The follower's term.
+    pub term: Term,
+    /// The follower's incarnation.
+    pub incarnation: Incarnation,
+    /// Echo.
+    pub id: u128,
+    /// With `Receiving`: all before it is there.
+    pub next_offset: u64,
+    /// How it went.
+    pub status: SnapshotStatus,
+}
+
 /// One message between peers. Which class of connection carries it is in [`Message::class`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -273,6 +340,12 @@ pub enum Message {
     Found(Found),
     /// Its answer (control).
     FoundReply(FoundReply),
+    /// A snapshot (bulk).
+    SnapshotOffer(SnapshotOffer),
+    /// A piece of it (bulk).
+    SnapshotChunk(SnapshotChunk),
+    /// Their answer (bulk).
+    SnapshotAck(SnapshotAck),
 }
 
 /// The class of connection a message travels on; each is a QUIC connection of its own, so that
@@ -284,6 +357,8 @@ pub enum Class {
     Control = 0,
     /// Entries and their acks.
     Data = 1,
+    /// Snapshots; dialled for a transfer only.
+    Bulk = 2,
 }
 
 impl Message {
@@ -291,6 +366,7 @@ impl Message {
     pub const fn class(&self) -> Class {
         match self {
             Self::Append(_) | Self::AppendAck(_) => Class::Data,
+            Self::SnapshotOffer(_) | Self::SnapshotChunk(_) | Self::SnapshotAck(_) => Class::Bulk,
             _ => Class::Control,
         }
     }
@@ -306,6 +382,7 @@ impl Message {
                 | Self::ReadIndexReply(_)
                 | Self::TimeoutNowReply(_)
                 | Self::FoundReply(_)
+                | Self::SnapshotAck(_)
         )
     }
 
@@ -324,6 +401,9 @@ impl Message {
             Self::TimeoutNowReply(m) => m.term,
             Self::Found(m) => m.term,
             Self::FoundReply(m) => m.term,
+            Self::SnapshotOffer(m) => m.term,
+            Self::SnapshotChunk(m) => m.term,
+            Self::SnapshotAck(m) => m.term,
         }
     }
 }

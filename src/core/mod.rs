@@ -20,6 +20,7 @@ mod message;
 mod peer;
 mod random;
 mod reads;
+mod snapshots;
 mod term_runs;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use io::{
 };
 pub use membership::ChangeError;
 pub use message::*;
+pub use snapshots::{SnapshotInput, SnapshotMark};
 
 use crate::types::{
     HardState, Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId,
@@ -46,6 +48,7 @@ use hand_over::HandOver;
 use peer::Peer;
 use random::Random;
 use reads::Reads;
+use snapshots::Snapshots;
 use term_runs::TermRuns;
 
 /// What a node is at the moment (section 5.1; pre-candidate: thesis, section 9.6).
@@ -73,6 +76,8 @@ pub struct PeerProgress {
     pub inflight_bytes: usize,
     /// Last reply in this term.
     pub last_contact: Micros,
+    /// It is sent the snapshot that ends with this entry.
+    pub snapshot: Option<LogIndex>,
 }
 
 /// The protocol. See the module.
@@ -96,6 +101,7 @@ pub struct RaftCore {
     peers: BTreeMap<NodeId, Peer>,
     reads: Reads,
     hand_over: HandOver,
+    snapshots: Snapshots,
     commit: LogIndex,
     applied: LogIndex,
     /// Own entries known durable.
@@ -126,6 +132,10 @@ impl RaftCore {
         now: Micros,
     ) -> Self {
         let fresh = recovered.last.index == 0 && recovered.hard_state.term == 0;
+        // What a snapshot stands for is committed.
+        let applied = recovered
+            .stored
+            .map_or(recovered.snapshot.index, |mark| mark.last.index);
         let mut core = Self {
             me,
             random: Random::new(settings.seed),
@@ -141,8 +151,9 @@ impl RaftCore {
             peers: BTreeMap::new(),
             reads: Reads::default(),
             hand_over: HandOver::default(),
-            commit: recovered.snapshot.index,
-            applied: recovered.snapshot.index,
+            snapshots: Snapshots::new(recovered.stored),
+            commit: applied,
+            applied,
             durable: recovered.last.index,
             verified: 0,
             writes: VecDeque::new(),
@@ -212,6 +223,7 @@ impl RaftCore {
             Input::HandOver { to } => self.begin_hand_over(now, to, out),
             Input::Change { expected, changes } => self.change(expected, &changes, out),
             Input::DiskStalls(stalls) => self.disk_stalls(now, stalls, out),
+            Input::Snapshot(input) => self.on_snapshot_input(input, out),
             Input::Applied { index } => self.applied = self.applied.max(index),
             Input::Settle => self.settle(now, out),
             Input::Fail { reason } => self.fail(reason, out),
@@ -260,6 +272,9 @@ impl RaftCore {
             Message::VoteReply(reply) => self.on_vote_reply(now, from, reply, out),
             Message::Found(found) => self.on_found(from, found, entries, out),
             Message::FoundReply(reply) => self.on_found_reply(now, from, reply, out),
+            Message::SnapshotOffer(offer) => self.on_snapshot_offer(now, from, offer, out),
+            Message::SnapshotChunk(chunk) => self.on_snapshot_chunk(now, from, chunk, out),
+            Message::SnapshotAck(ack) => self.on_snapshot_ack(now, from, ack, out),
         }
     }
 
@@ -539,6 +554,7 @@ impl RaftCore {
             match_index: peer.match_index,
             inflight_bytes: peer.inflight_bytes,
             last_contact: peer.last_contact,
+            snapshot: peer.receives().map(|mark| mark.last.index),
         })
     }
 

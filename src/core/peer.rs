@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::io::PeerHello;
 use super::message::Class;
+use super::snapshots::SnapshotMark;
 use crate::types::{LogIndex, Micros, ReplicaId};
 
 /// How a leader sends to a peer. Every state but `Replicate` ends by a timer.
@@ -16,6 +17,14 @@ pub(super) enum Progress {
     },
     /// The logs agree up to `next - 1` as far as sent: appends are pipelined.
     Replicate,
+    /// What it needs is no longer in the log: it is sent a snapshot, and counts by its last match
+    /// meanwhile (section 7).
+    Snapshot {
+        /// Which.
+        mark: SnapshotMark,
+        /// A sign of life moves this on; past it, the peer is probed again.
+        until: Micros,
+    },
 }
 
 /// An append that was sent and not answered.
@@ -97,6 +106,7 @@ impl Peer {
                 self.data_seq = 0;
                 self.probe();
             }
+            Class::Bulk => {}
         }
     }
 
@@ -155,6 +165,7 @@ impl Peer {
         match &mut self.progress {
             Progress::Probe { outstanding } => *outstanding = Some((inflight.seq, retry_at)),
             Progress::Replicate => self.next = last + 1,
+            Progress::Snapshot { .. } => {}
         }
         self.inflight_bytes += inflight.bytes;
         self.inflight.push_back(inflight);
@@ -176,10 +187,19 @@ impl Peer {
         self.progress = Progress::Replicate;
     }
 
+    /// The snapshot that it is sent.
+    pub(super) fn receives(&self) -> Option<SnapshotMark> {
+        match self.progress {
+            Progress::Snapshot { mark, .. } => Some(mark),
+            _ => None,
+        }
+    }
+
     /// When a probe or a window that got no answer is to be given up.
     pub(super) fn silence_ends(&self, patience: Micros) -> Option<Micros> {
         match self.progress {
             Progress::Probe { outstanding } => outstanding.map(|(_, until)| until),
+            Progress::Snapshot { until, .. } => Some(until),
             Progress::Replicate => self
                 .inflight
                 .front()

@@ -56,6 +56,21 @@ impl TermRuns {
         self.last = self.last.min(from - 1).max(self.snapshot.index);
     }
 
+    /// Lets the log begin after `start`, which it holds.
+    pub(super) fn compact(&mut self, start: LogId) {
+        let gone = self.runs.partition_point(|run| run.index <= start.index);
+        let running = gone.saturating_sub(1);
+        self.runs.drain(..running);
+        if gone > 0 && let Some(first) = self.runs.first_mut() {
+            first.index = start.index + 1;
+        }
+        let ends = self.runs.get(1).map_or(self.last + 1, |next| next.index);
+        if gone > 0 && ends <= start.index + 1 {
+            self.runs.remove(0);
+        }
+        self.snapshot = start;
+    }
+
     /// The highest entry at or below `index` whose term is at most `term`: where two logs that
     /// differ at `index` may still agree. One step skips a whole term (Raft paper, section 5.3).
     pub(super) fn agreement_below(&self, index: LogIndex, term: Term) -> LogId {
@@ -117,6 +132,27 @@ mod tests {
         }
         let shorter = TermRuns::new(LogId::new(2, 5), 0, Vec::new());
         assert_eq!(shorter.last(), LogId::new(2, 5));
+    }
+
+    #[test]
+    fn a_compacted_log_answers_the_same_above_its_start() {
+        let terms = [1, 1, 1, 4, 4, 5, 5, 6, 6, 6];
+        for start in 1..=terms.len() as u64 {
+            let mut log = log(&terms);
+            log.compact(LogId::new(terms[start as usize - 1], start));
+            for index in 1..=12 {
+                let expected = terms.get(index as usize - 1).copied();
+                let expected = expected.filter(|_| index >= start);
+                assert_eq!(log.term_at(index), expected, "start {start}, index {index}");
+            }
+            assert_eq!(log.last(), LogId::new(6, 10));
+            let runs = log.runs.iter().all(|run| run.index > start);
+            assert!(runs && log.runs.is_sorted_by(|a, b| a.index < b.index));
+            log.append(6, 1);
+            log.append(7, 1);
+            assert_eq!(log.term_at(11), Some(6));
+            assert_eq!(log.last(), LogId::new(7, 12));
+        }
     }
 
     #[test]

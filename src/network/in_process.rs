@@ -14,7 +14,7 @@ use crate::core::{Class, Message};
 use crate::entry::EntryBatch;
 use crate::types::{LogId, NodeId, ReplicaId};
 
-const CLASSES: [Class; 2] = [Class::Control, Class::Data];
+const CLASSES: [Class; 3] = [Class::Control, Class::Data, Class::Bulk];
 
 /// Connects the nodes of one program. Cheap to clone.
 #[derive(Clone, Default)]
@@ -163,12 +163,17 @@ impl RaftNetwork for InProcessNetwork {
         let Some(entries) = batch(message, body) else {
             return SendOutcome::Down;
         };
+        let chunk = match message {
+            Message::SnapshotChunk(_) => body.to_vec(),
+            _ => Vec::new(),
+        };
         let held = Held::default();
         let (from, message) = (self.me, *message);
         (target.sink)(&mut vec![NetworkEvent::Message {
             from,
             message,
             entries,
+            chunk,
             held,
         }]);
         SendOutcome::Sent
@@ -187,6 +192,9 @@ impl RaftNetwork for InProcessNetwork {
             port.facts = facts.clone();
         }
     }
+
+    // Nothing is dialled here: its streams are as cheap as the others.
+    fn want_bulk(&mut self, _: NodeId, _: bool) {}
 
     fn reopen(&mut self, to: NodeId) {
         let mut hub = self.hub.hub();

@@ -103,6 +103,8 @@ pub enum NetworkEvent {
         message: Message,
         /// The verified entries of an `Append` or `Found`.
         entries: EntryBatch,
+        /// The bytes beside a `SnapshotChunk`.
+        chunk: Vec<Bytes>,
         /// What the message occupies in the network until it has been dealt with.
         held: Held,
     },
@@ -133,7 +135,8 @@ pub type EventSink = Arc<dyn Fn(&mut Vec<NetworkEvent>) + Send + Sync>;
 
 /// A way to the peers. One per node; owned by its driver.
 pub trait RaftNetwork: Send + 'static {
-    /// Tries to send `message`, followed by `body` (whole entry frames), to node `to`.
+    /// Tries to send `message`, followed by `body` (whole entry frames, or a piece of a snapshot), to
+    /// node `to`.
     ///
     /// A request goes on the stream of its class that this node dialled; it must carry that
     /// stream's epoch if it has one. A reply goes back on the stream that the peer dialled.
@@ -144,6 +147,10 @@ pub trait RaftNetwork: Send + 'static {
 
     /// What later hellos say.
     fn set_local(&mut self, facts: &LocalFacts);
+
+    /// Whether snapshots go to a peer: its bulk connection is dialled, and kept, only for that. A
+    /// peer that is not dialled at all gets none.
+    fn want_bulk(&mut self, to: NodeId, wanted: bool);
 
     /// Ends the current data epoch to a peer and opens the next.
     fn reopen(&mut self, to: NodeId);

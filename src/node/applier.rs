@@ -6,7 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
 
 use super::envelope;
 use super::shared::{Applied, Shared};
@@ -20,7 +19,11 @@ pub(crate) enum ApplyJob<S: StateMachine> {
     /// Apply these runs of whole entry frames, up to `last`.
     Entries { runs: Vec<Bytes>, last: LogIndex },
     /// Give a consistent cut of the state.
-    Freeze(oneshot::Sender<FrozenState>),
+    Freeze(Box<dyn FnOnce(FrozenState) + Send>),
+    /// Put a snapshot's state in place of the machine's.
+    Restore(Restoring<S>),
+    /// Show what was restored.
+    Show,
     /// Ask the state machine what log time makes due.
     Due {
         time_us: Micros,

@@ -8,7 +8,7 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use super::handshake::{in_time, peer_node, read_hello, send_hello};
 use super::lane::lock;
 use super::limits::{
-    CONNECTIONS_OVER, CONNECTIONS_PER_PEER, DATA_CONNECTION_WINDOW, DATA_STREAMS, MAX_HANDSHAKES,
+    CONNECTIONS_OVER, CONNECTIONS_PER_PEER, BULK_CONNECTION_WINDOW, DATA_CONNECTION_WINDOW, DATA_STREAMS, MAX_HANDSHAKES,
     RETRY_FROM,
 };
 use super::refusals::{Reason, Who};
@@ -162,10 +162,14 @@ async fn serve(shared: &Shared, accepted: Accepted) {
         mut send,
         mut recv,
     } = accepted;
-    if hello.class == Class::Data {
-        // The class is known only now; until then the small windows held.
-        connection.set_receive_window(VarInt::from_u32(DATA_CONNECTION_WINDOW));
-        connection.set_max_concurrent_bi_streams(VarInt::from_u32(DATA_STREAMS));
+    // The class is known only now; until then the small windows held.
+    match hello.class {
+        Class::Control => {}
+        Class::Data => {
+            connection.set_receive_window(VarInt::from_u32(DATA_CONNECTION_WINDOW));
+            connection.set_max_concurrent_bi_streams(VarInt::from_u32(DATA_STREAMS));
+        }
+        Class::Bulk => connection.set_receive_window(VarInt::from_u32(BULK_CONNECTION_WINDOW)),
     }
     let link = Arc::new(Link::new(connection, &hello, false, hello.epoch));
     let registered = Registered::new(shared, Arc::clone(&link));

@@ -30,7 +30,7 @@ async fn outdated(peer: &Peer, class: Class, target: &PeerAddress) {
     let since = Instant::now();
     loop {
         peer.changed(class).notified().await;
-        if since.elapsed() > PATIENCE || peer.target().as_ref() != Some(target) {
+        if since.elapsed() > PATIENCE || peer.target(class).as_ref() != Some(target) {
             return;
         }
     }
@@ -78,7 +78,7 @@ impl Dialer {
     /// Dials whenever there is a target.
     pub(super) async fn run(mut self) {
         loop {
-            let Some(target) = self.peer.target() else {
+            let Some(target) = self.peer.target(self.class) else {
                 self.peer.changed(self.class).notified().await;
                 continue;
             };
@@ -278,7 +278,7 @@ impl Dialer {
                     close(&connection, malformed.code());
                     return malformed.into();
                 }
-                Ok(end) if self.class == Class::Control => {
+                Ok(end) if self.class != Class::Data => {
                     close(&connection, CloseCode::Shutdown);
                     return end.reason();
                 }
@@ -365,7 +365,7 @@ impl Dialer {
     async fn unwanted(&self, link: &Link, target: &PeerAddress) -> Reason {
         loop {
             self.peer.changed(self.class).notified().await;
-            let Some(now) = self.peer.target() else {
+            let Some(now) = self.peer.target(self.class) else {
                 return Reason::Stream("no longer a peer");
             };
             if now.address != target.address {

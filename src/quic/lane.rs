@@ -113,7 +113,7 @@ impl Lane {
             return SendOutcome::Down;
         }
         let taken = match self.class {
-            Class::Data => state.push_data(message, body, self.frame_limit()),
+            Class::Data | Class::Bulk => state.push_data(message, body, self.frame_limit()),
             Class::Control => state.push_control(message, body, self.replies),
         };
         if !taken {

@@ -79,6 +79,9 @@ const DATA_STREAM_WINDOW: u32 = 4 * MIB;
 /// Two streams and one more, so that an unread old epoch never blocks the new one.
 pub(super) const DATA_CONNECTION_WINDOW: u32 = 9 * MIB;
 const DATA_SEND_WINDOW: u32 = 8 * MIB;
+/// Bulk: with the rate limit, keeps queues short.
+pub(super) const BULK_CONNECTION_WINDOW: u32 = 3 * MIB / 2;
+const BULK_SEND_WINDOW: u32 = 2 * MIB;
 /// Streams that a dialer may have open: two on a data connection, an old epoch and the new.
 pub(super) const DATA_STREAMS: u32 = 2;
 
@@ -115,6 +118,7 @@ pub(super) fn transport_config(side: Side, tuning: Tuning) -> Arc<TransportConfi
             let send = match class {
                 Class::Control => SMALL_CONNECTION_WINDOW,
                 Class::Data => DATA_SEND_WINDOW,
+                Class::Bulk => BULK_SEND_WINDOW,
             };
             (0, SMALL_STREAM_WINDOW, SMALL_CONNECTION_WINDOW, send)
         }

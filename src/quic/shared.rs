@@ -19,7 +19,7 @@ use crate::types::{Incarnation, NodeId, ReplicaId};
 use crate::wire::{CloseCode, FrameLimits, Hello, PROTOCOL};
 
 /// All classes that are dialled.
-pub(super) const CLASSES: [Class; 2] = [Class::Control, Class::Data];
+pub(super) const CLASSES: [Class; 3] = [Class::Control, Class::Data, Class::Bulk];
 
 /// The highest feature level of this version.
 const FEATURE_LEVEL: u32 = 1;
@@ -50,10 +50,12 @@ pub(super) struct Peer {
     /// Where to dial; none: do not.
     pub(super) target: Mutex<Option<PeerAddress>>,
     /// Per class: the target changed.
-    pub(super) changed: [Notify; 2],
+    pub(super) changed: [Notify; CLASSES.len()],
+    /// Snapshots go there: the bulk connection is wanted.
+    pub(super) bulk: AtomicBool,
     pub(super) dialling: AtomicBool,
-    requests: [Lane; 2],
-    replies: [Lane; 2],
+    requests: [Lane; CLASSES.len()],
+    replies: [Lane; CLASSES.len()],
 }
 
 /// One live connection.
@@ -85,6 +87,7 @@ impl Peer {
             node,
             target: Mutex::default(),
             changed: Default::default(),
+            bulk: AtomicBool::new(false),
             dialling: AtomicBool::new(false),
             requests: CLASSES.map(|class| Lane::new(class, false)),
             replies: CLASSES.map(|class| Lane::new(class, true)),
@@ -104,7 +107,11 @@ impl Peer {
         &self.changed[class as usize]
     }
 
-    pub(super) fn target(&self) -> Option<PeerAddress> {
+    /// Where to dial for a class; none: do not.
+    pub(super) fn target(&self, class: Class) -> Option<PeerAddress> {
+        if class == Class::Bulk && !self.bulk.load(Ordering::Relaxed) {
+            return None;
+        }
         lock(&self.target).clone()
     }
 

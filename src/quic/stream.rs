@@ -139,7 +139,7 @@ impl Io<'_> {
     ) -> Result<(), Malformed> {
         while let Some(len) = frames.ready()? {
             let held = match (self.link.class, self.link.dialled) {
-                (Class::Data, false) => match self.link.credits.try_take(len) {
+                (Class::Data | Class::Bulk, false) => match self.link.credits.try_take(len) {
                     Some(held) => held,
                     None => {
                         self.deliver(events);
@@ -156,6 +156,7 @@ impl Io<'_> {
                 from: self.link.peer,
                 message: frame.message,
                 entries: frame.entries,
+                chunk: frame.chunk,
                 held,
             });
         }

@@ -311,6 +311,14 @@ impl RaftNetwork for RaftTransport {
         }
     }
 
+    fn want_bulk(&mut self, to: NodeId, wanted: bool) {
+        if let Some(peer) = self.peer(to)
+            && peer.bulk.swap(wanted, Ordering::Relaxed) != wanted
+        {
+            peer.changed(Class::Bulk).notify_one();
+        }
+    }
+
     fn reopen(&mut self, to: NodeId) {
         if let Some(peer) = self.peer(to) {
             peer.lane(Class::Data, false).reopen();

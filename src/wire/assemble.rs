@@ -15,6 +15,8 @@ use crate::types::LogId;
 pub(crate) struct Received {
     pub(crate) message: Message,
     pub(crate) entries: EntryBatch,
+    /// The bytes beside a `SnapshotChunk`.
+    pub(crate) chunk: Vec<Bytes>,
 }
 
 /// Gathers chunks until a frame is whole. It keeps the chunks of one frame (at most) and what came
@@ -76,6 +78,13 @@ impl Assembler {
         };
         let chunks = self.take(len);
         self.body = None;
+        if let Message::SnapshotChunk(_) = &message {
+            return Ok(Some(Received {
+                message,
+                entries: EntryBatch::default(),
+                chunk: chunks,
+            }));
+        }
         let entries = match &message {
             Message::Append(append) => {
                 EntryBatch::verify(chunks, append.prev, append.count, self.limits.entry)?
@@ -85,7 +94,11 @@ impl Assembler {
             }
             _ => EntryBatch::default(),
         };
-        Ok(Some(Received { message, entries }))
+        Ok(Some(Received {
+            message,
+            entries,
+            chunk: Vec::new(),
+        }))
     }
 
     /// Parses header and fixed part as far as the bytes go.

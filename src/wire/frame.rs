@@ -1,14 +1,15 @@
 //! Frame headers and fixed parts of the kinds of message.
 
 use bytes::{BufMut, BytesMut};
-use zerocopy::byteorder::little_endian::{U16, U32, U64};
+use zerocopy::byteorder::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{FrameLimits, HEADER, MAX_INDEX, Malformed};
-use crate::config::limits::MAX_FRAME_ENTRIES;
+use crate::config::limits::{MAX_FRAME_ENTRIES, MAX_SNAPSHOT_CHUNK};
 use crate::core::{
     AppendAck, AppendEntries, AppendStatus, Class, Found, FoundReply, FoundStatus, Heartbeat,
-    HeartbeatReply, Message, ReadIndex, ReadIndexReply, ReplicaState, TimeoutNow, TimeoutNowReply,
+    HeartbeatReply, Message, ReadIndex, ReadIndexReply, ReplicaState, SnapshotAck,
+    SnapshotChunk, SnapshotOffer, SnapshotStatus, TimeoutNow, TimeoutNowReply,
     VoteReason, VoteReply, VoteRequest,
 };
 use crate::types::{Incarnation, LogId, LogIndex, MAX_TERM, Term};
@@ -17,7 +18,7 @@ use crate::types::{Incarnation, LogId, LogIndex, MAX_TERM, Term};
 pub(crate) const MAX_FIXED: usize = size_of::<HeartbeatReplyPart>();
 
 /// What a frame is. The numbers are those on the wire; those of what is not built yet
-/// (forwarding, snapshots) are unknown kinds until a protocol version has them.
+/// (forwarding) are unknown kinds until a protocol version has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -35,10 +36,13 @@ pub(crate) enum Kind {
     TimeoutNowReply = 0x39,
     Found = 0x3a,
     FoundReply = 0x3b,
+    SnapshotOffer = 0x40,
+    SnapshotChunk = 0x41,
+    SnapshotAck = 0x42,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Append,
         Self::AppendAck,
         Self::PreVote,
@@ -53,6 +57,9 @@ impl Kind {
         Self::TimeoutNowReply,
         Self::Found,
         Self::FoundReply,
+        Self::SnapshotOffer,
+        Self::SnapshotChunk,
+        Self::SnapshotAck,
     ];
 
     fn from_number(number: u8) -> Option<Self> {
@@ -75,18 +82,26 @@ impl Kind {
             Message::TimeoutNowReply(_) => Self::TimeoutNowReply,
             Message::Found(_) => Self::Found,
             Message::FoundReply(_) => Self::FoundReply,
+            Message::SnapshotOffer(_) => Self::SnapshotOffer,
+            Message::SnapshotChunk(_) => Self::SnapshotChunk,
+            Message::SnapshotAck(_) => Self::SnapshotAck,
         }
     }
 
     const fn class(self) -> Class {
         match self {
             Self::Append | Self::AppendAck => Class::Data,
+            Self::SnapshotOffer | Self::SnapshotChunk | Self::SnapshotAck => Class::Bulk,
             _ => Class::Control,
         }
     }
 
     const fn is_reply(self) -> bool {
-        self as u8 & 1 == 1
+        match self {
+            Self::SnapshotOffer | Self::SnapshotChunk => false,
+            Self::SnapshotAck => true,
+            other => other as u8 & 1 == 1,
+        }
     }
 
     pub(crate) const fn fixed_len(self) -> usize {
@@ -103,11 +118,14 @@ impl Kind {
             Self::TimeoutNowReply => size_of::<TimeoutNowReplyPart>(),
             Self::Found => size_of::<FoundPart>(),
             Self::FoundReply => size_of::<FoundReplyPart>(),
+            Self::SnapshotOffer => size_of::<OfferPart>(),
+            Self::SnapshotChunk => size_of::<ChunkPart>(),
+            Self::SnapshotAck => size_of::<SnapshotAckPart>(),
         }
     }
 
     const fn has_body(self) -> bool {
-        matches!(self, Self::Append | Self::Found)
+        matches!(self, Self::Append | Self::Found | Self::SnapshotChunk)
     }
 }
 
@@ -213,6 +231,28 @@ part!(FoundReplyPart, 24 {
     status: u8,
     zero: [u8; 7],
 });
+part!(OfferPart, 80 {
+    id: U128,
+    last_index: U64,
+    last_term: U64,
+    len: U64,
+    hash: [u8; 32],
+    chunk: U32,
+    format: U32,
+});
+part!(ChunkPart, 32 {
+    id: U128,
+    offset: U64,
+    crc: U32,
+    zero: U32,
+});
+part!(SnapshotAckPart, 48 {
+    incarnation: [u8; 16],
+    id: U128,
+    next_offset: U64,
+    status: u8,
+    zero: [u8; 7],
+});
 
 const _: () = assert!(size_of::<HeaderPart>() == HEADER);
 
@@ -261,6 +301,10 @@ impl Head {
             let (len, limit) = (self.body_len, limits.body);
             return Err(Malformed::TooLarge { len, limit });
         }
+        if self.kind == Kind::SnapshotChunk && !(1..=MAX_SNAPSHOT_CHUNK).contains(&self.body_len) {
+            let (len, limit) = (self.body_len, MAX_SNAPSHOT_CHUNK);
+            return Err(Malformed::TooLarge { len, limit });
+        }
         if let Message::Append(append) = &message {
             if append.count > MAX_FRAME_ENTRIES {
                 let (len, limit) = (append.count as usize, MAX_FRAME_ENTRIES as usize);
@@ -296,6 +340,9 @@ impl Head {
                 Message::Found(Found { term, founder })
             }
             Kind::FoundReply => Message::FoundReply(found_reply(term, part(fixed)?)?),
+            Kind::SnapshotOffer => Message::SnapshotOffer(offer(term, part(fixed)?)?),
+            Kind::SnapshotChunk => Message::SnapshotChunk(chunk(term, part(fixed)?)?),
+            Kind::SnapshotAck => Message::SnapshotAck(snapshot_ack(term, part(fixed)?)?),
         })
     }
 }
@@ -497,6 +544,64 @@ fn found_reply(term: Term, raw: FoundReplyPart) -> Result<FoundReply, Malformed>
     })
 }
 
+fn offer(term: Term, raw: OfferPart) -> Result<SnapshotOffer, Malformed> {
+    let chunk = raw.chunk.get();
+    if chunk == 0 || chunk as usize > MAX_SNAPSHOT_CHUNK {
+        return Err(Malformed::Field("a length of chunks out of range"));
+    }
+    if raw.hash.get(..16) != Some(raw.id.as_bytes()) {
+        return Err(Malformed::Field("an id that is not half of the hash"));
+    }
+    Ok(SnapshotOffer {
+        term,
+        id: raw.id.get(),
+        last: log_id(raw.last_term, raw.last_index)?,
+        len: offset(raw.len)?,
+        hash: raw.hash,
+        chunk,
+        format: raw.format.get(),
+    })
+}
+
+fn chunk(term: Term, raw: ChunkPart) -> Result<SnapshotChunk, Malformed> {
+    zero(raw.zero.as_bytes())?;
+    Ok(SnapshotChunk {
+        term,
+        id: raw.id.get(),
+        offset: offset(raw.offset)?,
+        crc: raw.crc.get(),
+    })
+}
+
+fn snapshot_ack(term: Term, raw: SnapshotAckPart) -> Result<SnapshotAck, Malformed> {
+    zero(&raw.zero)?;
+    let status = match raw.status {
+        0 => SnapshotStatus::Receiving,
+        1 => SnapshotStatus::Installing,
+        2 => SnapshotStatus::Installed,
+        3 => SnapshotStatus::Busy,
+        4 => SnapshotStatus::Damaged,
+        5 => SnapshotStatus::Refused,
+        6 => SnapshotStatus::StaleTerm,
+        _ => return Err(Malformed::Field("an unknown snapshot status")),
+    };
+    Ok(SnapshotAck {
+        term,
+        incarnation: Incarnation(raw.incarnation),
+        id: raw.id.get(),
+        next_offset: offset(raw.next_offset)?,
+        status,
+    })
+}
+
+/// Offsets in files have the range of indices.
+fn offset(raw: U64) -> Result<u64, Malformed> {
+    match raw.get() {
+        offset if offset <= MAX_INDEX => Ok(offset),
+        _ => Err(Malformed::Field("an offset out of range")),
+    }
+}
+
 /// Writes the header and fixed part of `message`, which `body_len` bytes will follow.
 pub(crate) fn encode_into(message: &Message, body_len: usize, out: &mut BytesMut) {
     let kind = Kind::of(message);
@@ -533,6 +638,9 @@ pub(crate) fn encode_into(message: &Message, body_len: usize, out: &mut BytesMut
             };
             out.put_slice(part.as_bytes());
         }
+        Message::SnapshotOffer(m) => out.put_slice(offer_part(m).as_bytes()),
+        Message::SnapshotChunk(m) => out.put_slice(chunk_part(m).as_bytes()),
+        Message::SnapshotAck(m) => out.put_slice(snapshot_ack_part(m).as_bytes()),
     }
 }
 
@@ -640,6 +748,37 @@ fn timeout_now_reply_part(m: &TimeoutNowReply) -> TimeoutNowReplyPart {
     TimeoutNowReplyPart {
         incarnation: m.incarnation.0,
         accepted: m.accepted.into(),
+        zero: [0; 7],
+    }
+}
+
+fn offer_part(m: &SnapshotOffer) -> OfferPart {
+    OfferPart {
+        id: U128::new(m.id),
+        last_index: U64::new(m.last.index),
+        last_term: U64::new(m.last.term),
+        len: U64::new(m.len),
+        hash: m.hash,
+        chunk: U32::new(m.chunk),
+        format: U32::new(m.format),
+    }
+}
+
+fn chunk_part(m: &SnapshotChunk) -> ChunkPart {
+    ChunkPart {
+        id: U128::new(m.id),
+        offset: U64::new(m.offset),
+        crc: U32::new(m.crc),
+        zero: U32::ZERO,
+    }
+}
+
+fn snapshot_ack_part(m: &SnapshotAck) -> SnapshotAckPart {
+    SnapshotAckPart {
+        incarnation: m.incarnation.0,
+        id: U128::new(m.id),
+        next_offset: U64::new(m.next_offset),
+        status: m.status as u8,
         zero: [0; 7],
     }
 }

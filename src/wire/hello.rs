@@ -127,6 +127,7 @@ impl Hello {
         let class = match raw.class {
             0 => Class::Control,
             1 => Class::Data,
+            2 => Class::Bulk,
             other => return Err(HelloError::Class(other)),
         };
         if raw.flags & !(FLAG_BLANK | FLAG_REPAIRING) != 0 || raw.zero.get() != 0 {
