@@ -42,6 +42,12 @@ pub enum OpenError {
         /// In which cluster.
         cluster: ClusterId,
     },
+    /// There is no log to look at. (Opening would make one.)
+    #[error("{directory} holds no log")]
+    NoLog {
+        /// The directory.
+        directory: String,
+    },
     /// Neither slot of META is valid although there are segments: term and vote are lost, and peers
     /// cannot tell them.
     #[error(

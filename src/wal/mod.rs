@@ -22,6 +22,7 @@ mod error;
 mod flush;
 mod hint;
 mod index;
+mod judge;
 mod layout;
 mod log;
 mod map;
@@ -32,11 +33,13 @@ mod meta;
 mod options;
 mod prepare;
 mod read;
+mod readonly;
 mod recovery;
 mod rewrite;
 mod scan;
 mod tail;
 mod trim;
+mod verify;
 mod write;
 
 #[cfg(test)]
@@ -51,4 +54,6 @@ pub use medium::{EventSink, Files, Lane, Medium, MediumEvent, Task};
 pub use memory::{Crash, Memory, MemoryDisk, Stepper, SyncFault};
 pub use options::{LogCounters, LogIdentity, LogOptions, SyncPolicy};
 pub use read::Runs;
+pub use readonly::DirReader;
+pub use verify::{LogEnd, Verified, VerifiedSegment, verify};
 pub use write::{Append, NewEntry, Write};

@@ -8,13 +8,14 @@
 use zerocopy::IntoBytes;
 
 use super::OpenError;
+use super::judge::Recovered;
 use super::layout::{
     BATCH_HEADER, BatchFacts, BatchHeader, BatchKind, Lsn, SegmentHeader, SegmentStart, pool_name,
     segment_name,
 };
 use super::medium::Files;
 use super::prepare::{Order, Prepared, prepare};
-use super::recovery::{Ground, Recovered};
+use super::recovery::Ground;
 use super::scan::{Batch, Cursor, Live, Reader, Replay};
 use super::tail::Tail;
 use crate::types::LogId;
