@@ -35,6 +35,7 @@ mod prepare;
 mod read;
 mod readonly;
 mod recovery;
+mod repair;
 mod rewrite;
 mod scan;
 mod tail;
@@ -45,7 +46,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use error::{Damage, LogFailure, OpenError, ReadError, WriteError};
+pub use error::{Damage, LogFailure, OpenError, ReadError, RepairError, WriteError};
 pub use log::LogStorage;
 pub use map::Mapping;
 pub use mapped::{DirFiles, MappedDir};
@@ -55,5 +56,6 @@ pub use memory::{Crash, Memory, MemoryDisk, Stepper, SyncFault};
 pub use options::{LogCounters, LogIdentity, LogOptions, SyncPolicy};
 pub use read::Runs;
 pub use readonly::DirReader;
+pub use repair::{RepairPlan, plan_repair, repair};
 pub use verify::{LogEnd, Verified, VerifiedSegment, verify};
 pub use write::{Append, NewEntry, Write};

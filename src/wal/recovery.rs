@@ -319,7 +319,7 @@ impl<F: Files> Ground<'_, F> {
 
     /// Whether the log holds the entry at its start, or follows it. If not, the snapshot does not
     /// fit the log, and the log has to go.
-    fn start_is_known(&self, recovered: &Recovered) -> bool {
+    pub(super) fn start_is_known(&self, recovered: &Recovered) -> bool {
         let start = self.meta.start();
         recovered.replay.term(start.index) == Some(start.term)
             || recovered

@@ -376,6 +376,29 @@ pub(crate) fn look_ahead<F: Files>(
     Ok(beyond)
 }
 
+/// The first whole batch header at `at` or a later unit.
+pub(crate) fn next_header<F: Files>(
+    files: &F,
+    name: &str,
+    (seq, size, unit): (u64, u32, u32),
+    at: u32,
+    secret: &[u8; 16],
+) -> Result<Option<Batch>, OpenError> {
+    let mut reader = Reader::new(files, name, size);
+    let mut place = at;
+    while place < size {
+        let start = place as usize;
+        let Some(bytes) = reader.bytes(start..start + BATCH_HEADER)? else {
+            break;
+        };
+        if let Some(header) = BatchHeader::parse(bytes, Lsn::new(seq, place), secret) {
+            return Ok(Some(Batch { at: place, header }));
+        }
+        place += unit;
+    }
+    Ok(None)
+}
+
 /// What the batches add up to.
 #[derive(Debug, Default)]
 pub(crate) struct Replay {

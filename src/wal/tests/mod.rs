@@ -7,4 +7,6 @@ mod faults;
 mod front;
 mod golden;
 mod harness;
+mod repair;
 mod unsynced;
+mod verify;
