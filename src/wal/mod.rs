@@ -22,6 +22,7 @@ mod error;
 mod flush;
 mod hint;
 mod index;
+mod inspect;
 mod judge;
 mod layout;
 mod log;
@@ -47,6 +48,9 @@ mod write;
 mod tests;
 
 pub use error::{Damage, LogFailure, OpenError, ReadError, RepairError, WriteError};
+pub use inspect::{
+    BatchItem, EntryItem, HeaderItem, HintItem, Item, MetaItem, SegmentItem, StopItem, inspect,
+};
 pub use log::LogStorage;
 pub use map::Mapping;
 pub use mapped::{DirFiles, MappedDir};

@@ -17,7 +17,7 @@ use super::rewrite::{self, NewTail};
 use super::scan::{self, Batch, Listing, Live, Reader, Replay};
 use super::tail::Chain;
 use super::trim::Trim;
-use super::{LogCounters, OpenError, meta};
+use super::{LogCounters, OpenError, ReadError, meta};
 use crate::types::{Entry, HardState, Incarnation, LogId};
 
 /// What is known before the segments are read.
@@ -83,7 +83,7 @@ impl<M: Medium> LogStorage<M> {
             pool,
             told,
         };
-        let mut log = Self::assemble(medium, options, opened, recovered, tail);
+        let mut log = Self::assemble(medium, options, opened, recovered, tail)?;
         log.fasten_loose_ends();
         log.order_segment(Duration::ZERO);
         log.order_pages();
@@ -96,7 +96,7 @@ impl<M: Medium> LogStorage<M> {
         opened: Opened,
         recovered: Recovered,
         tail: NewTail,
-    ) -> Self {
+    ) -> Result<Self, OpenError> {
         let files = Arc::clone(medium.files());
         let (meta, start) = (opened.meta, opened.meta.start());
         let Recovered {
@@ -154,8 +154,10 @@ impl<M: Medium> LogStorage<M> {
             counters: LogCounters::default(),
         };
         log.drop_runs_below(start);
-        log.last_time_us = log.time_of(last.index).unwrap_or(0);
-        log
+        // A leader that does not know it could stamp an entry with an earlier time.
+        let last_time = log.time_of(last.index);
+        log.last_time_us = last_time.map_err(unreadable)?.unwrap_or(0);
+        Ok(log)
     }
 
     /// Where truncations cut into a batch, finds the place.
@@ -170,6 +172,10 @@ impl<M: Medium> LogStorage<M> {
             }
         }
     }
+}
+
+fn unreadable(error: ReadError) -> OpenError {
+    OpenError::io("the time of the last entry")(std::io::Error::other(error))
 }
 
 struct Opened {

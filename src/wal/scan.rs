@@ -97,13 +97,24 @@ pub(crate) fn list<F: Files>(files: &F, log_id: &[u8; 16]) -> Result<Listing, Op
     Ok(listing)
 }
 
-/// The header of a segment, from either copy.
 fn read_header<F: Files>(
     files: &F,
     name: &str,
     seq: u64,
     log_id: &[u8; 16],
 ) -> Result<Headed, OpenError> {
+    let size = files.size(name).map_err(io_error(files, name))?;
+    let header = any_header(files, name)?;
+    Ok(header.map_or(Headed::Dead, |header| {
+        own(files, name, seq, size, header, log_id)
+    }))
+}
+
+/// The header of a segment file, from either copy, whosever it is.
+pub(crate) fn any_header<F: Files>(
+    files: &F,
+    name: &str,
+) -> Result<Option<SegmentHeader>, OpenError> {
     let size = files.size(name).map_err(io_error(files, name))?;
     let mut copy = 0;
     while copy <= MAX_UNIT && u64::from(copy) + 128 <= size {
@@ -113,7 +124,7 @@ fn read_header<F: Files>(
             .map_err(io_error(files, name))?;
         match SegmentHeader::parse(&bytes) {
             Record::Valid(header) if copy == 0 || header.unit.get() == copy => {
-                return Ok(own(files, name, seq, size, header, log_id));
+                return Ok(Some(header));
             }
             Record::Newer(found) => {
                 return Err(OpenError::Version {
@@ -125,7 +136,7 @@ fn read_header<F: Files>(
             _ => copy = (copy * 2).max(MIN_UNIT),
         }
     }
-    Ok(Headed::Dead)
+    Ok(None)
 }
 
 fn own<F: Files>(

@@ -7,6 +7,8 @@ mod faults;
 mod front;
 mod golden;
 mod harness;
+mod inspect;
 mod repair;
+mod times;
 mod unsynced;
 mod verify;
