@@ -95,9 +95,9 @@ fn name(nth: usize) -> String {
 }
 
 fn options() -> ProposeOptions {
-    let mut options = ProposeOptions::default();
-    options.deadline = Some(Duration::from_secs(2));
-    options
+    ProposeOptions {
+        deadline: Some(Duration::from_secs(2)),
+    }
 }
 
 /// Proposes until nothing is taken any more. Which were acknowledged, and how the rest was refused.

@@ -434,7 +434,7 @@ mod tests {
             }
             for (count, why) in [(1024, None), (1025, Some("more than 1024 members"))] {
                 let mut configuration = sets(0b1110, 0b110);
-                *set(&mut configuration) = (1..=count).map(|node| in_life(node, 1)).collect();
+                *set(&mut configuration) = (1..=count).map(|node| in_life(node, 99)).collect();
                 assert_eq!(refusal(&configuration), why, "{count}");
             }
         }

@@ -104,11 +104,8 @@ impl RaftCore {
             return false;
         }
         let genesis = if self.genesis.is_none() {
+            // A log begins with its founding: nothing else can be the start of one.
             let Some(founder) = entries.founder() else {
-                self.fail(
-                    "the log of its leader does not begin with a founding".to_owned(),
-                    out,
-                );
                 return false;
             };
             self.genesis = founder;

@@ -90,22 +90,11 @@ impl Files for DirFiles {
     }
 
     fn boot_id(&self) -> Option<[u8; 16]> {
-        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let digits: String = text.trim().chars().filter(|&c| c != '-').collect();
-        let id: crate::types::Incarnation = digits.parse().ok()?;
-        Some(id.0)
+        boot_id()
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            // Our own names are ASCII; others are nobody's business.
-            if let Ok(name) = entry?.file_name().into_string() {
-                names.push(name);
-            }
-        }
-        names.sort();
-        Ok(names)
+        names_in(&self.path)
     }
 
     fn size(&self, name: &str) -> io::Result<u64> {
@@ -171,6 +160,25 @@ impl Files for DirFiles {
         }
         mapping.populate(range)
     }
+}
+
+pub(super) fn boot_id() -> Option<[u8; 16]> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let digits: String = text.trim().chars().filter(|&c| c != '-').collect();
+    let id: crate::types::Incarnation = digits.parse().ok()?;
+    Some(id.0)
+}
+
+pub(super) fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        // Our own names are ASCII; others are nobody's business.
+        if let Ok(name) = entry?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// The medium over a directory.
@@ -273,7 +281,7 @@ fn check_file_system(kind: u64, place: &str, options: &LogOptions) -> Result<(),
 }
 
 /// The largest of 4096, the page size and the device's physical block.
-fn unit_of(dir: &File) -> u32 {
+pub(super) fn unit_of(dir: &File) -> u32 {
     let page = rustix::param::page_size() as u32;
     let block = physical_block(dir).unwrap_or(MIN_UNIT);
     let unit = MIN_UNIT.max(page).max(block).next_power_of_two();

@@ -286,7 +286,11 @@ impl<M: Medium> LogStorage<M> {
         self.runs.truncate(keep);
         let index = from - 1;
         self.last = LogId::new(self.term(index).unwrap_or(0), index);
-        self.last_time_us = self.time_of(index).unwrap_or(self.last_time_us);
+        // Log time must never fall. Where that of the new end cannot be read, the one of the old
+        // end, which is no earlier, does as well.
+        if let Ok(Some(time_us)) = self.time_of(index) {
+            self.last_time_us = time_us;
+        }
         self.durable = self.durable.min(index);
         if let Some(flight) = &mut self.flight {
             flight.last = flight.last.min(index);

@@ -230,27 +230,7 @@ impl Model<'_> {
         }
         state.kept = room;
         let count = if founding { 1 } else { self.draw.below(10) };
-        let mut new = Vec::new();
-        let mut last = state.last();
-        let mut term = last.term.max(1) + self.draw.below(6) / 5;
-        for _ in 0..count {
-            let size = match self.draw.below(8) {
-                0 => 0,
-                7 => self.draw.below(MAX_ENTRY as u64 + 1),
-                _ => self.draw.below(700),
-            };
-            last = LogId::new(term, last.index + 1);
-            new.push((last, size as usize));
-        }
-        let framed = self.draw.one_in(2) && !new.is_empty();
-        if framed && self.draw.one_in(3) {
-            // The leader's own history: several terms in one append.
-            let middle = new.len() / 2;
-            term += 1;
-            new.iter_mut()
-                .skip(middle)
-                .for_each(|entry| entry.0.term = term);
-        }
+        let (new, term, framed) = self.draw_entries(state.last(), count);
         if cut.is_none() && new.is_empty() {
             return Ok(());
         }
@@ -295,6 +275,31 @@ impl Model<'_> {
             self.states.push(id, state);
         }
         Ok(())
+    }
+
+    /// New entries after `last`, the term of the writer, and whether they come as a leader's frames.
+    fn draw_entries(&mut self, mut last: LogId, count: u64) -> (Vec<(LogId, usize)>, u64, bool) {
+        let mut new = Vec::new();
+        let mut term = last.term.max(1) + self.draw.below(6) / 5;
+        for _ in 0..count {
+            let size = match self.draw.below(8) {
+                0 => 0,
+                7 => self.draw.below(MAX_ENTRY as u64 + 1),
+                _ => self.draw.below(700),
+            };
+            last = LogId::new(term, last.index + 1);
+            new.push((last, size as usize));
+        }
+        let framed = self.draw.one_in(2) && !new.is_empty();
+        if framed && self.draw.one_in(3) {
+            // The leader's own history: several terms in one append.
+            let middle = new.len() / 2;
+            term += 1;
+            new.iter_mut()
+                .skip(middle)
+                .for_each(|entry| entry.0.term = term);
+        }
+        (new, term, framed)
     }
 
     fn next_vote(&mut self, state: &State, term: u64) -> HardState {
