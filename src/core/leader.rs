@@ -174,8 +174,7 @@ impl RaftCore {
         let retry_at = now + self.settings.heartbeat_interval;
         let start = self.log.snapshot();
         // `conflict` is the last entry at which its log could agree with ours: before our start.
-        let lacks_start =
-            ack.conflict.index < start.index || ack.conflict.term < start.term;
+        let lacks_start = ack.conflict.index < start.index || ack.conflict.term < start.term;
         let Some(peer) = self.replying_peer(now, from, ack.term, ack.incarnation, out) else {
             return;
         };

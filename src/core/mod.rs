@@ -499,6 +499,11 @@ impl RaftCore {
         self.log.term_at(index)
     }
 
+    /// Highest index that the state machine is known to have applied.
+    pub fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
     /// Highest index known committed.
     pub fn commit(&self) -> LogIndex {
         self.commit

@@ -61,7 +61,9 @@ impl TermRuns {
         let gone = self.runs.partition_point(|run| run.index <= start.index);
         let running = gone.saturating_sub(1);
         self.runs.drain(..running);
-        if gone > 0 && let Some(first) = self.runs.first_mut() {
+        if gone > 0
+            && let Some(first) = self.runs.first_mut()
+        {
             first.index = start.index + 1;
         }
         let ends = self.runs.get(1).map_or(self.last + 1, |next| next.index);

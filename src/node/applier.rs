@@ -33,6 +33,21 @@ pub(crate) enum ApplyJob<S: StateMachine> {
     Stop,
 }
 
+/// A snapshot's state on its way into the machine.
+pub(crate) struct Restoring<S: StateMachine> {
+    /// The entry that it stands at.
+    pub(crate) last: LogId,
+    /// Log time there, microseconds.
+    pub(crate) time_us: Micros,
+    /// Puts it in place. `Ok(Err(_))`: it cannot be, and the machine is as it was.
+    pub(crate) put: Put<S>,
+    /// Told how it went.
+    pub(crate) done: Box<dyn FnOnce(Result<(), String>) + Send>,
+}
+
+/// See [`Restoring::put`].
+pub(crate) type Put<S> = Box<dyn FnOnce(&mut S) -> Result<Result<(), String>, String> + Send>;
+
 /// A frozen state with what it reflects.
 pub struct FrozenState {
     /// The entry applied last.
@@ -59,12 +74,14 @@ pub(crate) struct Applier<S: StateMachine> {
 }
 
 impl<S: StateMachine> Applier<S> {
+    /// The machine stands where `shared` shows it.
     pub(crate) fn new(machine: S, shared: Arc<Shared<S>>) -> Self {
+        let begin = shared.applied();
         Self {
             machine,
             shared,
-            at: LogId::default(),
-            time_us: 0,
+            at: begin.id,
+            time_us: begin.time_us,
             waiting: VecDeque::new(),
             answers: Vec::new(),
             quarantined: false,
@@ -114,8 +131,10 @@ impl<S: StateMachine> Applier<S> {
                     digest: self.machine.digest(),
                     frozen: self.machine.freeze(),
                 };
-                let _ = reply.send(frozen);
+                reply(frozen);
             }
+            ApplyJob::Restore(restoring) => self.restore(restoring)?,
+            ApplyJob::Show => self.publish(),
             ApplyJob::Due { time_us, found } => {
                 if let Some(command) = self.machine.due(time_us) {
                     found(command);
@@ -123,6 +142,20 @@ impl<S: StateMachine> Applier<S> {
             }
             ApplyJob::Stop => {}
         }
+        Ok(())
+    }
+
+    /// What was restored is shown by [`ApplyJob::Show`], once the log begins there.
+    fn restore(&mut self, restoring: Restoring<S>) -> Result<(), String> {
+        let last = restoring.last;
+        let put = (restoring.put)(&mut self.machine);
+        let put = put.map_err(|why| {
+            format!("the state machine was restored from the snapshot of {last}: {why}")
+        })?;
+        if put.is_ok() {
+            (self.at, self.time_us) = (last, restoring.time_us);
+        }
+        (restoring.done)(put);
         Ok(())
     }
 

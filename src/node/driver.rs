@@ -11,6 +11,7 @@ mod membership;
 mod network;
 mod proposals;
 mod reads;
+mod snapshots;
 mod writes;
 
 use std::collections::VecDeque;
@@ -21,6 +22,8 @@ use super::inbox::{Lanes, Submission};
 use super::log_time::LogTime;
 pub(crate) use super::log_time::Now;
 use super::shared::Shared;
+use bytes::Bytes;
+
 use crate::core::{ChangeError, Input, Message, Output, RaftCore, RaftRole};
 use crate::entry::EntryBatch;
 use crate::error::{HandOverError, ProposeError, ReadError};
@@ -31,6 +34,8 @@ use crate::wal::{LogStorage, Medium, NewEntry};
 pub(crate) use hand_over::HandOverReply;
 pub(crate) use membership::ChangeReply;
 use reads::Reads;
+use snapshots::Snapshots;
+pub(crate) use snapshots::{SnapshotParts, SnapshotSink};
 
 /// How often the slow part of the status is published.
 const STATUS_INTERVAL: Micros = 100_000;
@@ -61,6 +66,7 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     pending: VecDeque<Submission<S::Response>>,
     entries: Vec<NewEntry>,
     reads: Reads,
+    snapshots: Snapshots,
     log_time: LogTime,
     next_due: Micros,
     /// The disk has kept a write waiting for an election timeout.
@@ -94,6 +100,7 @@ pub(crate) struct Parts<S: StateMachine, M: Medium, N: RaftNetwork> {
     pub(crate) facts: LocalFacts,
     /// The first members, dialled until a configuration says otherwise.
     pub(crate) listed: Vec<PeerAddress>,
+    pub(crate) snapshots: SnapshotParts,
 }
 
 /// Bytes that wait in a driver's memory, for those who check the bounds.
@@ -110,6 +117,7 @@ pub(crate) struct Load {
 enum Cause<'a, R> {
     Entries(&'a EntryBatch),
     Proposals(&'a mut Vec<Submission<R>>),
+    Chunk(&'a [Bytes]),
     Other,
 }
 
@@ -123,7 +131,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             shared,
             facts,
             listed,
+            snapshots,
         } = parts;
+        let dispatched = core.applied();
         let reads = Reads::new(log.meta_seq(), core.heartbeat_interval());
         let mut driver = Self {
             core,
@@ -139,6 +149,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             pending: VecDeque::new(),
             entries: Vec::new(),
             reads,
+            snapshots: Snapshots::new(snapshots),
             log_time: LogTime::default(),
             next_due: 0,
             disk_stalls: false,
@@ -146,7 +157,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             change: None,
             founding_write: None,
             next_status: 0,
-            dispatched: 0,
+            dispatched,
             backlog: VecDeque::new(),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
@@ -183,12 +194,17 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             .network
             .drain(..)
             .for_each(|event| self.network_event(now, event));
+        lanes
+            .snapshots
+            .drain(..)
+            .for_each(|event| self.snapshot_event(now, event));
         self.propose(now, &mut lanes.proposals);
         self.read(now, &mut lanes.reads);
         let index = self.shared.applied_index();
         self.step(now, Input::Applied { index }, Cause::Other);
         self.step(now, Input::Settle, Cause::Other);
         self.dispatch(now);
+        self.see_to_snapshots(now);
         self.ask_what_is_due(now);
         self.log.note_commit(self.core.commit());
         self.log.tick(now.mono);
@@ -205,7 +221,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     fn next_call(&self, now: Micros) -> Micros {
         match self.failure {
             Some(_) if !self.shared.waiters.is_empty() => now + STATUS_INTERVAL,
-            _ => self.core.deadline().min(self.reads.deadline()),
+            _ => {
+                let deadline = self.core.deadline().min(self.reads.deadline());
+                deadline.min(self.snapshots.deadline())
+            }
         }
     }
 
@@ -297,6 +316,17 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             Output::Commit { index } => self.committed(index),
             Output::ReadReady { id, index } => self.reads.ready(id, index),
             Output::Event(event) => self.event(now, event),
+            Output::OfferSnapshot { to, mark } => self.offer_snapshot(to, mark),
+            Output::SendChunks { to, id, offset } => self.send_chunks(now, to, id, offset),
+            Output::CheckSnapshot { mark } => self.check_snapshot(mark),
+            Output::TakeOffer { from, offer } => self.take_offer(now, from, offer),
+            Output::TakeChunk { from, chunk } => {
+                if let Cause::Chunk(bytes) = cause {
+                    self.take_chunk(from, chunk, bytes);
+                }
+            }
+            Output::Restore { mark } => self.restore(now, mark),
+            Output::Install { id, last } => self.install(now, id, last),
         }
     }
 }

@@ -292,7 +292,9 @@ impl<S: StateMachine> RaftNode<S> {
         let (reply, answer) = oneshot::channel();
         self.inner
             .jobs
-            .send(ApplyJob::Freeze(reply))
+            .send(ApplyJob::Freeze(Box::new(|frozen| {
+                let _ = reply.send(frozen);
+            })))
             .map_err(|_| WaitError::Stopped)?;
         answer.await.map_err(|_| WaitError::Stopped)
     }

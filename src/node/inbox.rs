@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::driver::{ChangeReply, HandOverReply};
+use super::snapshotter::SnapshotEvent;
 use super::waiters::Waiter;
 use crate::core::Change;
 use crate::error::ReadError;
@@ -72,6 +73,7 @@ pub(crate) struct Lanes<R> {
     pub(crate) proposals: Vec<Submission<R>>,
     pub(crate) reads: Vec<ReadWaiter>,
     pub(crate) requests: Vec<Request>,
+    pub(crate) snapshots: Vec<SnapshotEvent>,
     /// The driver looks no more.
     pub(crate) closed: bool,
 }
@@ -84,6 +86,7 @@ impl<R> Default for Lanes<R> {
             proposals: Vec::new(),
             reads: Vec::new(),
             requests: Vec::new(),
+            snapshots: Vec::new(),
             closed: false,
         }
     }
@@ -97,6 +100,7 @@ impl<R> Lanes<R> {
             && self.proposals.is_empty()
             && self.reads.is_empty()
             && self.requests.is_empty()
+            && self.snapshots.is_empty()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The node: [`RaftNode`] is the handle; behind it the driver, the only place where the parts meet.
 
 pub(crate) mod applier;
+pub(crate) mod begin;
 pub(crate) mod driver;
 mod envelope;
 mod handle;
@@ -10,6 +11,7 @@ mod members;
 mod reading;
 pub(crate) mod shared;
 mod shell;
+pub(crate) mod snapshotter;
 pub(crate) mod start;
 mod status;
 #[cfg(test)]

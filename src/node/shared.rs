@@ -70,6 +70,7 @@ pub(crate) struct Shared<S: StateMachine> {
 }
 
 impl<S: StateMachine> Shared<S> {
+    /// `begin`: the entry that the machine's state reflects, and log time there.
     pub(crate) fn new(
         me: ReplicaId,
         cluster: ClusterId,
@@ -77,10 +78,12 @@ impl<S: StateMachine> Shared<S> {
         clock: Clock,
         inbox: Arc<Inbox<S::Response>>,
         machine: &S,
+        begin: (LogId, Micros),
     ) -> Self {
+        let (id, time_us) = begin;
         let applied = Applied {
-            id: LogId::default(),
-            time_us: 0,
+            id,
+            time_us,
             digest: machine.digest(),
             view: machine.view(),
         };
@@ -93,11 +96,11 @@ impl<S: StateMachine> Shared<S> {
             waiters: Waiters::default(),
             brief: Mutex::default(),
             applied: Mutex::new(Arc::new(applied)),
-            applied_index: AtomicU64::new(0),
-            applied_changed: watch::Sender::new(0),
+            applied_index: AtomicU64::new(id.index),
+            applied_changed: watch::Sender::new(id.index),
             apply_is_behind: AtomicBool::new(false),
             lease: AtomicU64::new(0),
-            commit: AtomicU64::new(0),
+            commit: AtomicU64::new(id.index),
             stopped: watch::Sender::new(false),
         }
     }

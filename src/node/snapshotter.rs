@@ -11,8 +11,8 @@ use bytes::Bytes;
 use super::applier::FrozenState;
 use crate::core::{SnapshotChunk, SnapshotOffer, SnapshotStatus};
 use crate::snapshot::{
-    Offered, Receiver, SnapshotFile, SnapshotFolder, SnapshotHead, SnapshotSum, StoredSnapshot,
-    Taken,
+    Offered, Pace, Receiver, SnapshotFile, SnapshotFolder, SnapshotHead, SnapshotSum,
+    StoredSnapshot, Taken,
 };
 use crate::state_machine::StateMachine;
 use crate::types::{LogId, NodeId, ReplicaId};
@@ -22,8 +22,8 @@ use crate::wal::Files;
 pub(crate) enum SnapshotJob {
     /// Write a state out.
     Write(Box<(FrozenState, SnapshotHead)>),
-    /// Remove all snapshots but these.
-    KeepOnly(Vec<LogId>),
+    /// Remove all snapshots but this; only at the start, when none can be coming in.
+    KeepOnly(Option<LogId>),
     /// Remove one.
     Remove(LogId),
     /// Read a piece of one, for a peer.
@@ -120,12 +120,11 @@ pub(crate) struct Snapshotter<F> {
     folder: SnapshotFolder<F>,
     receiver: Receiver<F>,
     steps: VecDeque<Step>,
-    /// Told how many bytes of a state were written; may hold the thread up.
-    pace: Box<dyn FnMut(usize) + Send>,
+    pace: Box<Pace>,
 }
 
 impl<F: Files> Snapshotter<F> {
-    pub(crate) fn new(folder: SnapshotFolder<F>, pace: Box<dyn FnMut(usize) + Send>) -> Self {
+    pub(crate) fn new(folder: SnapshotFolder<F>, pace: Box<Pace>) -> Self {
         Self {
             receiver: Receiver::new(folder.clone()),
             folder,
@@ -163,6 +162,10 @@ impl<F: Files> Snapshotter<F> {
             Step::CheckReceived(from, id) => self.check_received(from, id),
             Step::SyncReceived(inbound) => {
                 let done = self.receiver.sync();
+                if done.is_err() {
+                    // What a failed sync covered may be gone, and a second one would not say so.
+                    note_removal(self.receiver.discard());
+                }
                 self.inbound(done, inbound, Step::NameReceived)
             }
             Step::NameReceived(inbound) => {
@@ -199,7 +202,7 @@ impl<F: Files> Snapshotter<F> {
                 }
             }
             SnapshotJob::KeepOnly(keep) => {
-                note_removal(self.folder.keep_only(&keep));
+                note_removal(self.folder.keep_only(keep));
                 None
             }
             SnapshotJob::Remove(last) => {

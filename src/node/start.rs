@@ -7,18 +7,20 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::applier::ApplyJob;
-use super::driver::{Driver, Parts};
+use super::begin::{Begin, begin};
+use super::driver::{Driver, Parts, SnapshotParts};
 use super::handle::RaftNode;
 use super::inbox::Inbox;
 use super::shared::{Clock, Shared};
-use super::shell::{start_applier, start_driver};
+use super::shell::{start_applier, start_driver, start_snapshotters};
 use crate::config::{Cluster, RaftConfig, limits};
-use crate::core::{Configuration, FoundingList, RaftCore, Recovered, Settings};
+use crate::core::{FoundingList, RaftCore, Settings};
 use crate::error::StartError;
 use crate::network::{LocalFacts, NetworkEvent, PeerAddress, RaftNetwork};
 use crate::quic::{RaftTransport, TransportOptions};
+use crate::snapshot::{SnapshotFolder, SnapshotOptions};
 use crate::state_machine::{RouterStateMachine, StateMachine};
-use crate::types::{ClusterId, Incarnation, Micros, ReplicaId};
+use crate::types::{ClusterId, Incarnation, ReplicaId};
 use crate::wal::{LogIdentity, LogOptions, LogStorage, MappedDir, Medium};
 
 /// Sets up a node beyond what [`RaftConfig`] says. Begins with [`RaftNode::builder`].
@@ -27,12 +29,20 @@ pub struct NodeBuilder {
     config: RaftConfig,
     log: LogOptions,
     lease_drift_ppm: Option<u32>,
+    snapshots: SnapshotOptions,
 }
 
 impl NodeBuilder {
     /// Options of the log: segment size, sync policy and so on.
     pub fn log(mut self, options: LogOptions) -> Self {
         self.log = options;
+        self
+    }
+
+    /// When snapshots are taken, how much of the log is kept behind them, and at which rates they are
+    /// written and sent.
+    pub fn snapshots(mut self, options: SnapshotOptions) -> Self {
+        self.snapshots = options;
         self
     }
 
@@ -62,6 +72,7 @@ impl NodeBuilder {
         cluster: Cluster,
     ) -> Result<RaftNode<S>, StartError> {
         self.config.validate()?;
+        self.snapshots.validate()?;
         cluster.validate(self.config.node_id)?;
         let (done, result) = tokio::sync::oneshot::channel();
         let start = move || {
@@ -87,6 +98,7 @@ impl RaftNode<RouterStateMachine> {
             config,
             log: LogOptions::default(),
             lease_drift_ppm: None,
+            snapshots: SnapshotOptions::default(),
         }
     }
 }
@@ -107,18 +119,25 @@ impl<S: StateMachine> RaftNode<S> {
 
 fn start_blocking<S: StateMachine>(
     builder: NodeBuilder,
-    machine: S,
+    mut machine: S,
     cluster: Cluster,
 ) -> Result<RaftNode<S>, StartError> {
     let NodeBuilder {
         config,
         log: mut options,
         lease_drift_ppm,
+        snapshots,
     } = builder;
     options.election_timeout_min_ms = config.election_timeout_min_ms as u32;
     let inbox = Arc::new(Inbox::default());
     let log = open_log(&config, &cluster, options, Arc::clone(&inbox))?;
-    let facts = local_facts(&log, cluster.advertised(), cluster.client_endpoint.clone());
+    let begin = begin(&log, &mut machine, cluster.credentials.cluster());
+    let begin = begin.map_err(StartError::Storage)?;
+    let facts = begin.facts(
+        log.meta_seq(),
+        cluster.advertised(),
+        cluster.client_endpoint.clone(),
+    );
     let sink = {
         let inbox = Arc::clone(&inbox);
         Arc::new(move |events: &mut Vec<NetworkEvent>| {
@@ -145,6 +164,8 @@ fn start_blocking<S: StateMachine>(
         cluster,
         facts,
         listening,
+        begin,
+        snapshots,
     };
     let settings = Settings {
         lease_drift_ppm,
@@ -192,6 +213,8 @@ struct Placement {
     cluster: Cluster,
     facts: LocalFacts,
     listening: SocketAddr,
+    begin: Begin,
+    snapshots: SnapshotOptions,
 }
 
 type Launched<S> = (Arc<Shared<S>>, mpsc::Sender<ApplyJob<S>>);
@@ -208,6 +231,8 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         cluster,
         mut facts,
         listening,
+        begin,
+        snapshots: options,
     } = placement;
     if facts.peer_address.is_empty() {
         facts.peer_address = listening.to_string();
@@ -231,10 +256,9 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         client_endpoint: facts.client_endpoint.clone(),
     };
     let clock = Clock::start();
-    let recovered = recovered(&log).map_err(StartError::Storage)?;
-    let core = RaftCore::new(me, settings, recovered, founding, clock.now());
+    let core = RaftCore::new(me, settings, begin.recovered, founding, clock.now());
     let cluster_id: ClusterId = cluster.credentials.cluster();
-    let shared = Shared::new(me, cluster_id, listening, clock, inbox, &machine);
+    let shared = Shared::new(me, cluster_id, listening, clock, inbox, &machine, begin.at);
     let shared = Arc::new(shared);
     let (jobs, queue) = mpsc::channel();
     let apply = {
@@ -243,6 +267,9 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         Box::new(move |job| drop(jobs.send(job)))
     };
     start_applier(machine, Arc::clone(&shared), queue).map_err(StartError::Thread)?;
+    let folder = SnapshotFolder::new(log.files());
+    let (snapshot_jobs, snapshotters) =
+        start_snapshotters(&folder, &options, &shared).map_err(StartError::Thread)?;
     let parts = Parts {
         core,
         log,
@@ -251,56 +278,20 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         shared: Arc::clone(&shared),
         facts,
         listed,
+        snapshots: SnapshotParts {
+            options,
+            stored: begin.stored,
+            jobs: snapshot_jobs,
+        },
     };
     start_driver(
         move || Driver::new(parts),
         Arc::clone(&shared),
         jobs.clone(),
+        snapshotters,
     )
     .map_err(StartError::Thread)?;
     Ok((shared, jobs))
-}
-
-/// What the core needs to know of a recovered log.
-///
-/// # Errors
-/// If an entry that should be a configuration is none that this version can read.
-pub(crate) fn recovered<M: Medium>(log: &LogStorage<M>) -> Result<Recovered, String> {
-    let configurations = log.configurations().into_iter().map(|entry| {
-        let read = Configuration::decode(&entry.payload);
-        let read = read.map_err(|error| format!("entry {}: {error}", entry.id.index))?;
-        Ok((entry.id.index, Arc::new(read)))
-    });
-    Ok(Recovered {
-        hard_state: log.hard_state(),
-        told_election_timeout: Micros::from(log.told_election_timeout_ms()) * 1000,
-        genesis: local_facts(log, String::new(), String::new()).genesis,
-        snapshot: log.snapshot(),
-        last: log.last(),
-        terms: log.term_runs(),
-        configurations: configurations.collect::<Result<_, String>>()?,
-    })
-}
-
-/// What peers are told of a log that was opened.
-pub(crate) fn local_facts<M: Medium>(
-    log: &LogStorage<M>,
-    peer_address: String,
-    client_endpoint: String,
-) -> LocalFacts {
-    let blank = log.configurations().is_empty();
-    LocalFacts {
-        blank,
-        // A crash left the founder's name and not the first entry: nothing was promised to it.
-        genesis: if blank {
-            Incarnation::NONE
-        } else {
-            log.genesis()
-        },
-        meta_seq: log.meta_seq(),
-        peer_address,
-        client_endpoint,
-    }
 }
 
 /// Differs for every life of every node, so that timeouts do not run in step.

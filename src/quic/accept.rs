@@ -8,8 +8,8 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use super::handshake::{in_time, peer_node, read_hello, send_hello};
 use super::lane::lock;
 use super::limits::{
-    CONNECTIONS_OVER, CONNECTIONS_PER_PEER, BULK_CONNECTION_WINDOW, DATA_CONNECTION_WINDOW, DATA_STREAMS, MAX_HANDSHAKES,
-    RETRY_FROM,
+    BULK_CONNECTION_WINDOW, CONNECTIONS_OVER, CONNECTIONS_PER_PEER, DATA_CONNECTION_WINDOW,
+    DATA_STREAMS, MAX_HANDSHAKES, RETRY_FROM,
 };
 use super::refusals::{Reason, Who};
 use super::shared::{Link, Shared, close};

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::faults::NodeState;
+use super::oracle::Oracle;
 use super::plan::Rates;
 use super::random::Random;
 use super::truth::{CLUSTER, Chain, Image, durable, identity, log_options};
@@ -12,13 +13,16 @@ use crate::config::RaftConfig;
 use crate::core::{FoundingList, RaftCore, RaftRole, Settings};
 use crate::network::{LocalFacts, PeerAddress};
 use crate::node::applier::{Applier, ApplyJob};
-use crate::node::driver::{Driver, Now, Parts};
+use crate::node::begin::{Begin, begin};
+use crate::node::driver::{ApplySink, Driver, Now, Parts, SnapshotParts, SnapshotSink};
 use crate::node::inbox::{Inbox, Lanes, Request};
 use crate::node::shared::{Clock, Shared};
-use crate::node::start::{local_facts, recovered, settings};
+use crate::node::snapshotter::{SnapshotJob, Snapshotter};
+use crate::node::start::settings;
+use crate::snapshot::{SnapshotFolder, SnapshotOptions};
 use crate::state_machine::StateMachine;
 use crate::types::{Incarnation, LogIndex, Micros, NodeId, ReplicaId, Term};
-use crate::wal::{Crash, Lane, LogStorage, Memory, MemoryDisk, OpenError, Stepper};
+use crate::wal::{Crash, Lane, LogStorage, Medium, Memory, MemoryDisk, OpenError, Stepper};
 
 pub(crate) const ELECTION_MAX: Micros = 300_000;
 const MILLION: u128 = 1_000_000;
@@ -27,7 +31,32 @@ const LEASE_DRIFT_PPM: u32 = 45_000;
 /// When the first node started, by the wall clock.
 const EPOCH: Micros = 1_700_000_000_000_000;
 
-type Jobs<S> = Arc<Mutex<VecDeque<ApplyJob<S>>>>;
+type Jobs<S> = Queue<ApplyJob<S>>;
+type Queue<T> = Arc<Mutex<VecDeque<T>>>;
+
+fn into_queue<T: Send + 'static>(queue: &Queue<T>) -> Box<dyn FnMut(T) + Send> {
+    let queue = Arc::clone(queue);
+    Box::new(move |job| {
+        queue
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(job);
+    })
+}
+
+fn take<T>(queue: &Queue<T>) -> Option<T> {
+    queue
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .pop_front()
+}
+
+fn is_empty<T>(queue: &Queue<T>) -> bool {
+    queue
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .is_empty()
+}
 
 /// A process.
 pub(crate) struct Process<S: StateMachine> {
@@ -38,6 +67,9 @@ pub(crate) struct Process<S: StateMachine> {
     /// The applier met something that it cannot apply.
     unsound: bool,
     jobs: Jobs<S>,
+    snapshots: Queue<SnapshotJob>,
+    /// For the writing of states, and for transfers.
+    snapshotters: [Snapshotter<<Memory as Medium>::Files>; 2],
     stepper: Stepper,
     /// What its log holds, as far as was looked at.
     pub(crate) chain: Chain,
@@ -46,6 +78,7 @@ pub(crate) struct Process<S: StateMachine> {
     pub(crate) wake_at: Micros,
     pub(crate) lanes_busy: [bool; 3],
     pub(crate) applier_busy: bool,
+    pub(crate) snapshotters_busy: [bool; 2],
     pub(crate) paused_until: Micros,
     pub(crate) seen: Seen,
     started: Micros,
@@ -139,23 +172,25 @@ impl<S: StateMachine> Host<S> {
         &mut self,
         now: Micros,
         nodes: usize,
-        machine: S,
+        mut machine: S,
         wires: &Wires,
         rates: &Rates,
-    ) -> Result<(), OpenError> {
+    ) -> Result<(), StartFault> {
         let (id, life) = (self.node, self.life + 1);
         let inbox: Arc<Inbox<S::Response>> = Arc::default();
         let log_inbox = Arc::clone(&inbox);
         let sink = Arc::new(move |event| log_inbox.put(|lanes| lanes.log.push(event)));
         let medium = Memory::stepped(&self.disk, sink);
         let stepper = medium.stepper();
-        let log = LogStorage::open_checked(medium, identity(id), log_options())?;
+        let log = LogStorage::open_checked(medium, identity(id), log_options());
+        let log = log.map_err(StartFault::Log)?;
+        let begin = begin(&log, &mut machine, CLUSTER).map_err(StartFault::State)?;
         self.life = life;
         self.disk_faults = false;
         self.failed_starts = 0;
         let me = ReplicaId::new(id, log.incarnation());
         self.incarnation = Some(me.incarnation);
-        let facts = local_facts(&log, format!("node-{id}"), String::new());
+        let facts = begin.facts(log.meta_seq(), format!("node-{id}"), String::new());
         let network = wires.plug(me, life, facts.clone());
         let made = Made {
             me,
@@ -163,6 +198,7 @@ impl<S: StateMachine> Host<S> {
             log,
             network,
             facts,
+            begin,
         };
         let shared = Arc::new(Shared::new(
             me,
@@ -171,9 +207,11 @@ impl<S: StateMachine> Host<S> {
             Clock::start(),
             inbox,
             &machine,
+            made.begin.at,
         ));
-        let jobs: Jobs<S> = Arc::default();
-        let driver = made.driver(&shared, &jobs);
+        let (jobs, snapshots) = (Jobs::<S>::default(), Queue::default());
+        let folder = SnapshotFolder::new(made.log.files());
+        let driver = made.driver(&shared, into_queue(&jobs), into_queue(&snapshots), rates);
         self.process = Some(Box::new(Process {
             me,
             applier: Applier::new(machine, Arc::clone(&shared)),
@@ -181,12 +219,15 @@ impl<S: StateMachine> Host<S> {
             shared,
             unsound: false,
             jobs,
+            snapshots,
+            snapshotters: [(); 2].map(|()| Snapshotter::new(folder.clone(), Box::new(|_| Ok(())))),
             stepper,
             chain: Chain::default(),
             deadline: 0,
             wake_at: Micros::MAX,
             lanes_busy: [false; 3],
             applier_busy: false,
+            snapshotters_busy: [false; 2],
             paused_until: 0,
             seen: Seen::default(),
             started: now,
@@ -208,14 +249,14 @@ impl<S: StateMachine> Host<S> {
     }
 
     /// What is durable now.
-    pub(crate) fn durable(&mut self) -> Result<(Arc<Image>, bool), String> {
+    pub(crate) fn durable(&mut self, oracle: &Oracle) -> Result<(Arc<Image>, bool), String> {
         let syncs = self.disk.syncs();
         if let Some((at, image)) = &self.truth
             && *at == syncs
         {
             return Ok((Arc::clone(image), false));
         }
-        let image = Arc::new(durable(&self.disk, self.node)?);
+        let image = Arc::new(durable(&self.disk, self.node, oracle)?);
         self.truth = Some((syncs, Arc::clone(&image)));
         Ok((image, true))
     }
@@ -256,13 +297,16 @@ struct Made {
     log: LogStorage<Memory>,
     network: SimNetwork,
     facts: LocalFacts,
+    begin: Begin,
 }
 
 impl Made {
     fn driver<S: StateMachine>(
         self,
         shared: &Arc<Shared<S>>,
-        jobs: &Jobs<S>,
+        apply: ApplySink<S>,
+        jobs: SnapshotSink,
+        rates: &Rates,
     ) -> Driver<S, Memory, SimNetwork> {
         let others: Vec<_> = (1..=self.nodes as NodeId)
             .filter(|other| *other != self.me.node)
@@ -283,22 +327,13 @@ impl Made {
             node_id: self.me.node,
             ..RaftConfig::default()
         };
-        // A configuration that cannot be decoded was written by nobody here.
-        let state = recovered(&self.log).unwrap_or_default();
         let core = RaftCore::new(
             self.me,
             simulated(settings(&config, self.me)),
-            state,
+            self.begin.recovered,
             founding,
             1,
         );
-        let queue = Arc::clone(jobs);
-        let apply = Box::new(move |job| {
-            queue
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push_back(job);
-        });
         Driver::new(Parts {
             core,
             log: self.log,
@@ -307,6 +342,11 @@ impl Made {
             shared: Arc::clone(shared),
             facts: self.facts,
             listed,
+            snapshots: SnapshotParts {
+                options: snapshot_options(rates),
+                stored: self.begin.stored,
+                jobs,
+            },
         })
     }
 }
@@ -342,12 +382,7 @@ impl<S: StateMachine> Process<S> {
 
     /// Does the applier's oldest piece of work.
     pub(crate) fn apply(&mut self) {
-        let job = self
-            .jobs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop_front();
-        let Some(job) = job.filter(|_| !self.unsound) else {
+        let Some(job) = take(&self.jobs).filter(|_| !self.unsound) else {
             return;
         };
         if let Err(reason) = self.applier.run(job) {
@@ -374,11 +409,29 @@ impl<S: StateMachine> Process<S> {
     }
 
     pub(crate) fn has_work(&self) -> bool {
-        !self
-            .jobs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_empty()
+        !is_empty(&self.jobs)
+    }
+
+    /// Whether one of the two snapshotters has something to do.
+    pub(crate) fn writes_snapshots(&mut self, nth: usize) -> bool {
+        while let Some(job) = take(&self.snapshots) {
+            let nth = usize::from(job.is_transfer());
+            if let Some(snapshotter) = self.snapshotters.get_mut(nth) {
+                snapshotter.push(job);
+            }
+        }
+        self.snapshotters
+            .get(nth)
+            .is_some_and(|snapshotter| !snapshotter.is_idle())
+    }
+
+    /// Does its next step.
+    pub(crate) fn step_snapshots(&mut self, nth: usize) {
+        if let Some(snapshotter) = self.snapshotters.get_mut(nth)
+            && let Some(event) = snapshotter.step()
+        {
+            self.shared.inbox.put(|lanes| lanes.snapshots.push(event));
+        }
     }
 
     pub(crate) fn pending(&self, lane: Lane) -> bool {
@@ -411,6 +464,47 @@ impl<S: StateMachine> Process<S> {
 impl<S: StateMachine> Host<S> {
     pub(crate) fn skew(&self) -> Micros {
         self.skew
+    }
+}
+
+/// Why a node does not start.
+#[derive(Debug)]
+pub(crate) enum StartFault {
+    Log(OpenError),
+    /// Its log is whole, the state that it goes on from is not.
+    State(String),
+}
+
+impl StartFault {
+    /// Whether the directory itself is harmed.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Log(error) => {
+                matches!(error, OpenError::Corrupt(_) | OpenError::MetaDamaged { .. })
+            }
+            Self::State(_) => true,
+        }
+    }
+}
+
+impl std::fmt::Display for StartFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Log(error) => error.fmt(f),
+            Self::State(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Small pieces and short tails, so that transfers are cut off and take turns with appends.
+fn snapshot_options(rates: &Rates) -> SnapshotOptions {
+    SnapshotOptions {
+        every_entries: rates.snapshot_every,
+        every_bytes: 0,
+        keep_tail_entries: rates.snapshot_every / 4,
+        keep_for_peers_entries: 2 * rates.snapshot_every,
+        chunk_bytes: 512,
+        ..SnapshotOptions::default()
     }
 }
 

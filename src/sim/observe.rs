@@ -105,10 +105,22 @@ impl<W: Workload> World<W> {
             return Ok(());
         };
         let before = process.chain.last();
+        let start = process.driver.log().snapshot();
+        if process.chain.lacks(start) {
+            let front = self.oracle.prefix(start)?;
+            let Some(process) = self.process(at) else {
+                return Ok(());
+            };
+            process.chain.begin_with(front);
+        }
+        let Some(process) = self.process(at) else {
+            return Ok(());
+        };
         let from = process.chain.follow(process.driver.log())?;
         let (core, me) = (process.driver.core(), process.me);
         let (term, commit, last) = (core.term(), core.commit(), process.chain.last());
         let (role, leading) = (process.role(), core.is_leader());
+        let configurations = core.configurations().to_vec();
         let seen = process.seen;
         process.seen.term = term;
         process.seen.commit = commit;
@@ -134,6 +146,10 @@ impl<W: Workload> World<W> {
         }
         for (index, item) in &committed {
             self.oracle.commits(me, term, *index, item)?;
+        }
+        let known = configurations.iter().filter(|(index, _)| *index <= commit);
+        for (index, configuration) in known {
+            self.oracle.configured(me, *index, configuration)?;
         }
         self.mark(&[self.now, at.node, term, commit, last, role as u64]);
         self.observe_configured(at);
@@ -261,12 +277,12 @@ impl<W: Workload> World<W> {
 
     /// What is durable on one node.
     pub(crate) fn image(&mut self, node: NodeId) -> Result<Arc<Image>, String> {
-        let Some(host) = self.host(node) else {
+        let Some(host) = self.hosts.get_mut((node as usize).saturating_sub(1)) else {
             return Ok(Arc::default());
         };
         let me = host.process.as_ref().map(|process| process.me);
         let (image, fresh) = host
-            .durable()
+            .durable(&self.oracle)
             .map_err(|why| format!("node {node}: {why}"))?;
         if fresh {
             self.truths += 1;

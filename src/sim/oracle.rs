@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use super::truth::{Image, Item};
 use crate::core::{AppendStatus, Configuration, Message};
-use crate::types::{LogIndex, NodeId, ReplicaId, Term};
+use crate::snapshot::SnapshotHead;
+use crate::types::{LogId, LogIndex, NodeId, ReplicaId, Term};
 
 /// A committed entry.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +50,8 @@ pub(crate) struct Oracle {
     graves: BTreeMap<ReplicaId, Option<Arc<Image>>>,
     /// The newest configuration that is committed, and its index.
     governing: Option<(LogIndex, Arc<Configuration>)>,
+    /// Every configuration that some replica knew as committed, by its index.
+    configured: BTreeMap<LogIndex, Arc<Configuration>>,
 }
 
 /// What is durable at every replica; `None` where a lying disk makes it meaningless.
@@ -220,6 +223,49 @@ impl Oracle {
             self.governing = Some((*index, Arc::clone(newest)));
         }
         Ok(())
+    }
+
+    /// S18: a committed configuration is the same for everyone, from a log or from a snapshot.
+    pub(crate) fn configured(
+        &mut self,
+        who: ReplicaId,
+        at: LogIndex,
+        configuration: &Arc<Configuration>,
+    ) -> Result<(), String> {
+        let known = self.configured.entry(at);
+        let known = known.or_insert_with(|| Arc::clone(configuration));
+        check(known == configuration, || {
+            format!("S18: {who} has another configuration at {at}")
+        })
+    }
+
+    /// S18: a snapshot says what the cluster had applied at its last entry, and who its members were.
+    pub(crate) fn snapshot(&self, head: &SnapshotHead) -> Result<(), String> {
+        let last = head.last;
+        let term = self.item(last.index).map(|item| item.term);
+        check(term == Some(last.term), || {
+            format!("S18: a snapshot stands for {last}, which is not committed")
+        })?;
+        let digest = self.digests.get(&last.index);
+        check(digest.is_none_or(|digest| *digest == head.digest), || {
+            format!("S18: the snapshot of {last} has another digest than the cluster had")
+        })?;
+        let (index, payload) = &head.configuration;
+        let newest = self.configured.range(..=last.index).next_back();
+        let same = newest.is_none_or(|(at, known)| at == index && known.encode() == *payload);
+        check(same, || {
+            format!("S18: the snapshot of {last} has another configuration than the cluster had")
+        })
+    }
+
+    /// The committed entries up to the start of a log.
+    pub(crate) fn prefix(&self, start: LogId) -> Result<Vec<Item>, String> {
+        let term = self.item(start.index).map(|item| item.term);
+        check(term == Some(start.term), || {
+            format!("S18: a log begins after {start}, which is not committed")
+        })?;
+        let front = self.committed.iter().take(start.index as usize);
+        Ok(front.map(|entry| entry.item).collect())
     }
 
     /// S6, for an entry that a node commits.

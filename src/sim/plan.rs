@@ -34,6 +34,10 @@ pub(crate) struct Rates {
     pub(crate) proposals: Range<Micros>,
     /// How far a clock may be off, parts per million.
     pub(crate) clock_ppm: u64,
+    /// A snapshot is taken after so many entries; 0 = never.
+    pub(crate) snapshot_every: u64,
+    /// What a step of writing or reading one takes.
+    pub(crate) snapshots: Range<Micros>,
 }
 
 /// Whom a strike hits.
@@ -120,7 +124,8 @@ impl Plan {
         let nodes = options.nodes.unwrap_or(drawn);
         let mut random = Random::named(seed, "swarm", 0);
         let spares = if random.chance(500) { 2 } else { 0 };
-        let rates = Rates::draw(&mut random, options.chaos_us);
+        let mut rates = Rates::draw(&mut random, options.chaos_us);
+        rates.draw_snapshots(&mut Random::named(seed, "snapshots", 0));
         let strikes = strikes(&mut random, (nodes + spares) as u64, options.chaos_us);
         Self {
             seed,
@@ -160,6 +165,15 @@ impl Rates {
             apply: slow(random, 3_000),
             proposals: proposals.start.max(rarest)..proposals.end.max(rarest * 2),
             clock_ppm: if random.chance(500) { 20_000 } else { 0 },
+            snapshot_every: 0,
+            snapshots: 50..1_000,
+        }
+    }
+
+    fn draw_snapshots(&mut self, random: &mut Random) {
+        if random.chance(600) {
+            self.snapshot_every = 8 << random.below(6);
+            self.snapshots = slow(random, 20_000);
         }
     }
 
@@ -172,6 +186,7 @@ impl Rates {
         self.sync = 50..2_000;
         self.prepare = 50..5_000;
         self.apply = 10..200;
+        self.snapshots = 50..1_000;
         self.proposals = 10_000..30_000;
     }
 }

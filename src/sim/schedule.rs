@@ -23,6 +23,8 @@ pub(crate) enum Event {
     Lane(At, Lane),
     /// The oldest piece of work of the applier.
     Apply(At),
+    /// The next step of a snapshotter: the one that writes, or the one that transfers.
+    Snapshot(At, usize),
     /// Something arrives from the network.
     Deliver(Box<Packet>),
     /// Streams that are wanted are tried.

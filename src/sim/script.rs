@@ -54,7 +54,7 @@ impl fmt::Display for Strike {
     }
 }
 
-fn numbers(rates: &mut Rates) -> [(&'static str, &mut u64); 8] {
+fn numbers(rates: &mut Rates) -> [(&'static str, &mut u64); 9] {
     let links = &mut rates.links;
     [
         (Fault::Drop.name(), &mut links.drop),
@@ -65,16 +65,18 @@ fn numbers(rates: &mut Rates) -> [(&'static str, &mut u64); 8] {
         (Fault::Replay.name(), &mut links.replay),
         (Fault::Full.name(), &mut links.full),
         (Fault::ClockRate.name(), &mut rates.clock_ppm),
+        ("snapshot-every", &mut rates.snapshot_every),
     ]
 }
 
-fn ranges(rates: &mut Rates) -> [(&'static str, &mut Range<Micros>); 5] {
+fn ranges(rates: &mut Rates) -> [(&'static str, &mut Range<Micros>); 6] {
     [
         ("latency", &mut rates.links.latency),
         ("sync", &mut rates.sync),
         ("prepare", &mut rates.prepare),
         ("apply", &mut rates.apply),
         ("proposals", &mut rates.proposals),
+        ("snapshots", &mut rates.snapshots),
     ]
 }
 
@@ -95,6 +97,8 @@ impl FromStr for Plan {
                 apply: 0..0,
                 proposals: 0..0,
                 clock_ppm: 0,
+                snapshot_every: 0,
+                snapshots: 50..1_000,
             },
             strikes: Vec::new(),
         };

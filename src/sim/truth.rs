@@ -3,8 +3,10 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use super::oracle::Oracle;
 use crate::entry::entries;
-use crate::types::{ClusterId, EntryKind, HardState, LogIndex, NodeId, Term};
+use crate::snapshot::SnapshotFolder;
+use crate::types::{ClusterId, EntryKind, HardState, LogId, LogIndex, NodeId, Term};
 use crate::wal::{LogIdentity, LogOptions, LogStorage, Medium, Memory, MemoryDisk};
 
 /// One entry: the hash covers it and all before it.
@@ -49,6 +51,16 @@ impl Chain {
         self.0.push(item);
     }
 
+    /// Whether something before the log's start is not known from earlier.
+    pub(crate) fn lacks(&self, start: LogId) -> bool {
+        start.index > 0 && self.at(start.index).map(|item| item.term) != Some(start.term)
+    }
+
+    /// These are the entries before the log's start.
+    pub(crate) fn begin_with(&mut self, items: Vec<Item>) {
+        self.0 = items;
+    }
+
     /// Takes over what changed in `log` since the last time. Returns the first index that is new.
     pub(crate) fn follow<M: Medium>(&mut self, log: &LogStorage<M>) -> Result<LogIndex, String> {
         let last = log.last().index;
@@ -56,7 +68,7 @@ impl Chain {
         let runs = log.term_runs();
         let mut nth = runs.len();
         let mut keep = self.last().min(last);
-        while keep > 0 {
+        while keep > log.snapshot().index {
             while nth > 0 && runs.get(nth - 1).is_some_and(|run| run.index > keep) {
                 nth -= 1;
             }
@@ -147,7 +159,7 @@ pub(crate) fn log_options() -> LogOptions {
 }
 
 /// Reads what is durable on `disk`, which may be in use.
-pub(crate) fn durable(disk: &MemoryDisk, node: NodeId) -> Result<Image, String> {
+pub(crate) fn durable(disk: &MemoryDisk, node: NodeId, oracle: &Oracle) -> Result<Image, String> {
     let copy = disk.after_power_cut();
     // Nothing is prepared for a log that nobody writes to.
     let medium = Memory::stepped(&copy, Arc::new(|_| {}));
@@ -157,6 +169,28 @@ pub(crate) fn durable(disk: &MemoryDisk, node: NodeId) -> Result<Image, String> 
         hard: log.hard_state(),
         ..Image::default()
     };
+    let start = log.snapshot();
+    if image.chain.lacks(start) {
+        image.chain.begin_with(oracle.prefix(start)?);
+    }
     image.chain.follow(&log)?;
+    check_snapshot(&log, oracle)?;
     Ok(image)
+}
+
+/// S18: what a node would start from says what the cluster applied, and covers the log's start.
+fn check_snapshot(log: &LogStorage<Memory>, oracle: &Oracle) -> Result<(), String> {
+    let fits = |last: LogId| log.term(last.index) == Some(last.term);
+    let mut head = None;
+    let chosen = SnapshotFolder::new(log.files()).choose(log.snapshot(), fits, |mut file| {
+        let read = std::io::copy(&mut file, &mut std::io::sink());
+        read.map_err(|error| error.to_string())?;
+        if !file.is_read() {
+            return Err("it does not end where its state does".to_owned());
+        }
+        head = Some(file.head);
+        Ok(())
+    });
+    chosen.map_err(|why| format!("S18: {why}"))?;
+    head.map_or(Ok(()), |head| oracle.snapshot(&head))
 }

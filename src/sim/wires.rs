@@ -16,7 +16,7 @@ use crate::network::{
 use crate::types::{Micros, NodeId, ReplicaId};
 use crate::wire::{Assembler, FrameLimits, encode_into};
 
-const CLASSES: [Class; 2] = [Class::Control, Class::Data];
+const CLASSES: [Class; 3] = [Class::Control, Class::Data, Class::Bulk];
 /// How many messages are kept for being replayed.
 const ARCHIVE: usize = 2_000;
 
@@ -28,6 +28,7 @@ pub(crate) type StreamKey = (NodeId, NodeId, Class);
 struct Received {
     message: Message,
     entries: EntryBatch,
+    chunk: Vec<Bytes>,
 }
 
 /// Something on its way.
@@ -47,6 +48,8 @@ struct Port {
     life: u64,
     facts: LocalFacts,
     dials: BTreeSet<NodeId>,
+    /// To whom snapshots go.
+    bulk: BTreeSet<NodeId>,
 }
 
 #[derive(Debug)]
@@ -133,6 +136,7 @@ impl Wires {
             life,
             facts,
             dials: BTreeSet::new(),
+            bulk: BTreeSet::new(),
         };
         self.state().ports.insert(replica.node, port);
         SimNetwork {
@@ -216,7 +220,9 @@ impl Wires {
                 .iter()
                 .filter(|peer| state.ports.contains_key(peer));
             for peer in targets {
-                wanted.extend(CLASSES.map(|class| (*node, *peer, class)));
+                let wants = |class: &Class| *class != Class::Bulk || port.bulk.contains(peer);
+                let classes = CLASSES.into_iter().filter(wants);
+                wanted.extend(classes.map(|class| (*node, *peer, class)));
             }
         }
         wanted.retain(|key| !state.streams.contains_key(key) && !state.is_cut(key.0, key.1));
@@ -451,6 +457,7 @@ fn message_event(from: ReplicaId, received: &Received) -> NetworkEvent {
         from,
         message: received.message,
         entries: received.entries.clone(),
+        chunk: received.chunk.clone(),
         held: Held::default(),
     }
 }
@@ -518,6 +525,18 @@ impl RaftNetwork for SimNetwork {
         }
     }
 
+    fn want_bulk(&mut self, to: NodeId, wanted: bool) {
+        let (me, mut state) = (self.me.node, self.wires.state());
+        let Some(port) = state.ports.get_mut(&me) else {
+            return;
+        };
+        if wanted {
+            port.bulk.insert(to);
+        } else if port.bulk.remove(&to) {
+            state.hang_up((me, to, Class::Bulk));
+        }
+    }
+
     fn reopen(&mut self, to: NodeId) {
         let key = (self.me.node, to, Class::Data);
         let mut state = self.wires.state();
@@ -544,5 +563,6 @@ fn through_the_codec(message: &Message, body: &[Bytes]) -> Result<Received, Stri
     Ok(Received {
         message: received.message,
         entries: received.entries,
+        chunk: received.chunk,
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::clients::Clients;
 use super::faults::{Fault, FaultCounts};
-use super::host::{Host, LANES, Process, Spoiled};
+use super::host::{Host, LANES, Process, Spoiled, StartFault};
 use super::oracle::Oracle;
 use super::plan::{Plan, Rates};
 use super::random::Random;
@@ -15,7 +15,7 @@ use super::truth::Image;
 use super::wires::{Packet, Wires};
 use super::workload::Workload;
 use crate::types::{Micros, NodeId};
-use crate::wal::{Crash, Lane, OpenError};
+use crate::wal::{Crash, Lane};
 
 /// How often streams that are down are tried.
 const REDIAL: Micros = 30_000;
@@ -165,6 +165,7 @@ impl<W: Workload> World<W> {
             Event::Wake(at) => self.wake(at),
             Event::Lane(at, lane) => self.lane(at, lane),
             Event::Apply(at) => self.apply(at),
+            Event::Snapshot(at, nth) => self.snapshot(at, nth),
             Event::Deliver(packet) => {
                 self.deliver(*packet);
                 Ok(())
@@ -200,7 +201,7 @@ impl<W: Workload> World<W> {
         let fault = host.spoiled.is() || host.disk_faults || host.full_until > now;
         match host.start(now, nodes, machine, &wires, &rates) {
             Ok(()) => self.started(node),
-            Err(error) if host.spoiled.is() && is_damage(&error) => {
+            Err(error) if host.spoiled.is() && error.is_damage() => {
                 self.refuses_to_start(node, &error);
                 Ok(())
             }
@@ -217,7 +218,7 @@ impl<W: Workload> World<W> {
     }
 
     /// It cannot vouch for what it had promised, and says so: that is what it must do.
-    fn refuses_to_start(&mut self, node: NodeId, error: &OpenError) {
+    fn refuses_to_start(&mut self, node: NodeId, error: &StartFault) {
         self.note(|| format!("node {node} refuses to start: {error}"));
         let Some(host) = self.host(node) else { return };
         let before = match std::mem::take(&mut host.spoiled) {
@@ -386,6 +387,17 @@ impl<W: Workload> World<W> {
             let wait = host.random.within(&rates.apply) * slowness;
             new.push((wait, Event::Apply(at)));
         }
+        for nth in 0..process.snapshotters_busy.len() {
+            let has_work = process.writes_snapshots(nth);
+            if let Some(busy) = process.snapshotters_busy.get_mut(nth)
+                && !*busy
+                && has_work
+            {
+                *busy = true;
+                let wait = stalled + host.random.within(&rates.snapshots);
+                new.push((wait, Event::Snapshot(at, nth)));
+            }
+        }
         for (wait, event) in new {
             self.schedule.add(now + 1 + wait, event);
         }
@@ -406,6 +418,26 @@ impl<W: Workload> World<W> {
         if let Some(busy) = nth.and_then(|nth| process.lanes_busy.get_mut(nth)) {
             *busy = false;
         }
+        self.work(at);
+        self.poke(at, 0);
+        Ok(())
+    }
+
+    /// One step of what is done for snapshots.
+    fn snapshot(&mut self, at: At, nth: usize) -> Result<(), String> {
+        let now = self.now;
+        let Some(process) = self.process(at) else {
+            return Ok(());
+        };
+        if process.paused_until > now {
+            let until = process.paused_until;
+            self.schedule.add(until, Event::Snapshot(at, nth));
+            return Ok(());
+        }
+        if let Some(busy) = process.snapshotters_busy.get_mut(nth) {
+            *busy = false;
+        }
+        process.step_snapshots(nth);
         self.work(at);
         self.poke(at, 0);
         Ok(())
@@ -530,9 +562,4 @@ impl<W: Workload> World<W> {
         self.clients
             .poll(&self.workload, &mut self.oracle, at.node, local)
     }
-}
-
-/// Whether an error says that the directory itself is harmed.
-fn is_damage(error: &OpenError) -> bool {
-    matches!(error, OpenError::Corrupt(_) | OpenError::MetaDamaged { .. })
 }

@@ -166,17 +166,19 @@ impl SnapshotSum {
     }
 }
 
-/// Writes head and state to the new file `name`. Nothing is synced. `pace` is told how much was
-/// written, piece by piece, and may hold the writer up.
+/// Told how much of a file was written, piece by piece: holds the writer up, or ends it by an error.
+pub(crate) type Pace = dyn FnMut(usize) -> io::Result<()> + Send;
+
+/// Writes head and state to the new file `name`. Nothing is synced.
 ///
 /// # Errors
-/// Those of the files and of the state.
+/// Those of the files, of the state and of `pace`.
 pub(crate) fn write<F: Files>(
     files: &F,
     name: &str,
     head: &SnapshotHead,
     state: Box<dyn Frozen>,
-    pace: &mut dyn FnMut(usize),
+    pace: &mut Pace,
 ) -> io::Result<SnapshotSum> {
     let mut out = ChunkWriter {
         files,
@@ -195,7 +197,7 @@ pub(crate) fn write<F: Files>(
 struct ChunkWriter<'a, F> {
     files: &'a F,
     name: &'a str,
-    pace: &'a mut dyn FnMut(usize),
+    pace: &'a mut Pace,
     at: u64,
     whole: Context,
     body: Vec<u8>,
@@ -207,8 +209,7 @@ impl<F: Files> ChunkWriter<'_, F> {
         self.files.write(self.name, self.at, bytes)?;
         self.whole.update(bytes);
         self.at += bytes.len() as u64;
-        (self.pace)(bytes.len());
-        Ok(())
+        (self.pace)(bytes.len())
     }
 
     fn chunk(&mut self) -> io::Result<()> {

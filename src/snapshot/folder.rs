@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::file::{self, SnapshotFile, SnapshotHead, SnapshotSum};
+use super::file::{self, Pace, SnapshotFile, SnapshotHead, SnapshotSum};
 use crate::state_machine::Frozen;
 use crate::types::LogId;
 use crate::wal::Files;
@@ -89,7 +89,7 @@ impl<F: Files> SnapshotFolder<F> {
         &self,
         head: &SnapshotHead,
         state: Box<dyn Frozen>,
-        pace: &mut dyn FnMut(usize),
+        pace: &mut Pace,
     ) -> io::Result<SnapshotSum> {
         self.sweep()?;
         let written = file::write(&*self.files, WRITING, head, state, pace);
@@ -113,10 +113,10 @@ impl<F: Files> SnapshotFolder<F> {
         self.files.sync_dir()
     }
 
-    /// Removes all but these.
-    pub(crate) fn keep_only(&self, keep: &[LogId]) -> io::Result<()> {
+    /// Removes all but this one.
+    pub(crate) fn keep_only(&self, keep: Option<LogId>) -> io::Result<()> {
         let mut gone = self.list()?;
-        gone.retain(|last| !keep.contains(last));
+        gone.retain(|last| keep != Some(*last));
         gone.iter().try_for_each(|last| self.remove(*last))
     }
 

@@ -18,7 +18,7 @@ mod options;
 mod partial;
 mod store;
 
-pub(crate) use file::{REPLICA_FORMAT, SnapshotFile, SnapshotHead, SnapshotSum};
+pub(crate) use file::{Pace, REPLICA_FORMAT, SnapshotFile, SnapshotHead, SnapshotSum};
 pub(crate) use folder::{SnapshotFolder, StoredSnapshot};
 pub use format::{FORMAT_VERSION, SnapshotInfo};
 pub use id::{SnapshotId, SnapshotIdError};

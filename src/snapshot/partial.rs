@@ -156,8 +156,7 @@ impl<F: Files> Receiver<F> {
                 Ok(Some((StoredSnapshot { last, sum }, file.head)))
             }
             _ => {
-                self.current = None;
-                self.files().remove(&name)?;
+                self.discard()?;
                 Ok(None)
             }
         }
@@ -167,6 +166,17 @@ impl<F: Files> Receiver<F> {
     pub(crate) fn sync(&self) -> io::Result<()> {
         match self.current {
             Some(it) => self.files().sync(&partial_of(it.offered.sum.id())),
+            None => Ok(()),
+        }
+    }
+
+    /// Throws away what was received of the current one.
+    ///
+    /// # Errors
+    /// Those of the files.
+    pub(crate) fn discard(&mut self) -> io::Result<()> {
+        match self.current.take() {
+            Some(it) => self.files().remove(&partial_of(it.offered.sum.id())),
             None => Ok(()),
         }
     }

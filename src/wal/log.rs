@@ -98,6 +98,16 @@ pub struct LogStorage<M: Medium> {
 }
 
 impl<M: Medium> LogStorage<M> {
+    /// The files of its directory, where snapshots have their place too.
+    pub(crate) fn files(&self) -> &Arc<M::Files> {
+        &self.files
+    }
+
+    /// Whether [`install_snapshot`](Self::install_snapshot) finds room now.
+    pub(crate) fn can_install(&self) -> bool {
+        self.next.is_some()
+    }
+
     /// This replica's incarnation: random, drawn when the directory was made.
     pub fn incarnation(&self) -> Incarnation {
         Incarnation(self.meta.log_id)

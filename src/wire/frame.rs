@@ -8,9 +8,8 @@ use super::{FrameLimits, HEADER, MAX_INDEX, Malformed};
 use crate::config::limits::{MAX_FRAME_ENTRIES, MAX_SNAPSHOT_CHUNK};
 use crate::core::{
     AppendAck, AppendEntries, AppendStatus, Class, Found, FoundReply, FoundStatus, Heartbeat,
-    HeartbeatReply, Message, ReadIndex, ReadIndexReply, ReplicaState, SnapshotAck,
-    SnapshotChunk, SnapshotOffer, SnapshotStatus, TimeoutNow, TimeoutNowReply,
-    VoteReason, VoteReply, VoteRequest,
+    HeartbeatReply, Message, ReadIndex, ReadIndexReply, ReplicaState, SnapshotAck, SnapshotChunk,
+    SnapshotOffer, SnapshotStatus, TimeoutNow, TimeoutNowReply, VoteReason, VoteReply, VoteRequest,
 };
 use crate::types::{Incarnation, LogId, LogIndex, MAX_TERM, Term};
 

@@ -103,6 +103,7 @@ impl Image {
             last,
             terms,
             configurations: self.configurations.clone(),
+            stored: None,
         }
     }
 }

@@ -29,6 +29,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         while self.dispatched < self.core.commit()
             && bytes < APPLY_BACKLOG
             && self.failure.is_none()
+            && !self.core.is_installing()
         {
             match self
                 .log
@@ -38,6 +39,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                     self.dispatched = read.last;
                     self.backlog.push_back((read.last, read.bytes));
                     bytes += read.bytes;
+                    self.snapshots.note_applying(read.last, read.bytes);
                     (self.apply)(ApplyJob::Entries {
                         runs: read.runs,
                         last: read.last,

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Cause, Driver, Now};
 use crate::config::limits;
-use crate::core::{AppendEntries, Configuration, EntrySummary, Input, Message, PeerHello};
+use crate::core::{AppendEntries, Class, Configuration, EntrySummary, Input, Message, PeerHello};
 use crate::entry::EntryBatch;
 use crate::network::{NetworkEvent, RaftNetwork, SendOutcome};
 use crate::state_machine::StateMachine;
@@ -64,9 +64,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 from,
                 message,
                 entries,
+                chunk,
                 ..
             } => {
-                self.message(now, from, message, &entries);
+                self.message(now, from, message, &entries, &chunk);
             }
             NetworkEvent::Up {
                 peer,
@@ -90,6 +91,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                     },
                     Cause::Other,
                 );
+                if class == Class::Bulk {
+                    self.bulk_is_up(peer.node);
+                }
             }
             NetworkEvent::Down {
                 node,
@@ -112,6 +116,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         from: ReplicaId,
         message: Message,
         entries: &EntryBatch,
+        chunk: &[Bytes],
     ) {
         let configurations = entries.configurations().iter().map(|entry| {
             Configuration::decode(&entry.payload).map(|read| (entry.id.index, Arc::new(read)))
@@ -135,7 +140,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             message,
             entries: summary,
         };
-        self.step(now, input, Cause::Entries(entries));
+        let cause = match message {
+            Message::SnapshotChunk(_) => Cause::Chunk(chunk),
+            _ => Cause::Entries(entries),
+        };
+        self.step(now, input, cause);
     }
 
     pub(super) fn tell_facts(&mut self) {

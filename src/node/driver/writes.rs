@@ -104,6 +104,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 }
                 self.step(now, Input::Durable { id }, Cause::Other);
                 self.send_deferred(id);
+                self.forget_old_snapshots(id);
             }
             Ok(None) => {}
             Err(error) => self.fail(now, error.to_string()),

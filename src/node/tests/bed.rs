@@ -222,18 +222,22 @@ impl Bed {
         let inbox: Arc<Inbox<usize>> = Arc::default();
         let (log, stepper) = self.open_log(id, &inbox);
         let me = ReplicaId::new(id, log.incarnation());
-        let facts = LocalFacts {
-            blank: log.configurations().is_empty(),
-            genesis: log.genesis(),
-            peer_address: format!("node-{id}"),
-            ..LocalFacts::default()
-        };
+        let mut machine = Journal::default();
+        let begin = begin(&log, &mut machine, ClusterId([7; 16])).expect("a state");
+        let facts = begin.facts(0, format!("node-{id}"), String::new());
         let network = self.plug_in(me, &facts, &inbox);
         let sent = Arc::clone(&network.sent);
         let told = Arc::clone(&network.told);
-        let machine = Journal::default();
         let (cluster, address) = (ClusterId([7; 16]), ([127, 0, 0, 1], 1).into());
-        let shared = Shared::new(me, cluster, address, Clock::start(), inbox, &machine);
+        let shared = Shared::new(
+            me,
+            cluster,
+            address,
+            Clock::start(),
+            inbox,
+            &machine,
+            begin.at,
+        );
         let shared = Arc::new(shared);
         let jobs = Jobs::default();
         let apply = {
@@ -241,13 +245,18 @@ impl Bed {
             Box::new(move |job| jobs.lock().expect("jobs").push_back(job))
         };
         let parts = Parts {
-            core: self.core(me, &log),
+            core: self.core(me, begin.recovered),
             log,
             network,
             apply,
             shared: Arc::clone(&shared),
             facts,
             listed: self.listed(id),
+            snapshots: SnapshotParts {
+                options: SnapshotOptions::default(),
+                stored: begin.stored,
+                jobs: Box::new(drop),
+            },
         };
         self.nodes[id as usize - 1] = Some(Node {
             applier: Applier::new(machine, Arc::clone(&shared)),
@@ -302,7 +311,7 @@ impl Bed {
         address.collect()
     }
 
-    fn core(&self, me: ReplicaId, log: &LogStorage<Memory>) -> RaftCore {
+    fn core(&self, me: ReplicaId, recovered: Recovered) -> RaftCore {
         let config = RaftConfig {
             node_id: me.node,
             ..RaftConfig::default()
@@ -314,7 +323,6 @@ impl Bed {
             others: listed.iter().map(|peer| peer.node).collect(),
             ..FoundingList::default()
         };
-        let recovered = recovered(log).expect("configurations");
         RaftCore::new(me, settings(&config, me), recovered, founding, self.now)
     }
 

@@ -163,7 +163,15 @@ impl Alone {
         let (cluster, address) = (ClusterId([7; 16]), ([127, 0, 0, 1], 1).into());
         let inbox: Arc<Inbox<usize>> = Arc::default();
         let machine = Journal::default();
-        let shared = Shared::new(me, cluster, address, Clock::start(), inbox, &machine);
+        let shared = Shared::new(
+            me,
+            cluster,
+            address,
+            Clock::start(),
+            inbox,
+            &machine,
+            Default::default(),
+        );
         Self {
             shared: Arc::new(shared),
             answers: Vec::new(),
@@ -214,6 +222,7 @@ fn c11_index_and_state_are_shown_together_and_no_entry_is_applied_twice() {
     assert_eq!(applier.run(job), Ok(()));
     assert_eq!(alone.shows(), (2, vec!["a".into(), "b".into()]));
     for (first, commands) in [(1, &["a", "b"][..]), (2, &["b"]), (4, &["d"])] {
+        let alone = Alone::new();
         let mut applier = Applier::new(Journal::default(), Arc::clone(&alone.shared));
         assert_eq!(applier.run(replay(1, &["a", "b"])), Ok(()));
         let refused = applier.run(replay(first, commands));

@@ -290,7 +290,15 @@ impl Rig {
         Self {
             clients: Clients::new(1),
             oracle: Oracle::new(false),
-            shared: Arc::new(Shared::new(me, cluster, address, clock, inbox, &registers)),
+            shared: Arc::new(Shared::new(
+                me,
+                cluster,
+                address,
+                clock,
+                inbox,
+                &registers,
+                Default::default(),
+            )),
         }
     }
 

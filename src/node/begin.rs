@@ -1,0 +1,134 @@
+//! What a node starts from: its log, and the snapshot that stands for the front of it.
+
+use std::sync::Arc;
+
+use super::snapshotter::restore;
+use crate::core::{Configuration, Recovered, SnapshotMark};
+use crate::network::LocalFacts;
+use crate::snapshot::{SnapshotFile, SnapshotFolder, SnapshotHead, StoredSnapshot};
+use crate::state_machine::StateMachine;
+use crate::types::{ClusterId, Incarnation, LogId, LogIndex, Micros};
+use crate::wal::{Files, LogStorage, Medium};
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Begin {
+    /// For the core.
+    pub(crate) recovered: Recovered,
+    /// The snapshot that the state machine was restored from.
+    pub(crate) stored: Option<StoredSnapshot>,
+    /// The entry that its state reflects, and log time there.
+    pub(crate) at: (LogId, Micros),
+}
+
+/// Restores `machine`, which is new, from the newest snapshot that the log goes on from.
+///
+/// # Errors
+/// If the log begins after an entry and no snapshot that covers it can be used, or an entry that
+/// should be a configuration is none that this version can read.
+pub(crate) fn begin<S: StateMachine, M: Medium>(
+    log: &LogStorage<M>,
+    machine: &mut S,
+    cluster: ClusterId,
+) -> Result<Begin, String> {
+    let folder = SnapshotFolder::new(log.files());
+    let fits = |last: LogId| log.term(last.index) == Some(last.term);
+    let (mut head, mut half) = (SnapshotHead::default(), None);
+    let stored = folder.choose(log.snapshot(), fits, |mut file| {
+        check_owner(&file, cluster, log.genesis())?;
+        half = None;
+        match restore(machine, &mut file) {
+            Ok(Ok(())) => head = file.head,
+            Ok(Err(why)) => return Err(why),
+            Err(why) => {
+                half = Some(why.clone());
+                return Err(why);
+            }
+        }
+        Ok(())
+    })?;
+    if let Some(why) = half {
+        return Err(format!(
+            "the snapshot in {} is damaged ({why}), and the state machine took a part of it: move \
+             the snap- files away and start again",
+            log.files().place()
+        ));
+    }
+    Ok(Begin {
+        recovered: recovered(log, stored, &head)?,
+        stored,
+        at: (head.last, head.time_us),
+    })
+}
+
+fn check_owner<F>(
+    file: &SnapshotFile<F>,
+    cluster: ClusterId,
+    genesis: Incarnation,
+) -> Result<(), String> {
+    if file.head.cluster != cluster || file.head.genesis != genesis {
+        return Err("it belongs to another cluster".to_owned());
+    }
+    Ok(())
+}
+
+fn recovered<M: Medium>(
+    log: &LogStorage<M>,
+    stored: Option<StoredSnapshot>,
+    head: &SnapshotHead,
+) -> Result<Recovered, String> {
+    let read = |index: LogIndex, payload: &[u8]| {
+        let read = Configuration::decode(payload);
+        let read = read.map_err(|error| format!("entry {index}: {error}"))?;
+        Ok::<_, String>((index, Arc::new(read)))
+    };
+    let mut configurations = Vec::new();
+    // The snapshot's is as old as its last entry at most, and what is older is not needed.
+    let (known, payload) = &head.configuration;
+    if stored.is_some() {
+        configurations.push(read(*known, payload)?);
+    }
+    let in_log = log.configurations();
+    for entry in in_log.iter().filter(|entry| entry.id.index > *known) {
+        configurations.push(read(entry.id.index, &entry.payload)?);
+    }
+    // A crash left the founder's name and not the first entry: nothing was promised to it.
+    let blank = configurations.is_empty();
+    Ok(Recovered {
+        hard_state: log.hard_state(),
+        told_election_timeout: Micros::from(log.told_election_timeout_ms()) * 1000,
+        genesis: if blank {
+            Incarnation::NONE
+        } else {
+            log.genesis()
+        },
+        snapshot: log.snapshot(),
+        last: log.last(),
+        terms: log.term_runs(),
+        configurations,
+        stored: stored.map(|stored| stored.mark()),
+    })
+}
+
+impl Begin {
+    /// What peers are told of it.
+    pub(crate) fn facts(&self, meta_seq: u64, at: String, client_endpoint: String) -> LocalFacts {
+        LocalFacts {
+            blank: self.recovered.configurations.is_empty(),
+            genesis: self.recovered.genesis,
+            meta_seq,
+            peer_address: at,
+            client_endpoint,
+        }
+    }
+}
+
+impl StoredSnapshot {
+    /// What the core calls it.
+    pub(crate) fn mark(&self) -> SnapshotMark {
+        SnapshotMark {
+            last: self.last,
+            id: self.sum.id(),
+        }
+    }
+}

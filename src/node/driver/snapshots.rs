@@ -1,0 +1,233 @@
+//! Snapshots: when one is taken, and what becomes of it. Who gets one is the core's decision;
+//! everything that waits for a disk is the snapshotter's.
+
+mod compaction;
+mod receiving;
+mod sending;
+
+use super::{Driver, Now};
+use crate::core::{Input, SnapshotInput};
+use crate::network::RaftNetwork;
+use crate::node::applier::{ApplyJob, FrozenState};
+use crate::node::driver::Cause;
+use crate::node::snapshotter::{SnapshotEvent, SnapshotJob};
+use crate::snapshot::{SnapshotHead, SnapshotOptions, StoredSnapshot};
+use crate::state_machine::StateMachine;
+use crate::types::{LogIndex, Micros};
+use crate::wal::Medium;
+use compaction::Tail;
+use receiving::Receiving;
+use sending::Sending;
+
+/// After a snapshot that could not be written the next try waits this long.
+const RETRY: Micros = 1_000_000;
+
+/// Takes work for the snapshotter, in order.
+pub(crate) type SnapshotSink = Box<dyn FnMut(SnapshotJob) + Send>;
+
+/// What a driver needs for snapshots.
+pub(crate) struct SnapshotParts {
+    pub(crate) options: SnapshotOptions,
+    /// The one that the state machine started from.
+    pub(crate) stored: Option<StoredSnapshot>,
+    pub(crate) jobs: SnapshotSink,
+}
+
+/// The state of everything about them.
+pub(super) struct Snapshots {
+    options: SnapshotOptions,
+    jobs: SnapshotSink,
+    /// The newest, durable.
+    stored: Option<StoredSnapshot>,
+    taking: Taking,
+    /// Where the last one was cut, or the state began.
+    cut_at: LogIndex,
+    /// The stored one is damaged: another is needed whatever came since.
+    wanted: bool,
+    tail: Tail,
+    sending: Sending,
+    receiving: Receiving,
+}
+
+enum Taking {
+    /// Nothing before then.
+    Not(Micros),
+    /// The applier is asked for a cut.
+    Cutting,
+    /// The cut is ahead of the own disk. A snapshot must not be: after a power cut the log would
+    /// not go on from it.
+    WaitsForTheLog(FrozenState),
+    Writing,
+}
+
+impl Snapshots {
+    pub(super) fn new(parts: SnapshotParts) -> Self {
+        let SnapshotParts {
+            options,
+            stored,
+            mut jobs,
+        } = parts;
+        jobs(SnapshotJob::KeepOnly(stored.map(|stored| stored.last)));
+        Self {
+            options,
+            jobs,
+            stored,
+            taking: Taking::Not(0),
+            cut_at: stored.map_or(0, |stored| stored.last.index),
+            wanted: false,
+            tail: Tail::default(),
+            sending: Sending::default(),
+            receiving: Receiving::default(),
+        }
+    }
+
+    /// Entries of so many bytes, up to `last`, went to the applier.
+    pub(super) fn note_applying(&mut self, last: LogIndex, bytes: usize) {
+        self.tail.add(last, bytes as u64);
+    }
+
+    /// When something is to be done at the latest.
+    pub(super) fn deadline(&self) -> Micros {
+        self.sending.deadline()
+    }
+}
+
+impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
+    /// What is due at the end of a burst.
+    pub(super) fn see_to_snapshots(&mut self, now: Now) {
+        self.install_when_ready(now);
+        self.take_snapshot(now);
+        self.send_waiting_chunks(now);
+        if now.mono >= self.next_status {
+            self.end_transfers();
+            self.compact(now);
+        }
+    }
+
+    pub(super) fn snapshot_event(&mut self, now: Now, event: SnapshotEvent) {
+        match event {
+            SnapshotEvent::Frozen(frozen) => {
+                self.snapshots.taking = Taking::WaitsForTheLog(frozen);
+            }
+            SnapshotEvent::Written(written) => self.written(now, written),
+            SnapshotEvent::Read {
+                to,
+                id,
+                offset,
+                bytes,
+            } => self.send_chunk(to, id, offset, bytes),
+            SnapshotEvent::Checked { last, sum } => self.checked(now, last, sum),
+            SnapshotEvent::Took {
+                from,
+                id,
+                next_offset,
+                status,
+            } => {
+                let took = SnapshotInput::Took {
+                    from,
+                    id,
+                    next_offset,
+                    status,
+                };
+                self.step(now, Input::Snapshot(took), Cause::Other);
+            }
+            SnapshotEvent::Received { from, stored, head } => {
+                self.received(now, from, stored, &head);
+            }
+            SnapshotEvent::Restored { last, result } => self.restored(now, last, result),
+        }
+    }
+
+    fn take_snapshot(&mut self, now: Now) {
+        if self.failure.is_some() || self.stopping || self.core.is_installing() {
+            return;
+        }
+        match std::mem::replace(&mut self.snapshots.taking, Taking::Cutting) {
+            Taking::Not(not_before) if now.mono >= not_before && self.snapshot_is_due() => {
+                let inbox = std::sync::Arc::clone(&self.shared.inbox);
+                let cut = move |frozen| {
+                    let event = SnapshotEvent::Frozen(frozen);
+                    inbox.put(|lanes| lanes.snapshots.push(event));
+                };
+                (self.apply)(ApplyJob::Freeze(Box::new(cut)));
+            }
+            Taking::WaitsForTheLog(frozen) if frozen.id.index <= self.core.durable() => {
+                self.snapshots.taking = self.write_snapshot(frozen, now);
+            }
+            as_before => self.snapshots.taking = as_before,
+        }
+    }
+
+    fn snapshot_is_due(&self) -> bool {
+        let snapshots = &self.snapshots;
+        let options = &snapshots.options;
+        let applied = self.shared.applied_index();
+        let new = applied.saturating_sub(snapshots.cut_at);
+        let bytes = || snapshots.tail.bytes_after(snapshots.cut_at);
+        let due = options.every_entries > 0 && new >= options.every_entries
+            || options.every_bytes > 0 && bytes() >= options.every_bytes;
+        applied > 0 && (snapshots.wanted || new > 0 && due)
+    }
+
+    fn write_snapshot(&mut self, frozen: FrozenState, now: Now) -> Taking {
+        let at = frozen.id.index;
+        let known = self.core.configurations().iter();
+        let Some((index, configuration)) = known.rev().find(|(index, _)| *index <= at) else {
+            // Installed meanwhile: this cut is older than the log.
+            return Taking::Not(now.mono);
+        };
+        let head = SnapshotHead {
+            cluster: self.shared.cluster,
+            genesis: self.core.genesis(),
+            last: frozen.id,
+            time_us: frozen.time_us,
+            digest: frozen.digest,
+            configuration: (*index, configuration.encode()),
+        };
+        self.snapshots.cut_at = at;
+        (self.snapshots.jobs)(SnapshotJob::Write(Box::new((frozen, head))));
+        Taking::Writing
+    }
+
+    fn written(&mut self, now: Now, written: Result<StoredSnapshot, String>) {
+        match written {
+            Ok(stored) => {
+                self.snapshots.taking = Taking::Not(now.mono);
+                let older = |newer: StoredSnapshot| newer.last.index > stored.last.index;
+                if self.snapshots.stored.is_some_and(older) {
+                    // One that was received and installed meanwhile is newer.
+                    return self.snapshots.drop_unless_needed(stored);
+                }
+                tracing::info!(node = self.shared.me.node, last = %stored.last, "snapshot taken");
+                self.snapshots.wanted = false;
+                self.store(now, stored);
+            }
+            Err(why) => {
+                tracing::warn!(node = self.shared.me.node, why, "no snapshot was taken");
+                self.snapshots.taking = Taking::Not(now.mono + RETRY);
+                self.snapshots.wanted = true;
+            }
+        }
+    }
+
+    /// This one is durable, and takes the place of the one before.
+    fn store(&mut self, now: Now, stored: StoredSnapshot) {
+        let before = self.snapshots.stored.replace(stored);
+        let mark = SnapshotInput::Stored(Some(stored.mark()));
+        self.step(now, Input::Snapshot(mark), Cause::Other);
+        if let Some(before) = before {
+            self.snapshots.drop_unless_needed(before);
+        }
+        self.compact(now);
+    }
+}
+
+impl Snapshots {
+    /// Removes a snapshot that is neither the newest nor being sent nor being put in place.
+    fn drop_unless_needed(&mut self, old: StoredSnapshot) {
+        let newest = self.stored.is_some_and(|stored| stored.last == old.last);
+        if !newest && !self.sending.is_sent(old) && !self.receiving.needs(old) {
+            (self.jobs)(SnapshotJob::Remove(old.last));
+        }
+    }
+}
