@@ -34,6 +34,7 @@ use crate::wal::{LogStorage, Medium, NewEntry};
 pub(crate) use hand_over::HandOverReply;
 pub(crate) use membership::ChangeReply;
 use reads::Reads;
+pub use snapshots::SnapshotCounters;
 use snapshots::Snapshots;
 pub(crate) use snapshots::{SnapshotParts, SnapshotSink};
 
@@ -238,6 +239,12 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn log(&self) -> &LogStorage<M> {
         &self.log
+    }
+
+    /// See [`core`](Self::core).
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn snapshot_counters(&self) -> SnapshotCounters {
+        self.snapshots.counters()
     }
 
     /// What waits in memory.

@@ -21,6 +21,7 @@ pub(crate) mod waiters;
 pub use crate::core::Change;
 pub use crate::core::RaftRole;
 pub use applier::FrozenState;
+pub use driver::SnapshotCounters;
 pub use handle::{DEFAULT_DEADLINE, Proposal, ProposeOptions, RaftNode};
 pub use members::ChangeOptions;
 pub use reading::{ReadConsistency, ReadOptions};

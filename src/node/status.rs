@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::driver::SnapshotCounters;
 use crate::core::{Configuration, PeerProgress, RaftRole};
 use crate::error::LeaderHint;
 use crate::types::{ClusterId, LogId, LogIndex, Micros, NodeId, ReplicaId, Term};
@@ -19,6 +20,8 @@ pub struct PeerStatus {
     pub connected: bool,
     /// On the leader: its log equals the leader's up to here, durably.
     pub match_index: LogIndex,
+    /// On the leader: it is sent the snapshot that ends with this entry.
+    pub receives_snapshot: Option<LogIndex>,
     /// On the leader: milliseconds since its last reply.
     pub last_contact_ms: Option<u64>,
 }
@@ -56,6 +59,12 @@ pub struct NodeStatus {
     pub stopping: bool,
     /// How often the log was synced since the node started.
     pub syncs: u64,
+    /// The log begins after this entry.
+    pub log_start: LogId,
+    /// The last entry that the newest snapshot on this node stands for.
+    pub snapshot: Option<LogId>,
+    /// What was done with snapshots.
+    pub snapshots: SnapshotCounters,
 }
 
 /// What the driver publishes after a burst; the full status is made from it on demand.
@@ -67,6 +76,9 @@ pub(crate) struct Brief {
     pub(crate) last: LogId,
     pub(crate) durable: LogIndex,
     pub(crate) syncs: u64,
+    pub(crate) log_start: LogId,
+    pub(crate) snapshot: Option<LogId>,
+    pub(crate) snapshots: SnapshotCounters,
     pub(crate) configuration: Option<Arc<Configuration>>,
     /// Its index.
     pub(crate) configured: LogIndex,
@@ -109,6 +121,7 @@ impl Brief {
                     client_endpoint: member.client_endpoint.clone(),
                     connected: seen.connected,
                     match_index: if leading { seen.match_index } else { 0 },
+                    receives_snapshot: seen.snapshot.filter(|_| leading),
                     last_contact_ms: leading.then(|| now.saturating_sub(seen.last_contact) / 1000),
                 }
             })

@@ -12,6 +12,7 @@ use super::wires::{SimNetwork, Wires};
 use crate::config::RaftConfig;
 use crate::core::{FoundingList, RaftCore, RaftRole, Settings};
 use crate::network::{LocalFacts, PeerAddress};
+use crate::node::SnapshotCounters;
 use crate::node::applier::{Applier, ApplyJob};
 use crate::node::begin::{Begin, begin};
 use crate::node::driver::{ApplySink, Driver, Now, Parts, SnapshotParts, SnapshotSink};
@@ -93,6 +94,7 @@ pub(crate) struct Seen {
     pub(crate) commit: LogIndex,
     pub(crate) applied: LogIndex,
     pub(crate) led: Term,
+    pub(crate) snapshots: SnapshotCounters,
 }
 
 /// A machine.

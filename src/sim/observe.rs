@@ -153,10 +153,24 @@ impl<W: Workload> World<W> {
         }
         self.mark(&[self.now, at.node, term, commit, last, role as u64]);
         self.observe_configured(at);
+        self.count_snapshots(at);
         if leading {
             self.observe_leader(at, commit > seen.commit)?;
         }
         Ok(())
+    }
+
+    fn count_snapshots(&mut self, at: At) {
+        let Some(process) = self.process(at) else {
+            return;
+        };
+        let (now, seen) = (process.driver.snapshot_counters(), process.seen.snapshots);
+        process.seen.snapshots = now;
+        self.snapshots.taken += now.taken - seen.taken;
+        self.snapshots.installed += now.installed - seen.installed;
+        if now.installed > seen.installed {
+            self.note(|| format!("node {} installed a snapshot", at.node));
+        }
     }
 
     fn observe_configured(&mut self, at: At) {

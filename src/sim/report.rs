@@ -56,6 +56,10 @@ pub struct Report {
     pub quorum_reads: u64,
     /// And by a lease.
     pub lease_reads: u64,
+    /// Snapshots taken.
+    pub snapshots: u64,
+    /// And those that a replica received and put in place of its log.
+    pub installs: u64,
     /// Terms that had a leader.
     pub elections: u64,
     /// Times that the durable state was read back from a disk.

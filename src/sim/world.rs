@@ -14,6 +14,7 @@ use super::schedule::{At, Event, Schedule};
 use super::truth::Image;
 use super::wires::{Packet, Wires};
 use super::workload::Workload;
+use crate::node::SnapshotCounters;
 use crate::types::{Micros, NodeId};
 use crate::wal::{Crash, Lane};
 
@@ -50,6 +51,7 @@ pub(crate) struct World<W: Workload> {
     pub(crate) checks: u64,
     pub(crate) next_look: u64,
     pub(crate) truths: u64,
+    pub(crate) snapshots: SnapshotCounters,
     events: u64,
     pub(crate) trace: u64,
 }
@@ -78,6 +80,7 @@ impl<W: Workload> World<W> {
             checks: 0,
             next_look: 1,
             truths: 0,
+            snapshots: SnapshotCounters::default(),
             events: 0,
             trace: seed,
             workload,
@@ -109,6 +112,8 @@ impl<W: Workload> World<W> {
             unknown: self.clients.unknown,
             quorum_reads: self.clients.readers.by_quorum,
             lease_reads: self.clients.readers.by_lease,
+            snapshots: self.snapshots.taken,
+            installs: self.snapshots.installed,
             elections: self.oracle.elections(),
             truths: self.truths,
         }

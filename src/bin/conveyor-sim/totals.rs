@@ -27,6 +27,8 @@ impl Totals {
         all.unknown += report.unknown;
         all.quorum_reads += report.quorum_reads;
         all.lease_reads += report.lease_reads;
+        all.snapshots += report.snapshots;
+        all.installs += report.installs;
         all.elections += report.elections;
         all.truths += report.truths;
         all.faults.add(&report.faults);
@@ -38,19 +40,28 @@ impl Totals {
         println!("faults: {}", faults(&report.faults));
         print!("{}", pairs(&report.faults));
         println!(
-            "proposed {}, answered {}, unknown {}, read by quorum {}, by lease {}, committed {}, \
-             elections {}, disks read back {}",
+            "proposed {}, answered {}, unknown {}, read by quorum {}, by lease {}, snapshots {}, \
+             installed {}, committed {}, elections {}, disks read back {}",
             report.proposed,
             report.acked,
             report.unknown,
             report.quorum_reads,
             report.lease_reads,
+            report.snapshots,
+            report.installs,
             report.committed,
             report.elections,
             report.truths
         );
         let missing = report.faults.missing();
-        let missing: Vec<_> = missing.iter().map(|fault| fault.name()).collect();
+        let mut missing: Vec<_> = missing.iter().map(|fault| fault.name()).collect();
+        let rare = [
+            ("read by quorum", report.quorum_reads),
+            ("read by lease", report.lease_reads),
+            ("snapshot", report.snapshots),
+            ("snapshot installed", report.installs),
+        ];
+        missing.extend(rare.iter().filter(|it| it.1 == 0).map(|it| it.0));
         let uncovered = coverage_wanted && !missing.is_empty();
         if uncovered {
             println!("never happened: {}", missing.join(", "));

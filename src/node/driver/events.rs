@@ -111,6 +111,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if now >= self.next_status || !same || ended {
             self.next_status = now + STATUS_INTERVAL;
             brief.syncs = self.log.counters().syncs;
+            brief.log_start = self.core.log_start();
+            brief.snapshot = self.snapshots.newest();
+            brief.snapshots = self.snapshots.counters();
             brief.stopping = self.stopping;
             brief.advice.clone_from(&self.advice);
             brief.failure.clone_from(&self.failure);

@@ -13,7 +13,7 @@ use crate::node::driver::Cause;
 use crate::node::snapshotter::{SnapshotEvent, SnapshotJob};
 use crate::snapshot::{SnapshotHead, SnapshotOptions, StoredSnapshot};
 use crate::state_machine::StateMachine;
-use crate::types::{LogIndex, Micros};
+use crate::types::{LogId, LogIndex, Micros};
 use crate::wal::Medium;
 use compaction::Tail;
 use receiving::Receiving;
@@ -47,6 +47,18 @@ pub(super) struct Snapshots {
     tail: Tail,
     sending: Sending,
     receiving: Receiving,
+    counters: SnapshotCounters,
+}
+
+/// What was done since the node started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotCounters {
+    /// Snapshots taken here.
+    pub taken: u64,
+    /// Snapshots that were received and put in place.
+    pub installed: u64,
+    /// Chunks sent to others.
+    pub chunks_sent: u64,
 }
 
 enum Taking {
@@ -78,12 +90,22 @@ impl Snapshots {
             tail: Tail::default(),
             sending: Sending::default(),
             receiving: Receiving::default(),
+            counters: SnapshotCounters::default(),
         }
     }
 
     /// Entries of so many bytes, up to `last`, went to the applier.
     pub(super) fn note_applying(&mut self, last: LogIndex, bytes: usize) {
         self.tail.add(last, bytes as u64);
+    }
+
+    /// The newest that is durable.
+    pub(super) fn newest(&self) -> Option<LogId> {
+        self.stored.map(|stored| stored.last)
+    }
+
+    pub(super) fn counters(&self) -> SnapshotCounters {
+        self.counters
     }
 
     /// When something is to be done at the latest.
@@ -200,6 +222,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 }
                 tracing::info!(node = self.shared.me.node, last = %stored.last, "snapshot taken");
                 self.snapshots.wanted = false;
+                self.snapshots.counters.taken += 1;
                 self.store(now, stored);
             }
             Err(why) => {

@@ -172,6 +172,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.dispatched = last.index;
         let snapshots = &mut self.snapshots;
         snapshots.cut_at = last.index;
+        snapshots.counters.installed += 1;
         snapshots.tail.begin_anew();
         let whole = snapshots.receiving.whole.map(|(stored, _)| stored);
         if let Some(before) = std::mem::replace(&mut snapshots.stored, whole) {

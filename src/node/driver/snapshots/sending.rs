@@ -122,6 +122,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                     offset,
                     crc: crc32fast::hash(&bytes),
                 };
+                self.snapshots.counters.chunks_sent += 1;
                 self.send(to, &Message::SnapshotChunk(chunk), &[bytes]);
             }
             Err(why) => {
