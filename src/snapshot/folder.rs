@@ -166,6 +166,7 @@ impl<F: Files> SnapshotFolder<F> {
         let mut troubles = Vec::new();
         for last in self.list().map_err(io)? {
             if last.index < start.index || !fits(last) {
+                troubles.push(format!("{}: the log does not go on from it", name_of(last)));
                 continue;
             }
             match self.open(last).and_then(&mut restore) {

@@ -27,7 +27,7 @@ pub(super) struct Recovered {
     pub(super) pending: Vec<Batch>,
     /// End of the last whole batch of the last segment.
     pub(super) end: u32,
-    /// Part of the chain was damaged and is not needed.
+    /// Part of the last segment was damaged and is not needed.
     pub(super) skipped: bool,
     /// What was begun behind the end and never acknowledged.
     pub(super) torn: Option<Torn>,
@@ -441,6 +441,8 @@ impl<'a, F: Files> Judge<'a, F> {
 
 impl Recovered {
     fn enter_last(&mut self, live: &Live) {
+        // What was stepped over in an older segment does not concern what follows it.
+        self.skipped = false;
         self.cursor = Cursor::at_start_of(&live.header);
         self.end = live.data();
     }

@@ -3,8 +3,8 @@ use bytes::{Bytes, BytesMut};
 use super::*;
 use crate::core::{
     AppendAck, AppendEntries, AppendStatus, Class, Found, FoundReply, FoundStatus, Heartbeat,
-    HeartbeatReply, Message, ReadIndex, ReadIndexReply, ReplicaState, TimeoutNow, TimeoutNowReply,
-    VoteReason, VoteReply, VoteRequest,
+    HeartbeatReply, Message, ReadIndex, ReadIndexReply, ReplicaState, SnapshotAck, SnapshotChunk,
+    SnapshotOffer, SnapshotStatus, TimeoutNow, TimeoutNowReply, VoteReason, VoteReply, VoteRequest,
 };
 use crate::entry::frame as entry_frame;
 use crate::network::LocalFacts;
@@ -94,7 +94,38 @@ fn samples() -> Vec<Message> {
         }),
     ];
     samples.splice(8..8, reads_and_hand_overs());
+    samples.extend(snapshots());
     samples
+}
+
+fn snapshots() -> [Message; 3] {
+    let mut hash = [0xc1; 32];
+    hash[16..].fill(0xc2);
+    let id = u128::from_le_bytes([0xc1; 16]);
+    [
+        Message::SnapshotOffer(SnapshotOffer {
+            term: 9,
+            id,
+            last: LogId::new(0x61, 0x62),
+            len: 0x63,
+            hash,
+            chunk: 0x200,
+            format: 0x64,
+        }),
+        Message::SnapshotChunk(SnapshotChunk {
+            term: 9,
+            id,
+            offset: 0x65,
+            crc: 0x66,
+        }),
+        Message::SnapshotAck(SnapshotAck {
+            term: 9,
+            incarnation: self::id(0xb8),
+            id,
+            next_offset: 0x67,
+            status: SnapshotStatus::Damaged,
+        }),
+    ]
 }
 
 fn reads_and_hand_overs() -> [Message; 4] {
@@ -139,6 +170,7 @@ fn body(message: &Message) -> Bytes {
             [first, second].concat().into()
         }
         Message::Found(_) => entry(1, 1, 9),
+        Message::SnapshotChunk(_) => Bytes::from_static(b"a piece of a state"),
         _ => Bytes::new(),
     }
 }
@@ -177,7 +209,8 @@ fn every_kind_comes_back_wherever_it_is_cut() {
             let frame = early.or_else(|| frames.next_frame().expect("valid"));
             let frame = frame.expect("whole");
             assert_eq!(frame.message, message);
-            assert_eq!(frame.entries.chunks().concat(), body(&message));
+            let beside = [frame.entries.chunks().concat(), frame.chunk.concat()];
+            assert_eq!(beside.concat(), body(&message));
             assert_eq!(frames.buffered(), 0);
         }
     }
@@ -208,6 +241,7 @@ fn golden_frames() {
     };
     let a1 = "a1a1a1a1a1a1a1a1 a1a1a1a1a1a1a1a1";
     let a2 = a1.replace("a1", "a2");
+    let (c1, c2) = (a1.replace("a1", "c1"), a1.replace("a1", "c2"));
     let vote = format!(
         "0500000000000000 {a1} 0600000000000000 0700000000000000 0400000000000000 0100000000000000"
     );
@@ -243,6 +277,15 @@ fn golden_frames() {
         "3a00100030000000 0100000000000000 b3b3b3b3b3b3b3b3 b3b3b3b3b3b3b3b3".to_owned(),
         "3b00180000000000 0100000000000000 b4b4b4b4b4b4b4b4 b4b4b4b4b4b4b4b4 0100000000000000"
             .to_owned(),
+        format!(
+            "4000500000000000 0900000000000000 {c1} 6200000000000000 6100000000000000 \
+             6300000000000000 {c1} {c2} 0002000064000000"
+        ),
+        format!("4100200012000000 0900000000000000 {c1} 6500000000000000 6600000000000000"),
+        format!(
+            "4200300000000000 0900000000000000 b8b8b8b8b8b8b8b8 b8b8b8b8b8b8b8b8 {c1} \
+             6700000000000000 0400000000000000"
+        ),
     ];
     for (message, expected) in samples().iter().zip(expected) {
         let mut out = BytesMut::new();
@@ -330,6 +373,24 @@ fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
         Message::FoundReply(_) => {
             bad.push((32, 2, field("an unknown founding status")));
             bad.extend(zeros(33..40));
+        }
+        Message::SnapshotOffer(_) => bad.extend([
+            (16, 0, field("an id that is not half of the hash")),
+            (39, 0x80, wide_index),
+            (46, 1, wide_term),
+            (55, 0x80, field("an offset out of range")),
+            (56, 0, field("an id that is not half of the hash")),
+            (89, 0, field("a length of chunks out of range")),
+            (90, 0x10, field("a length of chunks out of range")),
+        ]),
+        Message::SnapshotChunk(_) => {
+            bad.push((39, 0x80, field("an offset out of range")));
+            bad.extend(zeros(44..48));
+        }
+        Message::SnapshotAck(_) => {
+            bad.push((55, 0x80, field("an offset out of range")));
+            bad.push((56, 7, field("an unknown snapshot status")));
+            bad.extend(zeros(57..64));
         }
     }
     bad
@@ -426,7 +487,7 @@ fn b12_a_damaged_entry_is_called_that() {
 fn requests_and_replies_keep_to_their_streams_and_classes() {
     for message in samples() {
         let all = bytes_of(&message);
-        for class in [Class::Control, Class::Data] {
+        for class in [Class::Control, Class::Data, Class::Bulk] {
             for replies in [false, true] {
                 let mut frames = Assembler::new(class, replies, FrameLimits::default());
                 frames.feed(all.clone());

@@ -103,6 +103,7 @@ impl Image {
             last: LogId::new(term, self.last()),
             terms: runs(1, &self.entries),
             configurations: configurations(1, &self.entries),
+            stored: None,
         }
     }
 

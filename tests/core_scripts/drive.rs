@@ -117,6 +117,7 @@ impl World {
                     ));
                 }
                 Output::Event(event) => self.event(node, event)?,
+                other => return Err(format!("scripts know no snapshots: {other:?}")),
             }
         }
         Ok(())

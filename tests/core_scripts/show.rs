@@ -25,6 +25,9 @@ pub(crate) const fn kind(message: &Message) -> &'static str {
         Message::TimeoutNowReply(_) => "timeout-now-reply",
         Message::Found(_) => "found",
         Message::FoundReply(_) => "found-reply",
+        Message::SnapshotOffer(_) => "snapshot-offer",
+        Message::SnapshotChunk(_) => "snapshot-chunk",
+        Message::SnapshotAck(_) => "snapshot-ack",
     }
 }
 
@@ -86,6 +89,9 @@ pub(crate) fn envelope(envelope: &Envelope) -> String {
             };
             format!("term {}: {how}", it.term)
         }
+        Message::SnapshotOffer(it) => format!("term {}: of {}", it.term, it.last),
+        Message::SnapshotChunk(it) => format!("term {}: from {} on", it.term, it.offset),
+        Message::SnapshotAck(it) => format!("term {}: {:?}", it.term, it.status),
     };
     let (from, to) = (envelope.from.node, envelope.to);
     format!("{from}->{to} {} {what}", kind(&envelope.message))

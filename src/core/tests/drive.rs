@@ -83,6 +83,13 @@ impl Bed {
                 self.nodes[node as usize - 1].reads.push((id, index))
             }
             Output::Event(event) => self.event(node, event),
+            Output::OfferSnapshot { .. }
+            | Output::SendChunks { .. }
+            | Output::CheckSnapshot { .. }
+            | Output::TakeOffer { .. }
+            | Output::TakeChunk { .. }
+            | Output::Restore { .. }
+            | Output::Install { .. } => panic!("{node} has no snapshots: {output:?}"),
         }
     }
 

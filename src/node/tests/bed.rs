@@ -8,17 +8,19 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::config::RaftConfig;
-use crate::core::{FoundingList, Message, RaftCore, RaftRole};
+use crate::core::{FoundingList, Message, RaftCore, RaftRole, Recovered};
 use crate::error::ProposeError;
 use crate::network::{
     InProcessHub, InProcessNetwork, LocalFacts, NetworkEvent, PeerAddress, RaftNetwork, SendOutcome,
 };
 use crate::node::applier::{Applier, ApplyJob};
-use crate::node::driver::{Driver, Now, Parts};
+use crate::node::begin::begin;
+use crate::node::driver::{Driver, Now, Parts, SnapshotParts};
 use crate::node::inbox::{Inbox, Lanes, Submission};
 use crate::node::shared::{Clock, Shared, encode};
-use crate::node::start::{recovered, settings};
+use crate::node::start::settings;
 use crate::node::waiters::Waiter;
+use crate::snapshot::SnapshotOptions;
 use crate::state_machine::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
 use crate::types::{ClusterId, Micros, NodeId, ReplicaId};
 use crate::wal::{
@@ -110,6 +112,10 @@ impl RaftNetwork for Recording {
     fn set_local(&mut self, facts: &LocalFacts) {
         self.told.lock().expect("told").push(facts.clone());
         self.inner.set_local(facts);
+    }
+
+    fn want_bulk(&mut self, to: NodeId, wanted: bool) {
+        self.inner.want_bulk(to, wanted);
     }
 
     fn reopen(&mut self, to: NodeId) {

@@ -122,6 +122,7 @@ fn b3_what_an_older_term_was_promised_is_void_in_a_newer() {
         from: bed.node(other).shared.me,
         message: Message::Heartbeat(heartbeat),
         entries: EntryBatch::default(),
+        chunk: Vec::new(),
         held: Held::default(),
     };
     let inbox = &bed.node(node).shared.inbox;

@@ -55,6 +55,13 @@ impl World {
             Output::Event(event) => self.event(at, event),
             Output::SendFirstEntry { .. } => self.fail("a founded cluster founds".into()),
             Output::ReadReady { .. } => self.fail("nobody asked to read".into()),
+            Output::OfferSnapshot { .. }
+            | Output::SendChunks { .. }
+            | Output::CheckSnapshot { .. }
+            | Output::TakeOffer { .. }
+            | Output::TakeChunk { .. }
+            | Output::Restore { .. }
+            | Output::Install { .. } => self.fail("there are no snapshots".into()),
         }
     }
 

@@ -198,6 +198,7 @@ fn of_peer(print: &mut Print, peer: &Peer) {
         Progress::Probe {
             outstanding: Some(_),
         } => 2,
+        Progress::Snapshot { .. } => 3,
     };
     print.all(&[peer.match_index, peer.next, progress, peer.data_seq]);
     print.all(&[
@@ -274,7 +275,10 @@ fn of_envelope(envelope: &Envelope, name: Renaming) -> u128 {
         | Message::TimeoutNow(_)
         | Message::TimeoutNowReply(_)
         | Message::Found(_)
-        | Message::FoundReply(_) => print.put(8),
+        | Message::FoundReply(_)
+        | Message::SnapshotOffer(_)
+        | Message::SnapshotChunk(_)
+        | Message::SnapshotAck(_) => print.put(8),
     }
     print.end()
 }
