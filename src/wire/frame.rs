@@ -300,9 +300,13 @@ impl Head {
             let (len, limit) = (self.body_len, limits.body);
             return Err(Malformed::TooLarge { len, limit });
         }
-        if self.kind == Kind::SnapshotChunk && !(1..=MAX_SNAPSHOT_CHUNK).contains(&self.body_len) {
+        if self.kind == Kind::SnapshotChunk {
             let (len, limit) = (self.body_len, MAX_SNAPSHOT_CHUNK);
-            return Err(Malformed::TooLarge { len, limit });
+            return match len {
+                0 => Err(Malformed::Field("a chunk without bytes")),
+                _ if len > limit => Err(Malformed::TooLarge { len, limit }),
+                _ => Ok(message),
+            };
         }
         if let Message::Append(append) = &message {
             if append.count > MAX_FRAME_ENTRIES {

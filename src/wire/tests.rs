@@ -419,7 +419,7 @@ fn i5_lengths_are_refused_before_the_body_is_gathered() {
         bytes.truncate(whole_head);
         let error = decode(&message, &[bytes.into()]).expect_err("refused");
         match message {
-            Message::Append(_) | Message::Found(_) => {
+            Message::Append(_) | Message::Found(_) | Message::SnapshotChunk(_) => {
                 assert_eq!(error.code(), CloseCode::TooLarge);
             }
             _ => assert_eq!(error.code(), CloseCode::Malformed),

@@ -17,3 +17,4 @@ mod replication;
 mod script;
 mod seeds;
 mod small;
+mod snapshots;
