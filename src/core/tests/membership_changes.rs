@@ -7,6 +7,7 @@ use super::super::{
     RaftRole, VoteReason,
 };
 use super::bed::{T_MAX, T_MIN, incarnation};
+use super::disk::Image;
 use super::script::{Script, beat_reply, image, matched, replica, request, voters};
 use crate::error::ChangeError;
 use crate::types::{LogId, LogIndex, NodeId, ReplicaId};
@@ -307,6 +308,31 @@ fn e6_a_removed_replica_gets_no_vote_and_is_told_so() {
     assert!(one.events().iter().any(advice));
 }
 
+#[test]
+fn e6_a_node_that_waited_to_be_added_still_says_later_that_it_was_removed() {
+    let mut four = Script::open(4, &Image::default());
+    four.connect(1, 7);
+    four.time_out();
+    let advice = |four: &Script| {
+        let text = |event: Event| match event {
+            Event::Advice(text) => Some(text),
+            _ => None,
+        };
+        four.events()
+            .into_iter()
+            .filter_map(text)
+            .collect::<Vec<_>>()
+    };
+    assert!(advice(&four)[0].contains("blank"));
+    for _ in 0..3 {
+        let mut told = super::script::reject(1, request(4, 1, LogId::default()), 0);
+        told.reason = VoteReason::NoVoter;
+        four.tell(1, Message::PreVoteReply(told));
+    }
+    assert_eq!(advice(&four).len(), 2, "each once");
+    assert!(advice(&four)[1].contains("removed"));
+}
+
 /// Found by the simulator (L1, seed 6000329): a voter refused its vote for the sake of a removal
 /// that was not committed, the two others could not win without it, and nobody ever led again.
 #[test]
@@ -447,6 +473,20 @@ fn e9_changes_that_make_no_sense_are_refused_and_leave_no_trace() {
         (
             vec![Change::AddLearner(info(ReplicaId::default()))],
             "a member without id or incarnation",
+        ),
+        // It would be in the log, and nobody could read it back.
+        (
+            vec![Change::AddLearner(MemberInfo {
+                peer_address: "a".repeat(513),
+                ..info(replica(5))
+            })],
+            "an address over 512 bytes",
+        ),
+        (
+            (5..=1029)
+                .map(|node| Change::AddLearner(info(replica(node))))
+                .collect(),
+            "more than 1024 members",
         ),
         // One wish that fails is enough.
         (
