@@ -76,6 +76,10 @@ impl Cluster for ClusterService {
     ) -> Result<Response<TransferLeadershipResponse>, Status> {
         self.roles.require(&request, Role::Operator)?;
         let to = Some(request.into_inner().to).filter(|to| *to != 0);
+        let leads = self.node.is_leader();
+        if let Some(leader_id) = to.filter(|to| leads && *to == self.node.id()) {
+            return Ok(Response::new(TransferLeadershipResponse { leader_id }));
+        }
         tracing::info!(?to, "an operator hands leadership over");
         match self.node.transfer_leadership(to).await {
             Ok(leader_id) => Ok(Response::new(TransferLeadershipResponse { leader_id })),

@@ -1161,7 +1161,7 @@ impl ::prost::Name for ChangeMembersResponse {
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TransferLeadershipRequest {
-    /// To whom; 0 leaves the choice to the leader.
+    /// To whom; 0 leaves the choice to the leader. The leader itself is answered at once.
     #[prost(uint64, tag = "1")]
     pub to: u64,
 }
