@@ -112,6 +112,7 @@ pub struct Cluster {
     pub(crate) client_endpoint: String,
     pub(crate) members: Vec<Member>,
     pub(crate) single: bool,
+    pub(crate) joins: bool,
 }
 
 impl Cluster {
@@ -136,6 +137,25 @@ impl Cluster {
             client_endpoint: String::new(),
             members: members.collect(),
             single: false,
+            joins: false,
+        }
+    }
+
+    /// A node that joins a cluster which is there already: with an empty directory it waits until
+    /// the members add it ([`RaftNode::change_members`](crate::RaftNode::change_members)), and
+    /// never founds a cluster.
+    ///
+    /// `members` lists some that it tells of itself, so that they know whom they can add; it may
+    /// be empty. With a directory that belongs to a member nothing differs from [`Cluster::new`].
+    pub fn joining(
+        data_dir: impl Into<PathBuf>,
+        credentials: Credentials,
+        listen: SocketAddr,
+        members: impl IntoIterator<Item = (NodeId, String)>,
+    ) -> Self {
+        Self {
+            joins: true,
+            ..Self::new(data_dir, credentials, listen, members)
         }
     }
 

@@ -13,7 +13,8 @@ use conveyor_raft::proto::backup_client::BackupClient;
 use conveyor_raft::proto::cluster_client::ClusterClient;
 use conveyor_raft::proto::router_client::RouterClient;
 use conveyor_raft::proto::{
-    GetStateMetadataRequest, ProposeRequest, RoleRequired, StatusRequest, SummaryRequest,
+    ChangeMembersRequest, GetStateMetadataRequest, MemberChange, MembershipRequest, ProposeRequest,
+    RoleRequired, StatusRequest, SummaryRequest, TransferLeadershipRequest, member_change,
 };
 use conveyor_raft::quic::ClientRole;
 use grpc_common::{One, certificates, identity, propose};
@@ -80,6 +81,39 @@ async fn i2_each_role_gets_as_far_as_it_says() {
         (needed.needed.as_str(), needed.has.as_str()),
         ("writer", "reader")
     );
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn i2_members_are_shown_to_all_and_changed_by_operators_only() {
+    let one = One::start().await;
+    for (role, changes) in [
+        (ClientRole::Reader, Code::PermissionDenied),
+        (ClientRole::Writer, Code::PermissionDenied),
+        (ClientRole::Operator, Code::InvalidArgument),
+    ] {
+        let mut cluster = ClusterClient::new(one.channel(role).await);
+        let shown = cluster.membership(MembershipRequest {}).await;
+        let shown = shown.expect("every role reads").into_inner();
+        assert_eq!(shown.in_force, shown.committed);
+        let members = shown.in_force.expect("members").members;
+        assert_eq!((members.len(), members[0].node_id), (1, 1));
+        let remove = MemberChange {
+            change: Some(member_change::Change::Remove(1)),
+        };
+        let request = ChangeMembersRequest {
+            changes: vec![remove],
+            expected_index: None,
+        };
+        assert_eq!(code(cluster.change_members(request).await), changes);
+        let to = TransferLeadershipRequest { to: 2 };
+        let moved = code(cluster.transfer_leadership(to).await);
+        let expected = match role {
+            ClientRole::Operator => Code::FailedPrecondition,
+            _ => Code::PermissionDenied,
+        };
+        assert_eq!(moved, expected);
+    }
     one.stop().await;
 }
 

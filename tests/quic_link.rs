@@ -6,8 +6,10 @@ mod quic_common;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use conveyor_raft::config::limits::{MAX_ENTRY, MAX_INFLIGHT};
-use conveyor_raft::core::{Class, Heartbeat, Message, VoteRequest};
+use conveyor_raft::config::limits::{MAX_ENTRY, MAX_INFLIGHT, MAX_SNAPSHOT_CHUNK};
+use conveyor_raft::core::{
+    Class, Heartbeat, Message, SnapshotAck, SnapshotChunk, SnapshotStatus, VoteRequest,
+};
 use conveyor_raft::network::{LocalFacts, NetworkEvent, PeerAddress, RaftNetwork, SendOutcome};
 use conveyor_raft::types::{Incarnation, LogId};
 use quic_common::{Node, ack, append, certs, mesh, options, run_of};
@@ -52,6 +54,48 @@ fn appends_and_acks_travel_on_the_data_class() {
     let reply = ack(&request, two.incarnation);
     two.send(1, &reply, &[]);
     assert_eq!(next_message(&one), (2, reply));
+}
+
+#[test]
+fn the_bulk_class_is_there_only_while_a_snapshot_goes_to_that_peer() {
+    let (mut one, mut two) = pair();
+    one.both_up(2);
+    let bytes = Bytes::from(vec![7; MAX_SNAPSHOT_CHUNK]);
+    let chunk = Message::SnapshotChunk(SnapshotChunk {
+        term: 3,
+        id: 9,
+        offset: 11,
+        crc: crc32fast::hash(&bytes),
+    });
+    let early = one.transport.send(2, &chunk, std::slice::from_ref(&bytes));
+    assert_eq!(early, SendOutcome::Down);
+    one.transport.want_bulk(2, true);
+    one.up(2, Class::Bulk);
+    one.send(2, &chunk, std::slice::from_ref(&bytes));
+    two.wait(|event| match event {
+        NetworkEvent::Message {
+            message,
+            chunk: beside,
+            ..
+        } => {
+            assert_eq!((message, beside.concat()), (chunk, bytes.to_vec()));
+            Some(())
+        }
+        _ => None,
+    });
+    let reply = Message::SnapshotAck(SnapshotAck {
+        term: 3,
+        incarnation: two.incarnation,
+        id: 9,
+        next_offset: 11 + MAX_SNAPSHOT_CHUNK as u64,
+        status: SnapshotStatus::Receiving,
+    });
+    two.send(1, &reply, &[]);
+    assert_eq!(next_message(&one), (2, reply));
+    one.transport.want_bulk(2, false);
+    one.down(2, Class::Bulk);
+    let late = one.transport.send(2, &chunk, std::slice::from_ref(&bytes));
+    assert_eq!(late, SendOutcome::Down);
 }
 
 #[test]
@@ -333,6 +377,7 @@ fn peers_no_longer_named_are_hung_up_on() {
             match class {
                 Class::Control => control = true,
                 Class::Data => data = true,
+                Class::Bulk => panic!("nobody wanted it"),
             }
         }
         (control && data).then_some(())

@@ -124,6 +124,8 @@ pub struct ConfigurationError(pub(super) &'static str);
 const VERSION: u8 = 1;
 const MAX_MEMBERS: u32 = 1024;
 const MAX_TEXT: u32 = 512;
+const TOO_MANY: &str = "more than 1024 members";
+const TOO_LONG: &str = "an address over 512 bytes";
 
 impl Configuration {
     /// The payload of the entry: version 1, then voters, old voters, learners, promotions (learner and
@@ -177,7 +179,7 @@ impl Configuration {
         Ok(configuration)
     }
 
-    /// Whether it can be right at all.
+    /// Whether it can be right at all, and read back by those who get it.
     pub(super) fn check(&self) -> Result<(), ConfigurationError> {
         if self.incoming.is_empty() {
             return Err(ConfigurationError("no voter"));
@@ -190,6 +192,16 @@ impl Configuration {
             nodes.dedup();
             if nodes.len() != set.len() {
                 return Err(ConfigurationError("a member is named twice"));
+            }
+            if set.len() > MAX_MEMBERS as usize {
+                return Err(ConfigurationError(TOO_MANY));
+            }
+            let long = |text: &str| text.len() > MAX_TEXT as usize;
+            if set
+                .iter()
+                .any(|one| long(&one.peer_address) || long(&one.client_endpoint))
+            {
+                return Err(ConfigurationError(TOO_LONG));
             }
             let nobody = |who: ReplicaId| who.node == 0 || who.incarnation.is_none();
             if set.iter().any(|member| nobody(member.replica)) {
@@ -253,7 +265,7 @@ fn take_promotion(input: &mut &[u8]) -> Result<Promotion, ConfigurationError> {
 fn take_text(input: &mut &[u8]) -> Result<String, ConfigurationError> {
     let len = take_u32(input)?;
     if len > MAX_TEXT {
-        return Err(ConfigurationError("an address over 512 bytes"));
+        return Err(ConfigurationError(TOO_LONG));
     }
     let (text, rest) = input
         .split_at_checked(len as usize)
@@ -268,7 +280,7 @@ fn take_list<T>(
 ) -> Result<Vec<T>, ConfigurationError> {
     let count = take_u32(input)?;
     if count > MAX_MEMBERS {
-        return Err(ConfigurationError("more than 1024 members"));
+        return Err(ConfigurationError(TOO_MANY));
     }
     (0..count).map(|_| item(input)).collect()
 }

@@ -18,8 +18,8 @@ use crate::types::{HardState, LogId, Micros, NodeId, ReplicaId};
 
 /// The term of entry 1. The founder's first campaign is for the next.
 const FOUNDING_TERM: u64 = 1;
-/// Highest and lowest feature level of this release.
-const FEATURES: (u32, u32) = (1, 1);
+/// Lowest and highest feature level of this release.
+pub(crate) const FEATURES: (u32, u32) = (1, 1);
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
@@ -27,8 +27,8 @@ pub(super) struct Founding {
     list: FoundingList,
     /// Who has stored entry 1 durably, as the founder knows it.
     stored: BTreeSet<ReplicaId>,
-    /// Said once, not at every tick.
-    advised: bool,
+    /// What was advised last: the same is not said again at every tick.
+    advised: String,
 }
 
 impl Founding {
@@ -36,7 +36,7 @@ impl Founding {
         Self {
             list,
             stored: BTreeSet::new(),
-            advised: false,
+            advised: String::new(),
         }
     }
 }
@@ -157,9 +157,9 @@ impl RaftCore {
 
     fn advise_left_out(&mut self, member: NodeId, out: &mut Vec<Output>) {
         let text = format!(
-            "node {member} already belongs to a cluster and this directory is blank: use replace \
-             to bring this node in, or restore its directory; if the cluster is only being founded \
-             at this moment, wait"
+            "node {member} already belongs to a cluster and this directory is blank: add this node \
+             to the members, or use replace if it was one in another life, or restore its \
+             directory; if the cluster is only being founded at this moment, wait"
         );
         self.advise(text, out);
     }
@@ -174,7 +174,8 @@ impl RaftCore {
     }
 
     fn advise(&mut self, text: String, out: &mut Vec<Output>) {
-        if !std::mem::replace(&mut self.founding.advised, true) {
+        if self.founding.advised != text {
+            self.founding.advised.clone_from(&text);
             out.push(Output::Event(Event::Advice(text)));
         }
     }

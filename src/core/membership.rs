@@ -119,6 +119,12 @@ impl RaftCore {
         }
     }
 
+    /// The newest configuration that is known to be committed, and its index.
+    pub fn committed_configuration(&self) -> Option<&(LogIndex, Arc<Configuration>)> {
+        let mut newest_first = self.configurations.iter().rev();
+        newest_first.find(|(index, _)| *index <= self.commit)
+    }
+
     /// Index of the configuration in force, if no change is under way.
     pub(crate) fn settled_configuration(&self) -> Option<LogIndex> {
         let (index, current) = self.configurations.last()?;
@@ -161,10 +167,9 @@ impl RaftCore {
     /// given a vote (hazard E6). A removal that is not committed may still be undone, and needs the
     /// votes of those that it removes.
     pub(super) fn was_removed(&self, who: ReplicaId) -> bool {
-        let mut newest_first = self.configurations.iter().rev();
-        let committed = newest_first.find(|(index, _)| *index <= self.commit);
-        committed.is_some_and(|(_, configuration)| {
-            configuration.tombstones.contains(&who) && !configuration.is_voter(who)
-        })
+        self.committed_configuration()
+            .is_some_and(|(_, configuration)| {
+                configuration.tombstones.contains(&who) && !configuration.is_voter(who)
+            })
     }
 }

@@ -43,6 +43,7 @@ use crate::types::{
     HardState, Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId,
 };
 use election::Campaign;
+pub(crate) use founding::FEATURES;
 use founding::Founding;
 use hand_over::HandOver;
 use peer::Peer;

@@ -4,12 +4,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tonic::{Request, Response, Status};
 
-use crate::node::{NodeStatus, RaftNode, RaftRole};
+use crate::node::{ChangeOptions, NodeStatus, RaftNode, RaftRole};
 use crate::proto::cluster_server::Cluster;
-use crate::proto::{self, StatusRequest, StatusResponse};
+use crate::proto::{
+    self, ChangeMembersRequest, ChangeMembersResponse, MembershipRequest, MembershipResponse,
+    StatusRequest, StatusResponse, TransferLeadershipRequest, TransferLeadershipResponse,
+};
 
 use super::authorize::Roles;
+use super::deadline::Deadline;
 use super::identity::Role;
+use super::members;
 
 /// What state and commands may contain; rises with the crate's versions.
 pub(super) const FEATURE_LEVEL: u32 = 1;
@@ -32,6 +37,57 @@ impl Cluster for ClusterService {
         status.applied_index = applied.id.index;
         status.digest = format!("{:032x}", applied.digest);
         Ok(Response::new(status))
+    }
+
+    async fn membership(
+        &self,
+        request: Request<MembershipRequest>,
+    ) -> Result<Response<MembershipResponse>, Status> {
+        self.roles.require(&request, Role::Reader)?;
+        Ok(Response::new(members::membership(&self.node)))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<ChangeMembersRequest>,
+    ) -> Result<Response<ChangeMembersResponse>, Status> {
+        self.roles.require(&request, Role::Operator)?;
+        let deadline = Deadline::of(&request);
+        let asked = request.into_inner();
+        let changes = members::changes(asked.changes)?;
+        tracing::info!(?changes, "an operator changes the members");
+        let options = ChangeOptions {
+            expected: asked.expected_index,
+            deadline: Some(deadline.left()),
+        };
+        match self.node.change_members(changes, options).await {
+            Ok(index) => Ok(Response::new(ChangeMembersResponse { index })),
+            Err(error) => Err(members::change_failed(
+                error,
+                self.node.status().leader,
+                deadline.passed(),
+            )),
+        }
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<TransferLeadershipRequest>,
+    ) -> Result<Response<TransferLeadershipResponse>, Status> {
+        self.roles.require(&request, Role::Operator)?;
+        let to = Some(request.into_inner().to).filter(|to| *to != 0);
+        let leads = self.node.is_leader();
+        if let Some(leader_id) = to.filter(|to| leads && *to == self.node.id()) {
+            return Ok(Response::new(TransferLeadershipResponse { leader_id }));
+        }
+        tracing::info!(?to, "an operator hands leadership over");
+        match self.node.transfer_leadership(to).await {
+            Ok(leader_id) => Ok(Response::new(TransferLeadershipResponse { leader_id })),
+            Err(error) => {
+                let leader = self.node.status().leader;
+                Err(members::hand_over_failed(error, leader))
+            }
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 //! | service | what | role |
 //! |---|---|---|
 //! | `conveyor.raft.v1.Router` | proposals, state | writer, reader |
-//! | `conveyor.raft.v1.Cluster` | how the node is | reader |
+//! | `conveyor.raft.v1.Cluster` | how the node is; who belongs to the cluster | reader |
+//! | | changes of members, hand-over of leadership | operator |
 //! | `conveyor.raft.v1.Backup` | snapshots of the state | operator |
 //! | `grpc.health.v1.Health` | live and ready | none |
 //! | `grpc.reflection.v1` | the protos, for grpcurl | reader |
@@ -20,6 +21,7 @@ mod convert;
 mod deadline;
 mod health;
 mod identity;
+mod members;
 mod router;
 mod serve;
 mod status;

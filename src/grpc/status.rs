@@ -8,8 +8,8 @@ use tonic::{Code, Status};
 
 use crate::error::{LeaderHint, ProposeError, WaitError};
 use crate::proto::{
-    self, Certainty, Invalid, NotAppended, NotLeader, OutcomeUnknown, Overloaded, Rejected,
-    ReplicaFailed, RoleRequired,
+    self, Certainty, ChangeRefused, HandOverRefused, Invalid, NotAppended, NotLeader,
+    OutcomeUnknown, Overloaded, Rejected, ReplicaFailed, RoleRequired,
 };
 
 use super::identity::Role;
@@ -132,14 +132,17 @@ impl Failure {
                 why: error.to_string(),
                 certainty: not_applied,
             }),
-            ProposeError::ShuttingDown => {
-                Self::replica("the node is shutting down; ask another one".into(), leader)
-            }
+            ProposeError::ShuttingDown => Self::stopping(leader),
             ProposeError::Failed(why) => Self::replica(
                 format!("the replica has failed: {why}; mend the cause, then restart the node"),
                 leader,
             ),
         }
+    }
+
+    /// The node takes nothing more, because it ends.
+    pub(super) fn stopping(leader: &LeaderHint) -> Self {
+        Self::replica("the node is shutting down; ask another one".into(), leader)
     }
 
     fn replica(what_to_do: String, leader: &LeaderHint) -> Self {
@@ -240,6 +243,59 @@ fn not_leader_status(detail: &NotLeader) -> Status {
         }
     }
     status
+}
+
+/// This node does not lead, so it can neither change members nor hand over.
+pub(super) fn not_leader_now(hint: LeaderHint) -> Status {
+    not_leader_status(&not_leader(hint))
+}
+
+/// The members are as they were.
+pub(super) fn change_refused(detail: &ChangeRefused) -> Status {
+    match detail.reason.as_str() {
+        "Busy" => {
+            let text = "another change of members is under way, or the leader is new; try again \
+                        in a moment";
+            with_detail(Code::Unavailable, text.to_owned(), detail)
+        }
+        _ => {
+            let text = format!(
+                "the members have changed meanwhile, at index {}; look at them again, then decide",
+                detail.configuration_index
+            );
+            with_detail(Code::Aborted, text, detail)
+        }
+    }
+}
+
+/// Whether the members were changed is not known.
+pub(super) fn change_unknown(late: bool) -> Status {
+    let (code, why) = match late {
+        true => (Code::DeadlineExceeded, "the deadline passed"),
+        false => (Code::Unknown, "leadership was lost"),
+    };
+    let detail = OutcomeUnknown {
+        index: 0,
+        term: 0,
+        certainty: Certainty::Unknown as i32,
+    };
+    let text = format!(
+        "{why} before the change was through; it may still go through: look at the members"
+    );
+    with_detail(code, text, &detail)
+}
+
+/// Leadership stays where it is.
+pub(super) fn hand_over_refused(why: &str, detail: &HandOverRefused) -> Status {
+    let (code, todo) = match detail.reason.as_str() {
+        "NoTarget" => (
+            Code::FailedPrecondition,
+            "name a voter that the leader's status shows as connected",
+        ),
+        "UnderWay" => (Code::Aborted, "look at the status who leads then"),
+        _ => (Code::Aborted, "try again in a moment, or name another node"),
+    };
+    with_detail(code, format!("{why}; {todo}"), detail)
 }
 
 fn overloaded_status(detail: &Overloaded) -> Status {

@@ -85,6 +85,10 @@ impl<S: StateMachine> RaftNode<S> {
         }
     }
 
+    pub(super) fn transport(&self) -> &TransportObserver {
+        &self.inner.transport
+    }
+
     pub(super) fn shared(&self) -> &Shared<S> {
         &self.inner.shared
     }

@@ -7,10 +7,11 @@ use tokio::sync::oneshot;
 
 use super::handle::{DEFAULT_DEADLINE, RaftNode};
 use super::inbox::Request;
-use crate::core::{Change, Configuration};
+use crate::core::{Change, Configuration, FEATURES, MemberInfo};
 use crate::error::ChangeError;
+use crate::network::LocalFacts;
 use crate::state_machine::StateMachine;
-use crate::types::LogIndex;
+use crate::types::{LogIndex, ReplicaId};
 
 /// Options of one change of members.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +30,33 @@ impl<S: StateMachine> RaftNode<S> {
         let brief = self.shared().brief();
         let configuration = brief.configuration.clone()?;
         Some((brief.configured, configuration))
+    }
+
+    /// The newest configuration that this node knows to be committed and its index. It is an older
+    /// one than that of [`membership`](Self::membership) while a change is under way.
+    pub fn committed_membership(&self) -> Option<(LogIndex, Arc<Configuration>)> {
+        self.shared().brief().committed.clone()
+    }
+
+    /// Nodes with an empty directory that are connected to this one and belong to no configuration
+    /// here: they can be added as they are.
+    pub fn waiting_nodes(&self) -> Vec<MemberInfo> {
+        let current = self.membership().map(|(_, current)| current);
+        let known = |who: ReplicaId| {
+            current.as_ref().is_some_and(|current| {
+                let mut members = current.members().map(|one| one.replica);
+                members.any(|one| one == who) || current.tombstones.contains(&who)
+            })
+        };
+        let blank = self.transport().blank_nodes().into_iter();
+        let waiting = blank.filter(|(replica, _)| !known(*replica));
+        let info = |(replica, facts): (ReplicaId, LocalFacts)| MemberInfo {
+            replica,
+            peer_address: facts.peer_address,
+            client_endpoint: facts.client_endpoint,
+            features: FEATURES,
+        };
+        waiting.map(info).collect()
     }
 
     /// Changes the members, all of `changes` in one step, and waits until that is committed: the

@@ -250,7 +250,11 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         })
         .collect();
     let founding = FoundingList {
-        others: listed.iter().map(|peer| peer.node).collect(),
+        // Who joins founds nothing, whoever else is blank.
+        others: match cluster.joins {
+            true => Vec::new(),
+            false => listed.iter().map(|peer| peer.node).collect(),
+        },
         single: cluster.single,
         peer_address: facts.peer_address.clone(),
         client_endpoint: facts.client_endpoint.clone(),
@@ -338,11 +342,12 @@ impl Cluster {
                 "a single node has no peers: name them or drop single".into(),
             );
         }
-        if !self.single && others == 0 {
+        if !self.single && !self.joins && others == 0 {
             return config(
                 "peers",
                 "no other member is named; a cluster of one is founded only on the explicit word \
-                 (Cluster::single, or single = true under [peers])"
+                 (Cluster::single, or single = true under [peers]), and a node that is to be added \
+                 to a cluster says so too (Cluster::joining, or join = true)"
                     .into(),
             );
         }

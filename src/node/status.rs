@@ -82,6 +82,8 @@ pub(crate) struct Brief {
     pub(crate) configuration: Option<Arc<Configuration>>,
     /// Its index.
     pub(crate) configured: LogIndex,
+    /// The newest configuration that is known to be committed, and its index.
+    pub(crate) committed: Option<(LogIndex, Arc<Configuration>)>,
     pub(crate) peers: Vec<(NodeId, PeerProgress)>,
     pub(crate) advice: Option<String>,
     pub(crate) failure: Option<String>,

@@ -952,6 +952,247 @@ impl ::prost::Name for PeerStatus {
     }
 }
 #[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MembershipRequest {}
+impl ::prost::Name for MembershipRequest {
+    const NAME: &'static str = "MembershipRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.MembershipRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.MembershipRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MembershipResponse {
+    /// Who answers.
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    /// 0 if no leader is known.
+    #[prost(uint64, tag = "2")]
+    pub leader_id: u64,
+    /// Where clients reach the leader; empty if unknown.
+    #[prost(string, tag = "3")]
+    pub leader_endpoint: ::prost::alloc::string::String,
+    /// The newest configuration in this node's log, which is in force, committed or not. Absent while the
+    /// node has none.
+    #[prost(message, optional, tag = "4")]
+    pub in_force: ::core::option::Option<Configuration>,
+    /// The newest one that this node knows to be committed. An older one while a change is under way.
+    #[prost(message, optional, tag = "5")]
+    pub committed: ::core::option::Option<Configuration>,
+    /// Nodes with an empty directory that are connected to this node and are no members.
+    #[prost(message, repeated, tag = "6")]
+    pub waiting: ::prost::alloc::vec::Vec<Member>,
+}
+impl ::prost::Name for MembershipResponse {
+    const NAME: &'static str = "MembershipResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.MembershipResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.MembershipResponse".into()
+    }
+}
+/// Who belongs to the cluster.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Configuration {
+    /// Where in the log it stands.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// Voters, and learners after them.
+    #[prost(message, repeated, tag = "2")]
+    pub members: ::prost::alloc::vec::Vec<Member>,
+    /// The voters before, while a change is under way that needs a majority of both.
+    #[prost(message, repeated, tag = "3")]
+    pub old_voters: ::prost::alloc::vec::Vec<Member>,
+    /// Members that were removed, as NODE@INCARNATION, the oldest first. Their directories never come
+    /// back.
+    #[prost(string, repeated, tag = "4")]
+    pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for Configuration {
+    const NAME: &'static str = "Configuration";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.Configuration".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.Configuration".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Member {
+    #[prost(uint64, tag = "1")]
+    pub node_id: u64,
+    /// The life of its data directory, 32 hexadecimal digits.
+    #[prost(string, tag = "2")]
+    pub incarnation: ::prost::alloc::string::String,
+    /// host:port of its peer listener.
+    #[prost(string, tag = "3")]
+    pub address: ::prost::alloc::string::String,
+    /// Where clients reach it; empty if unknown.
+    #[prost(string, tag = "4")]
+    pub client_endpoint: ::prost::alloc::string::String,
+    /// Not read in requests.
+    #[prost(enumeration = "Standing", tag = "5")]
+    #[serde(serialize_with = "super::standing_as_word")]
+    pub standing: i32,
+    /// Of one that joins: the voter whose place it takes; 0 if nobody's. Not read in requests.
+    #[prost(uint64, tag = "6")]
+    pub replaces: u64,
+}
+impl ::prost::Name for Member {
+    const NAME: &'static str = "Member";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.Member".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.Member".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ChangeMembersRequest {
+    /// All in one step; at least one.
+    #[prost(message, repeated, tag = "1")]
+    pub changes: ::prost::alloc::vec::Vec<MemberChange>,
+    /// Only if the configuration in force is still the one at this index.
+    #[prost(uint64, optional, tag = "2")]
+    pub expected_index: ::core::option::Option<u64>,
+}
+impl ::prost::Name for ChangeMembersRequest {
+    const NAME: &'static str = "ChangeMembersRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ChangeMembersRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ChangeMembersRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberChange {
+    #[prost(oneof = "member_change::Change", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub change: ::core::option::Option<member_change::Change>,
+}
+/// Nested message and enum types in `MemberChange`.
+pub mod member_change {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        /// A new member that receives the log and does not vote.
+        #[prost(message, tag = "1")]
+        AddLearner(super::Member),
+        /// A new member that votes as soon as it has caught up.
+        #[prost(message, tag = "2")]
+        AddVoter(super::Member),
+        /// A learner, by its number, is to vote as soon as it has caught up.
+        #[prost(uint64, tag = "3")]
+        Promote(u64),
+        /// A voter, by its number, becomes a learner.
+        #[prost(uint64, tag = "4")]
+        Demote(u64),
+        /// A member, by its number, goes for good.
+        #[prost(uint64, tag = "5")]
+        Remove(u64),
+        /// A new member takes a voter's place as soon as it has caught up.
+        #[prost(message, tag = "6")]
+        Replace(super::ReplaceMember),
+        /// A member has other addresses.
+        #[prost(message, tag = "7")]
+        Update(super::Member),
+    }
+}
+impl ::prost::Name for MemberChange {
+    const NAME: &'static str = "MemberChange";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.MemberChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.MemberChange".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplaceMember {
+    /// The number of the voter that goes.
+    #[prost(uint64, tag = "1")]
+    pub old: u64,
+    /// It may have the same number in another life.
+    #[prost(message, optional, tag = "2")]
+    pub new: ::core::option::Option<Member>,
+}
+impl ::prost::Name for ReplaceMember {
+    const NAME: &'static str = "ReplaceMember";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ReplaceMember".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ReplaceMember".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeMembersResponse {
+    /// Index of the configuration that is committed then. Who joins is still a learner in it.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+}
+impl ::prost::Name for ChangeMembersResponse {
+    const NAME: &'static str = "ChangeMembersResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ChangeMembersResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ChangeMembersResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TransferLeadershipRequest {
+    /// To whom; 0 leaves the choice to the leader. The leader itself is answered at once.
+    #[prost(uint64, tag = "1")]
+    pub to: u64,
+}
+impl ::prost::Name for TransferLeadershipRequest {
+    const NAME: &'static str = "TransferLeadershipRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.TransferLeadershipRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.TransferLeadershipRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TransferLeadershipResponse {
+    /// Who leads now.
+    #[prost(uint64, tag = "1")]
+    pub leader_id: u64,
+}
+impl ::prost::Name for TransferLeadershipResponse {
+    const NAME: &'static str = "TransferLeadershipResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.TransferLeadershipResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.TransferLeadershipResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Role {
@@ -988,6 +1229,46 @@ impl Role {
         }
     }
 }
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Standing {
+    Unspecified = 0,
+    /// Its vote counts.
+    Voter = 1,
+    /// It receives the log and does not vote.
+    Learner = 2,
+    /// A learner that votes as soon as it has caught up.
+    Joining = 3,
+    /// No member.
+    Waiting = 4,
+}
+impl Standing {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STANDING_UNSPECIFIED",
+            Self::Voter => "STANDING_VOTER",
+            Self::Learner => "STANDING_LEARNER",
+            Self::Joining => "STANDING_JOINING",
+            Self::Waiting => "STANDING_WAITING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STANDING_UNSPECIFIED" => Some(Self::Unspecified),
+            "STANDING_VOTER" => Some(Self::Voter),
+            "STANDING_LEARNER" => Some(Self::Learner),
+            "STANDING_JOINING" => Some(Self::Joining),
+            "STANDING_WAITING" => Some(Self::Waiting),
+            _ => None,
+        }
+    }
+}
 /// Generated client implementations.
 #[cfg(feature = "grpc")]
 pub mod cluster_client {
@@ -1000,7 +1281,6 @@ pub mod cluster_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Needs the role reader.
     #[derive(Debug, Clone)]
     pub struct ClusterClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1070,7 +1350,7 @@ pub mod cluster_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// How this node sees itself and the others, now.
+        /// How this node sees itself and the others, now. Needs the role reader.
         pub async fn status(
             &mut self,
             request: impl tonic::IntoRequest<super::StatusRequest>,
@@ -1092,6 +1372,84 @@ pub mod cluster_client {
                 .insert(GrpcMethod::new("conveyor.raft.v1.Cluster", "Status"));
             self.inner.unary(req, path, codec).await
         }
+        /// Who belongs to the cluster as this node knows, and who waits to be added. Needs the role reader.
+        pub async fn membership(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MembershipRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MembershipResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Cluster/Membership",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Cluster", "Membership"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes the members, all changes in one step, and waits until that is committed. The leader takes
+        /// it. Needs the role operator.
+        pub async fn change_members(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ChangeMembersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeMembersResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Cluster/ChangeMembers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Cluster", "ChangeMembers"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Hands leadership over. The leader takes it. Needs the role operator.
+        pub async fn transfer_leadership(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TransferLeadershipRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TransferLeadershipResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Cluster/TransferLeadership",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("conveyor.raft.v1.Cluster", "TransferLeadership"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1108,13 +1466,37 @@ pub mod cluster_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ClusterServer.
     #[async_trait]
     pub trait Cluster: std::marker::Send + std::marker::Sync + 'static {
-        /// How this node sees itself and the others, now.
+        /// How this node sees itself and the others, now. Needs the role reader.
         async fn status(
             &self,
             request: tonic::Request<super::StatusRequest>,
         ) -> std::result::Result<tonic::Response<super::StatusResponse>, tonic::Status>;
+        /// Who belongs to the cluster as this node knows, and who waits to be added. Needs the role reader.
+        async fn membership(
+            &self,
+            request: tonic::Request<super::MembershipRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MembershipResponse>,
+            tonic::Status,
+        >;
+        /// Changes the members, all changes in one step, and waits until that is committed. The leader takes
+        /// it. Needs the role operator.
+        async fn change_members(
+            &self,
+            request: tonic::Request<super::ChangeMembersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ChangeMembersResponse>,
+            tonic::Status,
+        >;
+        /// Hands leadership over. The leader takes it. Needs the role operator.
+        async fn transfer_leadership(
+            &self,
+            request: tonic::Request<super::TransferLeadershipRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TransferLeadershipResponse>,
+            tonic::Status,
+        >;
     }
-    /// Needs the role reader.
     #[derive(Debug)]
     pub struct ClusterServer<T> {
         inner: Arc<T>,
@@ -1219,6 +1601,141 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Cluster/Membership" => {
+                    #[allow(non_camel_case_types)]
+                    struct MembershipSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::MembershipRequest>
+                    for MembershipSvc<T> {
+                        type Response = super::MembershipResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MembershipRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::membership(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MembershipSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Cluster/ChangeMembers" => {
+                    #[allow(non_camel_case_types)]
+                    struct ChangeMembersSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::ChangeMembersRequest>
+                    for ChangeMembersSvc<T> {
+                        type Response = super::ChangeMembersResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ChangeMembersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::change_members(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ChangeMembersSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Cluster/TransferLeadership" => {
+                    #[allow(non_camel_case_types)]
+                    struct TransferLeadershipSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::TransferLeadershipRequest>
+                    for TransferLeadershipSvc<T> {
+                        type Response = super::TransferLeadershipResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TransferLeadershipRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::transfer_leadership(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TransferLeadershipSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -2346,6 +2863,48 @@ impl ::prost::Name for NotAppended {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/conveyor.raft.v1.NotAppended".into()
+    }
+}
+/// The members were not changed (UNAVAILABLE if another change is under way, ABORTED if they are not
+/// those that the change was meant for).
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeRefused {
+    /// Busy or Changed.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    /// Index of the configuration in force on the node that answered.
+    #[prost(uint64, tag = "2")]
+    pub configuration_index: u64,
+    #[prost(enumeration = "Certainty", tag = "3")]
+    pub certainty: i32,
+}
+impl ::prost::Name for ChangeRefused {
+    const NAME: &'static str = "ChangeRefused";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ChangeRefused".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ChangeRefused".into()
+    }
+}
+/// Leadership was not handed over (FAILED_PRECONDITION or ABORTED).
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HandOverRefused {
+    /// UnderWay, NoTarget, Refused or TimedOut.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+}
+impl ::prost::Name for HandOverRefused {
+    const NAME: &'static str = "HandOverRefused";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.HandOverRefused".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.HandOverRefused".into()
     }
 }
 /// The certificate gives a lower role than the call needs (PERMISSION_DENIED), or none

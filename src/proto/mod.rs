@@ -50,6 +50,28 @@ fn role_as_word<S: serde::Serializer>(role: &i32, serializer: S) -> Result<S::Ok
     serializer.serialize_str(word)
 }
 
+/// Printed as JSON, a standing is a word.
+fn standing_as_word<S: serde::Serializer>(
+    standing: &i32,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let standing = Standing::try_from(*standing).unwrap_or_default();
+    serializer.serialize_str(standing.word())
+}
+
+impl Standing {
+    /// The word for it in what the program prints.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Voter => "voter",
+            Self::Learner => "learner",
+            Self::Joining => "joining",
+            Self::Waiting => "waiting",
+            Self::Unspecified => "unknown",
+        }
+    }
+}
+
 /// The compiled descriptors of all protos, for reflection.
 #[cfg(feature = "grpc")]
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("descriptors.bin");

@@ -1,6 +1,6 @@
 //! [`RaftTransport`]: the handle that a node's driver owns.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::Ordering;
@@ -374,6 +374,16 @@ impl TransportObserver {
             }
         });
         stats.collect()
+    }
+
+    /// Blank nodes of this cluster that are connected to this one, with the addresses that they
+    /// state: whoever waits to be added.
+    pub fn blank_nodes(&self) -> Vec<(ReplicaId, LocalFacts)> {
+        let links = lock(&self.0.links);
+        let hellos = links.iter().filter(|link| link.facts.blank);
+        let told = hellos.map(|link| (link.peer, link.facts.clone()));
+        let nodes: BTreeMap<_, _> = told.collect();
+        nodes.into_iter().collect()
     }
 
     /// How often peers were refused, or refused this node, by reason.

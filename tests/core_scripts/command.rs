@@ -69,11 +69,15 @@ impl Interpreter {
         Ok(())
     }
 
-    /// `node N [voters=1,2] [log=1,1:x,2:{1,2}->{1,2,3}] [term=T] [vote=N]`, before the start.
+    /// `node N blank`, or `node N [voters=1,2] [log=1,1:x,2:{1,2}->{1,2,3}] [term=T] [vote=N]`, before the start.
     fn image(&mut self, node: NodeId, options: &[&str]) -> Done {
         let image = node.checked_sub(1);
         let image = image.and_then(|at| self.images.get_mut(at as usize));
         let image = image.ok_or("start states stand between `cluster` and the first command")?;
+        if options == ["blank"] {
+            *image = Image::default();
+            return Ok(());
+        }
         let first = image.entries.first().cloned();
         let mut first = first.ok_or("blank nodes have no start state")?;
         for option in options {
@@ -165,7 +169,7 @@ fn log(text: &str, first: &Entry) -> Result<Vec<Entry>, String> {
     Ok(log)
 }
 
-fn number(text: &str) -> Result<u64, String> {
+pub(crate) fn number(text: &str) -> Result<u64, String> {
     let number = text.parse();
     number.map_err(|_| format!("{text} is no number"))
 }
@@ -215,6 +219,10 @@ fn command(world: &mut World, words: &[&str]) -> Done {
         ["read", node, id] => {
             let id = number(id)?;
             world.feed(number(node)?, Input::Read { id })
+        }
+        ["change", node, ref wishes @ ..] if !wishes.is_empty() => {
+            let node = number(node)?;
+            world.feed(node, crate::change::input(wishes)?)
         }
         ["hand-over", node] => world.feed(number(node)?, Input::HandOver { to: None }),
         ["hand-over", node, to] => {

@@ -30,15 +30,35 @@ impl fmt::Display for Entry {
             Payload::Unnamed => Ok(()),
             Payload::Noop => write!(f, ":noop"),
             Payload::Command(text) => write!(f, ":{text}"),
-            Payload::Configuration(it) if it.outgoing.is_empty() => {
-                write!(f, ":{{{}}}", nodes(&it.incoming))
-            }
             Payload::Configuration(it) => {
-                let (old, new) = (nodes(&it.outgoing), nodes(&it.incoming));
-                write!(f, ":{{{old}}}->{{{new}}}")
+                write!(f, ":")?;
+                if !it.outgoing.is_empty() {
+                    write!(f, "{{{}}}->", nodes(&it.outgoing))?;
+                }
+                write!(f, "{{{}}}", nodes(&it.incoming))?;
+                match it.learners.is_empty() {
+                    true => Ok(()),
+                    false => write!(f, "+{{{}}}", learners(it)),
+                }
             }
         }
     }
+}
+
+/// `4` learns, `5^` is to vote, `6^2` is to take the place of node 2.
+fn learners(configuration: &Configuration) -> String {
+    let learner = |member: &MemberInfo| {
+        let promotions = &configuration.promotions;
+        let promotion = promotions.iter().find(|it| it.learner == member.replica);
+        let node = member.replica.node;
+        match promotion.map(|it| it.replaces.node) {
+            None => node.to_string(),
+            Some(0) => format!("{node}^"),
+            Some(old) => format!("{node}^{old}"),
+        }
+    };
+    let learners = configuration.learners.iter().map(learner);
+    learners.collect::<Vec<_>>().join(",")
 }
 
 fn nodes(members: &[MemberInfo]) -> String {

@@ -3,6 +3,7 @@
 //! `CONVEYOR_REWRITE=1 cargo test --test core_scripts` writes anew what they print; review that as
 //! text. The language is described in `docs/core-scripts.md`.
 
+mod change;
 mod check;
 mod command;
 mod deliver;
@@ -86,7 +87,7 @@ fn every_script_prints_what_its_file_says() {
     let listed = std::fs::read_dir(folder()).expect("the scripts' folder");
     let mut paths: Vec<_> = listed.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    assert!(paths.len() >= 15, "scripts are missing: {paths:?}");
+    assert!(paths.len() >= 18, "scripts are missing: {paths:?}");
     let failures: Vec<_> = paths.iter().filter_map(|path| check(path).err()).collect();
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
 }
@@ -113,6 +114,12 @@ fn mistakes_in_a_script_are_named_with_their_line() {
         (
             "cluster 3\nconnect\nnode 1 term=4",
             "start states stand between",
+        ),
+        ("cluster 3\nconnect\nchange 1 add", "add whom?"),
+        ("cluster 3\nconnect\nchange 1 sack 2", "sack is no change"),
+        (
+            "cluster 3\nconnect\nchange 1 replace 2",
+            "replaced by whom?",
         ),
         ("cluster 3\nconnect\npersist 1", "no such write under way"),
         ("cluster 3\nnode 1 log=one", "one is no number"),

@@ -129,6 +129,7 @@ impl Node {
                 match class {
                     Class::Control => control = Some(epoch),
                     Class::Data => data = Some(epoch),
+                    Class::Bulk => {}
                 }
             }
             Some((control?, data?))

@@ -51,6 +51,11 @@ impl Caller {
         }
     }
 
+    /// From now on it asks these nodes only.
+    pub(crate) fn only(&mut self, site: &Site, nodes: &[u64]) {
+        self.endpoints = nodes.iter().map(|node| site.endpoint(*node)).collect();
+    }
+
     /// Proposes until the command is in a log, and never again after it may be.
     pub(crate) async fn propose(&mut self, command: RouterCommand) -> Fate {
         let give_up = Instant::now() + PATIENCE;
@@ -112,6 +117,17 @@ impl Caller {
         request.set_timeout(Duration::from_secs(2));
         let status = ClusterClient::new(channel).status(request).await;
         Some(status.ok()?.into_inner())
+    }
+
+    /// Waits until all nodes answer.
+    pub(crate) async fn reachable(&self) {
+        let give_up = Instant::now() + PATIENCE;
+        for endpoint in &self.endpoints {
+            while self.status(endpoint).await.is_none() {
+                assert!(Instant::now() < give_up, "{endpoint} does not answer");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
     }
 
     /// Who leads by its own account, once somebody does.

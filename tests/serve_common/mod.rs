@@ -80,14 +80,34 @@ impl Site {
         site
     }
 
+    /// Certificates for all; the first `founders` found the cluster, the others wait to be added.
+    pub(crate) fn growing(founders: u64, all: u64) -> Self {
+        let site = Self::new(all);
+        for node in 1..=all {
+            site.write(node, "certs", founders, node > founders);
+        }
+        site
+    }
+
+    /// Nodes that list each other, and all wait to be added.
+    pub(crate) fn waiting(nodes: u64) -> Self {
+        let site = Self::new(nodes);
+        (1..=nodes).for_each(|node| site.write(node, "certs", nodes, true));
+        site
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     pub(crate) fn write_config(&self, node: u64, certs: &str) {
+        self.write(node, certs, self.ports.len() as u64, false);
+    }
+
+    fn write(&self, node: u64, certs: &str, founders: u64, join: bool) {
         let (peers, clients) = self.ports[node as usize - 1];
         let list = (1..)
-            .zip(&self.ports)
+            .zip(self.ports.iter().take(founders as usize))
             .map(|(id, (peers, _))| format!("{{ id = {id}, addr = \"127.0.0.1:{peers}\" }}"));
         let list = match self.ports.len() {
             1 => "single = true".to_owned(),
@@ -95,7 +115,7 @@ impl Site {
         };
         let text = format!(
             "[node]\nid = {node}\ndata_dir = \"data-{node}\"\n\
-             [peers]\nlisten = \"127.0.0.1:{peers}\"\n{list}\n\
+             [peers]\nlisten = \"127.0.0.1:{peers}\"\n{list}\njoin = {join}\n\
              ca = \"{certs}/peer-ca.pem\"\ncrl = \"{certs}/peer-ca.crl\"\n\
              cert = \"{certs}/node-{node}/peer.pem\"\nkey = \"{certs}/node-{node}/peer.key\"\n\
              [edge]\nlisten = \"127.0.0.1:{clients}\"\n\

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod members;
+pub(crate) use members::*;
+
 /// A replicated log and state machine for Conveyor's router cluster.
 ///
 /// Several nodes keep one state: a command is applied once a majority has it on disk, and each
@@ -35,6 +38,8 @@ pub(crate) enum Command {
     Propose(ProposeArgs),
     State(StateArgs),
     Status(StatusArgs),
+    Members(MembersArgs),
+    TransferLeadership(TransferArgs),
     Wal(WalArgs),
 }
 

@@ -1,4 +1,4 @@
-//! The caller's side of `propose`, `state` and `status`.
+//! The caller's side of the commands that talk to a cluster.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -74,6 +74,10 @@ impl Client {
             }
         }
         Err(last)
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     pub(crate) fn request<T>(&self, message: T) -> Request<T> {
@@ -183,6 +187,11 @@ impl<'a> Leader<'a> {
     /// The node cannot be reached or serves no more; the next channel is another one.
     pub(crate) async fn lost(&mut self, failure: Failure) -> Result<(), Failure> {
         self.current = None;
+        self.pause(failure).await
+    }
+
+    /// Whoever leads takes it later.
+    pub(crate) async fn busy(&mut self, failure: Failure) -> Result<(), Failure> {
         self.pause(failure).await
     }
 

@@ -9,11 +9,13 @@ mod dev;
 mod failure;
 mod input;
 mod logging;
+mod members;
 mod output;
 mod propose;
 mod serve;
 mod state;
 mod status;
+mod transfer;
 mod wal;
 
 use std::process::ExitCode;
@@ -61,6 +63,8 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::Propose(args) => propose::run(args).await,
         Command::State(args) => state::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Members(args) => members::run(args).await,
+        Command::TransferLeadership(args) => transfer::run(args).await,
         Command::Certs(_) | Command::Wal(_) | Command::Serve(_) => Ok(()),
     }
 }

@@ -105,18 +105,22 @@ fn log_options(config: &Config) -> LogOptions {
 
 async fn cluster(config: &Config, id: u64, credentials: Credentials) -> Result<Cluster, Failure> {
     let peers = &config.peers;
-    let cluster = match (peers.single, peers.list.is_empty()) {
-        (true, true) => Cluster::single(&config.node.data_dir, credentials),
-        (true, false) => {
+    let dir = &config.node.data_dir;
+    let cluster = match (peers.single, peers.list.is_empty(), peers.join) {
+        (true, true, false) => Cluster::single(dir, credentials),
+        (true, ..) => {
             return Err(Failure::new(
-                "[peers] single = true contradicts [peers] list: drop one of them",
+                "[peers] single = true contradicts [peers] list and join: drop one of them",
             ));
         }
-        (false, _) => {
+        (false, _, join) => {
             let listen = resolve("[peers] listen", &peers.listen).await?;
             let others = peers.list.iter().filter(|peer| peer.id != id);
             let members = others.map(|peer| (peer.id, peer.addr.clone()));
-            Cluster::new(&config.node.data_dir, credentials, listen, members)
+            match join {
+                true => Cluster::joining(dir, credentials, listen, members),
+                false => Cluster::new(dir, credentials, listen, members),
+            }
         }
     };
     Ok(match &peers.advertise {

@@ -11,6 +11,7 @@ mod ghost;
 mod hand_over;
 mod links;
 mod membership;
+mod membership_changes;
 mod net;
 mod reads;
 mod replication;

@@ -24,6 +24,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 self.uncommitted_bytes = 0;
                 self.shared.set_lease(None);
                 self.reads.start_over();
+                // A leader that was removed goes when that is committed: whoever asked for it is told.
+                self.notice_change();
                 self.change_failed(ChangeError::Unknown);
             }
             Event::ChangeRefused { why } => {
@@ -47,6 +49,13 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             } => {
                 let members = configuration.members().count();
                 tracing::info!(node = self.shared.me.node, index, members, "configuration");
+                if configuration
+                    .members()
+                    .any(|one| one.replica == self.shared.me)
+                {
+                    // It waited for this, if it waited for anything.
+                    self.advice = None;
+                }
                 self.dial();
             }
             Event::Advice(text) => {
@@ -106,6 +115,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if !same {
             brief.configuration = configuration.cloned();
             brief.configured = self.core.configured_at();
+        }
+        let committed = self.core.committed_configuration();
+        if brief.committed.as_ref().map(|it| it.0) != committed.map(|it| it.0) {
+            brief.committed = committed.cloned();
         }
         let ended = brief.failure != self.failure || brief.stopping != self.stopping;
         if now >= self.next_status || !same || ended {

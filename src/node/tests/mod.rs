@@ -3,5 +3,6 @@
 mod bed;
 mod durability;
 mod failures;
+mod members;
 mod slow;
 mod smoke;

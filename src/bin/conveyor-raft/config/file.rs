@@ -71,6 +71,9 @@ pub(crate) struct Peers {
     /// The explicit word that a cluster of one needs.
     #[serde(default)]
     pub(crate) single: bool,
+    /// With an empty directory it waits to be added, and founds nothing.
+    #[serde(default)]
+    pub(crate) join: bool,
     pub(crate) ca: PathBuf,
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,

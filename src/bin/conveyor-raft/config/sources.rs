@@ -71,7 +71,7 @@ fn is_text(section: &str, key: &str) -> bool {
         (section, key),
         ("node", "id")
             | ("raft" | "wal", _)
-            | ("peers", "list" | "single")
+            | ("peers", "list" | "single" | "join")
             | ("edge", "roles" | "max_message_bytes" | "max_connections")
     )
 }

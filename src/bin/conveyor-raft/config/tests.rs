@@ -45,6 +45,7 @@ fn the_environment_and_flags_win_over_the_file() {
             "CONVEYOR_RAFT__PEERS__LIST",
             r#"[{ id = 3, addr = "c:1" }]"#,
         ),
+        ("CONVEYOR_RAFT__PEERS__JOIN", "true"),
         ("CONVEYOR_RAFT__EDGE__ROLES", r#"{ "shop" = "reader" }"#),
         ("CONVEYOR_RAFT_LOG", "debug"),
         ("UNRELATED", "x"),
@@ -59,6 +60,7 @@ fn the_environment_and_flags_win_over_the_file() {
         addr: "c:1".into(),
     };
     assert_eq!(config.peers.list, [third]);
+    assert!(config.peers.join);
     assert_eq!(config.edge.roles["shop"], "reader");
     assert_eq!(config.edge.listen, "127.0.0.1:0");
 }
