@@ -238,27 +238,8 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         facts.peer_address = listening.to_string();
     }
     let me = ReplicaId::new(cluster.credentials.node(), log.incarnation());
-    let others = cluster
-        .members
-        .iter()
-        .filter(|member| member.node != me.node);
-    let listed: Vec<_> = others
-        .map(|member| PeerAddress {
-            node: member.node,
-            incarnation: None,
-            address: member.address.clone(),
-        })
-        .collect();
-    let founding = FoundingList {
-        // Who joins founds nothing, whoever else is blank.
-        others: match cluster.joins {
-            true => Vec::new(),
-            false => listed.iter().map(|peer| peer.node).collect(),
-        },
-        single: cluster.single,
-        peer_address: facts.peer_address.clone(),
-        client_endpoint: facts.client_endpoint.clone(),
-    };
+    let listed = cluster.listed();
+    let founding = cluster.founding(&listed, &facts);
     let clock = Clock::start();
     let core = RaftCore::new(me, settings, begin.recovered, founding, clock.now());
     let cluster_id: ClusterId = cluster.credentials.cluster();
@@ -361,6 +342,31 @@ impl Cluster {
             return config("data_dir", "must name a directory".into());
         }
         Ok(())
+    }
+
+    /// The others, as far as the configuration names them.
+    fn listed(&self) -> Vec<PeerAddress> {
+        let me = self.credentials.node();
+        let others = self.members.iter().filter(|member| member.node != me);
+        let address = others.map(|member| PeerAddress {
+            node: member.node,
+            incarnation: None,
+            address: member.address.clone(),
+        });
+        address.collect()
+    }
+
+    fn founding(&self, listed: &[PeerAddress], facts: &LocalFacts) -> FoundingList {
+        FoundingList {
+            // Who joins founds nothing, whoever else is blank.
+            others: match self.joins {
+                true => Vec::new(),
+                false => listed.iter().map(|peer| peer.node).collect(),
+            },
+            single: self.single,
+            peer_address: facts.peer_address.clone(),
+            client_endpoint: facts.client_endpoint.clone(),
+        }
     }
 
     /// The address that others dial; empty while only the listener will know it.

@@ -374,26 +374,39 @@ fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
             bad.push((32, 2, field("an unknown founding status")));
             bad.extend(zeros(33..40));
         }
-        Message::SnapshotOffer(_) => bad.extend([
-            (16, 0, field("an id that is not half of the hash")),
-            (39, 0x80, wide_index),
-            (46, 1, wide_term),
-            (55, 0x80, field("an offset out of range")),
-            (56, 0, field("an id that is not half of the hash")),
-            (89, 0, field("a length of chunks out of range")),
-            (90, 0x10, field("a length of chunks out of range")),
-        ]),
-        Message::SnapshotChunk(_) => {
-            bad.push((39, 0x80, field("an offset out of range")));
-            bad.extend(zeros(44..48));
-        }
-        Message::SnapshotAck(_) => {
-            bad.push((55, 0x80, field("an offset out of range")));
-            bad.push((56, 7, field("an unknown snapshot status")));
-            bad.extend(zeros(57..64));
+        Message::SnapshotOffer(_) | Message::SnapshotChunk(_) | Message::SnapshotAck(_) => {
+            bad.extend(bad_snapshot_fields(message));
         }
     }
     bad
+}
+
+fn bad_snapshot_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
+    let field = Malformed::Field;
+    let wide_offset = field("an offset out of range");
+    let zeros = |range: std::ops::Range<usize>| range.map(|at| (at, 1, Malformed::Reserved));
+    match message {
+        Message::SnapshotOffer(_) => vec![
+            (16, 0, field("an id that is not half of the hash")),
+            (39, 0x80, field("an index out of range")),
+            (46, 1, field("a term over 48 bits")),
+            (55, 0x80, wide_offset),
+            (56, 0, field("an id that is not half of the hash")),
+            (89, 0, field("a length of chunks out of range")),
+            (90, 0x10, field("a length of chunks out of range")),
+        ],
+        Message::SnapshotChunk(_) => [(39, 0x80, wide_offset)]
+            .into_iter()
+            .chain(zeros(44..48))
+            .collect(),
+        _ => [
+            (55, 0x80, wide_offset),
+            (56, 7, field("an unknown snapshot status")),
+        ]
+        .into_iter()
+        .chain(zeros(57..64))
+        .collect(),
+    }
 }
 
 #[test]
