@@ -45,7 +45,9 @@ impl Configuration {
                 }
                 Change::Promote(node) => {
                     let learner = find(&next.learners, *node).ok_or("there is no such learner")?;
-                    next.promote(learner, ReplicaId::default());
+                    // Of a number with two lives the new one takes the old one's place.
+                    let place = find(&next.incoming, *node).unwrap_or_default();
+                    next.promote(learner, place);
                 }
                 Change::Demote(node) => next.demote(*node)?,
                 Change::Remove(node) => next.remove(*node)?,
@@ -58,6 +60,11 @@ impl Configuration {
             }
         }
         next.check().map_err(|error| error.0)?;
+        // A leader goes on by itself: what it will make of this must be readable too (hazard E9).
+        for promotion in &next.promotions {
+            let then = next.promoted(promotion).check();
+            then.map_err(|_| "a member of that number votes already; replace takes its place")?;
+        }
         Ok(next)
     }
 

@@ -507,3 +507,32 @@ fn e9_members_that_could_not_be_read_back_are_refused() {
     assert_eq!(one.refusals(), why.map(ChangeError::Invalid));
     assert_eq!(one.core.last().index, 3, "nothing was appended");
 }
+
+#[test]
+fn e9_a_second_life_that_is_promoted_takes_the_place_of_the_first() {
+    let mut one = leading();
+    let new = info(reborn(3));
+    one.change(vec![Change::Replace { old: 3, new }]);
+    one.finish(&[2]);
+    // It is on its way in already; who promotes it beside that must not make it a fourth voter.
+    one.change(vec![Change::Promote(3)]);
+    one.finish(&[2]);
+    one.connect_as(reborn(3), 8);
+    one.takes_as(reborn(3));
+    one.takes_as(reborn(3));
+    one.finish(&[2]);
+    let current = one.current();
+    assert!(current.is_voter(reborn(3)) && !current.is_voter(replica(3)));
+    assert_eq!(current.check(), Ok(()));
+    assert_eq!(one.refusals(), []);
+}
+
+#[test]
+fn e9_what_the_leader_would_go_on_to_by_itself_makes_sense_too() {
+    let mut one = leading();
+    let new = info(reborn(2));
+    one.change(vec![Change::Replace { old: 3, new }]);
+    let why = "a member of that number votes already; replace takes its place";
+    assert_eq!(one.refusals(), [ChangeError::Invalid(why)]);
+    assert_eq!(one.core.last().index, 3, "nothing was appended");
+}
