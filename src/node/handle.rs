@@ -137,7 +137,9 @@ impl<S: StateMachine> RaftNode<S> {
     /// (peers, advice, failure) is up to a heartbeat old.
     pub fn status(&self) -> NodeStatus {
         let shared = self.shared();
+        // What is applied first: all of it is committed, in what is shown too.
         let applied = shared.applied();
+        let commit_index = shared.commit_index();
         let brief: Brief = shared.brief().clone();
         NodeStatus {
             id: shared.me,
@@ -147,7 +149,7 @@ impl<S: StateMachine> RaftNode<S> {
             leader: brief.leader_hint(),
             last: brief.last,
             durable_index: brief.durable,
-            commit_index: brief.commit,
+            commit_index,
             applied_index: applied.id.index,
             log_time_us: applied.time_us,
             peers: brief.peer_statuses(shared.me, shared.clock.now()),

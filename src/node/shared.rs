@@ -133,7 +133,12 @@ impl<S: StateMachine> Shared<S> {
         (now() < self.lease.load(Ordering::SeqCst)).then_some(commit)
     }
 
-    /// Before anything is sent that tells a peer of it.
+    /// The highest index known committed.
+    pub(crate) fn commit_index(&self) -> LogIndex {
+        self.commit.load(Ordering::SeqCst)
+    }
+
+    /// Before anything is sent that tells a peer of it, and before it is applied.
     pub(crate) fn set_commit(&self, commit: LogIndex) {
         self.commit.store(commit, Ordering::SeqCst);
     }

@@ -66,7 +66,6 @@ pub(crate) struct Brief {
     pub(crate) leader: Option<NodeId>,
     pub(crate) last: LogId,
     pub(crate) durable: LogIndex,
-    pub(crate) commit: LogIndex,
     pub(crate) syncs: u64,
     pub(crate) configuration: Option<Arc<Configuration>>,
     /// Its index.

@@ -106,7 +106,6 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         brief.leader = self.core.leader();
         brief.last = self.core.last();
         brief.durable = self.core.durable();
-        brief.commit = self.core.commit();
         let configuration = self.core.configuration();
         let same = match (&brief.configuration, configuration) {
             (Some(old), Some(new)) => Arc::ptr_eq(old, new),

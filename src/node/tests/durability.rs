@@ -24,7 +24,7 @@ fn propose_while_disks_stall(sync: SyncPolicy) -> Stalled {
     let mut bed = Bed::new(3, sync);
     assert!(bed.run(5 * SECOND, |bed| {
         bed.leader()
-            .is_some_and(|leader| bed.node(leader).shared.brief().commit >= 2)
+            .is_some_and(|leader| bed.node(leader).shared.commit_index() >= 2)
     }));
     bed.run(SECOND, |_| false);
     let leader = bed.leader().expect("a leader");

@@ -142,7 +142,7 @@ fn c11_after_a_crash_before_or_inside_apply_each_command_is_there_once() {
         let mut rest: Vec<Answer> = rest.collect();
         bed.run(SECOND, |_| false);
         assert!(rest.iter_mut().all(|one| one.try_recv().is_err()));
-        assert!(bed.node(leader).shared.brief().commit >= 7);
+        assert!(bed.node(leader).shared.commit_index() >= 7);
         bed.crash(leader, Crash::PowerCut);
         bed.start(leader);
         let all = ["0", "1", "2", "3", "4"];
