@@ -160,6 +160,17 @@ async fn three_processes_grow_to_five_and_shrink_to_three_others_under_load() {
     }
     operator.wait_for_voters(&[1, 2, 3, 4, 5]);
 
+    operator.runs(&["members", "demote", "5"]);
+    operator.wait_for_voters(&[1, 2, 3, 4]);
+    operator.runs(&["members", "promote", "5", "--wait"]);
+    let elsewhere = site.endpoint(5).replace("127.0.0.1", "localhost");
+    operator.runs(&["members", "update", "5", "--client-endpoint", &elsewhere]);
+    let shown = operator.runs(&["members", "show"]);
+    assert!(
+        shown.contains(&elsewhere) && shown.contains(" leads\n"),
+        "{shown}"
+    );
+
     operator.nodes = vec![3, 4, 5];
     for id in [1, 2] {
         // The one that leads too: each of them once.
