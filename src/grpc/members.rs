@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn every_failure_has_a_code_and_says_what_to_do() {
+    fn every_failed_change_has_a_code_and_says_what_to_do() {
         let index = 9;
         for (error, late, code, todo) in [
             (
@@ -228,6 +228,10 @@ mod tests {
             (changed.reason.as_str(), changed.configuration_index),
             ("Changed", 9)
         );
+    }
+
+    #[test]
+    fn every_failed_hand_over_has_a_code_and_says_what_to_do() {
         for (error, code, todo) in [
             (
                 HandOverError::NotLeader,
