@@ -41,6 +41,20 @@ fn certificates_are_made_once_with_keys_for_their_owner_only() {
     assert_eq!(again.status.code(), Some(1));
     assert!(stderr(&again).contains("exists"), "{}", stderr(&again));
     assert_eq!(fs::read(certs.join("peer-ca.key")).expect("read"), before);
+
+    let add = |dir: &str| run(&["certs", "add", "--dir", dir, "--node", "4"]);
+    let added = add(dir);
+    assert!(added.status.success(), "{}", stderr(&added));
+    assert!(stdout(&added).contains("node-4/peer.pem"));
+    let key = fs::metadata(certs.join("node-4/peer.key")).expect("metadata");
+    assert_eq!(key.permissions().mode() & 0o777, 0o600);
+    assert!(stderr(&add(dir)).contains("exists"), "nothing twice");
+    fs::remove_file(certs.join("client-ca.key")).expect("there");
+    let without = stderr(&add(dir));
+    assert!(
+        without.contains("client-ca.key") && without.contains("certs init"),
+        "{without}"
+    );
 }
 
 #[test]

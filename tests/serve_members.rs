@@ -113,6 +113,21 @@ async fn load(mut caller: Caller, mut stop: watch::Receiver<bool>) -> (History, 
     (history, longest)
 }
 
+/// In its status, whether it led or followed.
+async fn says_that_it_was_removed(site: &Site, node: u64) {
+    let give_up = Instant::now() + PATIENCE;
+    let caller = Caller::new(site);
+    loop {
+        let status = caller.status(&site.endpoint(node)).await;
+        let advice = status.and_then(|status| status.advice).unwrap_or_default();
+        if advice.contains("was removed") {
+            return;
+        }
+        assert!(Instant::now() < give_up, "node {node}: {advice:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 fn stop(nodes: &mut Vec<Running>, id: u64, site: &Site) {
     let at = nodes.iter().position(|running| running.node == id);
     let node = nodes.swap_remove(at.expect("runs"));
@@ -160,11 +175,23 @@ async fn three_processes_grow_to_five_and_shrink_to_three_others_under_load() {
     }
     operator.wait_for_voters(&[1, 2, 3, 4, 5]);
 
+    operator.runs(&["members", "demote", "5"]);
+    operator.wait_for_voters(&[1, 2, 3, 4]);
+    operator.runs(&["members", "promote", "5", "--wait"]);
+    let elsewhere = site.endpoint(5).replace("127.0.0.1", "localhost");
+    operator.runs(&["members", "update", "5", "--client-endpoint", &elsewhere]);
+    let shown = operator.runs(&["members", "show"]);
+    assert!(
+        shown.contains(&elsewhere) && shown.contains(" leads\n"),
+        "{shown}"
+    );
+
     operator.nodes = vec![3, 4, 5];
     for id in [1, 2] {
         // The one that leads too: each of them once.
         operator.runs(&["transfer-leadership", "--to", &id.to_string()]);
         operator.runs(&["members", "remove", &id.to_string()]);
+        says_that_it_was_removed(&site, id).await;
         stop(&mut nodes, id, &site);
     }
     operator.wait_for_voters(&[3, 4, 5]);
@@ -174,6 +201,7 @@ async fn three_processes_grow_to_five_and_shrink_to_three_others_under_load() {
     operator.wait_for(6);
     operator.runs(&["members", "replace", "3", "--with", "6", "--wait"]);
     operator.nodes = vec![4, 5, 6];
+    says_that_it_was_removed(&site, 3).await;
     stop(&mut nodes, 3, &site);
     operator.wait_for_voters(&[4, 5, 6]);
     told.send(true).expect("it still proposes");
@@ -214,4 +242,34 @@ async fn e10_nodes_that_wait_to_be_added_found_nothing() {
         "{said}"
     );
     drop(nodes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn e8_a_node_that_lost_its_directory_takes_its_own_place_again() {
+    let _turn = common::real_time_turn();
+    let site = Site::new(3);
+    let mut nodes: Vec<_> = (1..=3).map(|node| site.start(node)).collect();
+    let mut caller = Caller::new(&site);
+    let mut history = History::begin(&mut caller).await;
+    history.send_many(&mut caller, 20).await;
+    let lost = caller.leader().await;
+    let at = nodes.iter().position(|running| running.node == lost);
+    nodes.swap_remove(at.expect("runs")).kill();
+    std::fs::remove_dir_all(site.path(&format!("data-{lost}"))).expect("its directory");
+    history.send_many(&mut caller, 20).await;
+    nodes.push(site.start(lost));
+    let operator = Operator {
+        site: &site,
+        nodes: (1..=3).filter(|node| *node != lost).collect(),
+    };
+    operator.wait_for(lost);
+    operator.runs(&["members", "replace", &lost.to_string(), "--wait"]);
+    operator.wait_for_voters(&[1, 2, 3]);
+    // It counts again: with another one gone, the two go on.
+    let gone = nodes.iter().position(|running| running.node != lost);
+    nodes.swap_remove(gone.expect("runs")).kill();
+    history.send_many(&mut caller, 20).await;
+    let left: Vec<_> = nodes.iter().map(|running| running.node).collect();
+    caller.only(&site, &left);
+    history.check_all(&site, &caller, left).await;
 }

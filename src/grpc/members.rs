@@ -141,3 +141,186 @@ pub(super) fn hand_over_failed(error: HandOverError, leader: LeaderHint) -> Stat
     let reason = reason.to_owned();
     status::hand_over_refused(&error.to_string(), &HandOverRefused { reason })
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+    use crate::core::Promotion;
+    use crate::grpc::detail;
+    use crate::proto::{NotLeader, OutcomeUnknown, ReplaceMember};
+    use crate::types::Incarnation;
+
+    fn named(node: NodeId) -> Member {
+        Member {
+            node_id: node,
+            incarnation: Incarnation([node as u8; 16]).to_string(),
+            address: format!("host-{node}:50052"),
+            ..Member::default()
+        }
+    }
+
+    fn leader() -> LeaderHint {
+        LeaderHint {
+            node: Some(2),
+            endpoint: "https://10.0.0.2:50051".to_owned(),
+            term: 7,
+        }
+    }
+
+    #[test]
+    fn every_failed_change_has_a_code_and_says_what_to_do() {
+        let index = 9;
+        for (error, late, code, todo) in [
+            (
+                ChangeError::NotLeader,
+                false,
+                Code::Unavailable,
+                "ask https://10.0.0.2:50051",
+            ),
+            (
+                ChangeError::Busy,
+                false,
+                Code::Unavailable,
+                "try again in a moment",
+            ),
+            (
+                ChangeError::Changed { now: index },
+                false,
+                Code::Aborted,
+                "at index 9; look at them",
+            ),
+            (
+                ChangeError::Invalid("no voter"),
+                false,
+                Code::InvalidArgument,
+                "no voter",
+            ),
+            (
+                ChangeError::Unknown,
+                false,
+                Code::Unknown,
+                "look at the members",
+            ),
+            (
+                ChangeError::Unknown,
+                true,
+                Code::DeadlineExceeded,
+                "look at the members",
+            ),
+            (
+                ChangeError::Stopped,
+                false,
+                Code::Unavailable,
+                "ask another one",
+            ),
+        ] {
+            let status = change_failed(error, leader(), late);
+            assert_eq!(status.code(), code, "{error:?}");
+            assert!(status.message().contains(todo), "{}", status.message());
+            let unknown = detail::<OutcomeUnknown>(&status).is_some();
+            assert_eq!(unknown, error == ChangeError::Unknown);
+        }
+        let changed = change_failed(ChangeError::Changed { now: index }, leader(), false);
+        let changed: ChangeRefused = detail(&changed).expect("detail");
+        assert_eq!(
+            (changed.reason.as_str(), changed.configuration_index),
+            ("Changed", 9)
+        );
+    }
+
+    #[test]
+    fn every_failed_hand_over_has_a_code_and_says_what_to_do() {
+        for (error, code, todo) in [
+            (
+                HandOverError::NotLeader,
+                Code::Unavailable,
+                "ask https://10.0.0.2:50051",
+            ),
+            (HandOverError::UnderWay, Code::Aborted, "who leads then"),
+            (
+                HandOverError::NoTarget,
+                Code::FailedPrecondition,
+                "name a voter",
+            ),
+            (
+                HandOverError::Refused,
+                Code::Aborted,
+                "try again in a moment",
+            ),
+            (
+                HandOverError::TimedOut,
+                Code::Aborted,
+                "try again in a moment",
+            ),
+            (HandOverError::Stopped, Code::Unavailable, "ask another one"),
+        ] {
+            let status = hand_over_failed(error, leader());
+            assert_eq!(status.code(), code, "{error:?}");
+            assert!(status.message().contains(todo), "{}", status.message());
+            let hint = detail::<NotLeader>(&status).is_some();
+            assert_eq!(hint, error == HandOverError::NotLeader);
+        }
+    }
+
+    #[test]
+    fn what_a_request_leaves_out_is_named() {
+        let refusal = |wish: Option<Wish>| {
+            let refused = changes(vec![MemberChange { change: wish }]);
+            let status = refused.expect_err("refused");
+            assert_eq!(status.code(), Code::InvalidArgument);
+            status.message().to_owned()
+        };
+        let wrong = |change: fn(&mut Member)| {
+            let mut member = named(4);
+            change(&mut member);
+            Some(Wish::AddVoter(member))
+        };
+        assert!(changes(Vec::new()).is_err());
+        assert!(refusal(None).contains("says nothing"));
+        let nobody = ReplaceMember { old: 3, new: None };
+        assert!(refusal(Some(Wish::Replace(nobody))).contains("says nothing"));
+        assert!(refusal(wrong(|it| it.incarnation.clear())).contains("incarnation"));
+        for address in ["", "host", "host:port"] {
+            let mut member = named(4);
+            member.address = address.to_owned();
+            assert!(refusal(Some(Wish::Update(member))).contains("HOST:PORT"));
+        }
+        let wish = Some(Wish::AddVoter(named(4)));
+        let taken = changes(vec![MemberChange { change: wish }]).expect("whole");
+        let [Change::AddVoter(info)] = &taken[..] else {
+            panic!("{taken:?}");
+        };
+        assert_eq!((info.replica.node, info.features), (4, FEATURES));
+    }
+
+    #[test]
+    fn everybody_is_shown_once_with_what_becomes_of_them() {
+        let all = (1..=5).map(|node| info(named(node)).expect("whole"));
+        let all: Vec<_> = all.collect();
+        let configuration = Configuration {
+            incoming: all[..2].to_vec(),
+            outgoing: all[1..3].to_vec(),
+            learners: all[3..].to_vec(),
+            promotions: vec![Promotion {
+                learner: all[4].replica,
+                replaces: all[1].replica,
+            }],
+            tombstones: vec![all[0].replica],
+            ..Configuration::default()
+        };
+        let shown = describe(7, &configuration);
+        let standing = |member: &Member| (member.node_id, member.standing(), member.replaces);
+        let members: Vec<_> = shown.members.iter().map(standing).collect();
+        let expected = [
+            (1, Standing::Voter, 0),
+            (2, Standing::Voter, 0),
+            (4, Standing::Learner, 0),
+            (5, Standing::Joining, 2),
+        ];
+        assert_eq!(members, expected);
+        assert_eq!(shown.old_voters.len(), 2);
+        assert_eq!(shown.removed, [all[0].replica.to_string()]);
+    }
+}

@@ -16,7 +16,7 @@ use rcgen::{
     SerialNumber, date_time_ymd,
 };
 
-pub use files::{CertsReport, InitOptions, init};
+pub use files::{CertsReport, InitOptions, add_nodes, init};
 
 use super::credentials::{Credentials, CredentialsError};
 use super::identity::{ClientRole, Identity, Role, is_name, peer_dns_name};
@@ -45,6 +45,14 @@ pub enum CertsError {
     /// A file is in the way.
     #[error("{} exists; nothing was written. Choose another directory", .0.display())]
     Exists(std::path::PathBuf),
+    /// A file that `init` wrote cannot be read.
+    #[error("cannot read {}: {source}; name the directory that `certs init` made, with the keys of both CAs", path.display())]
+    Read {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A file could not be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -128,6 +136,23 @@ impl ClusterCa {
             label: label.to_owned(),
             peer: Authority::generate(&format!("{label} peer CA"))?,
             client: Authority::generate(&format!("{label} client CA"))?,
+        })
+    }
+
+    /// The CAs of a cluster that is there already, to make further certificates.
+    ///
+    /// # Errors
+    /// If the certificates and keys do not belong together or are none.
+    fn load(
+        (cluster, label): (ClusterId, String),
+        (peer, peer_crl): (PemPair, String),
+        (client, client_crl): (PemPair, String),
+    ) -> Result<Self, CertsError> {
+        Ok(Self {
+            cluster,
+            label,
+            peer: Authority::load(peer, peer_crl)?,
+            client: Authority::load(client, client_crl)?,
         })
     }
 
@@ -230,6 +255,12 @@ impl Authority {
         };
         let issuer = Issuer::new(params, key);
         let crl = empty_crl(&issuer)?;
+        Ok(Self { pair, crl, issuer })
+    }
+
+    fn load(pair: PemPair, crl: String) -> Result<Self, CertsError> {
+        let key = KeyPair::from_pem(&pair.key)?;
+        let issuer = Issuer::from_ca_cert_pem(&pair.cert, key)?;
         Ok(Self { pair, crl, issuer })
     }
 
@@ -336,12 +367,7 @@ pub fn generate(
     nodes: &[NodeId],
     hosts: &[String],
 ) -> Result<GeneratedCerts, CertsError> {
-    let mut sorted = nodes.to_vec();
-    sorted.sort_unstable();
-    sorted.dedup();
-    if sorted.len() != nodes.len() || sorted.first().is_none_or(|&node| node == 0) {
-        return Err(CertsError::Nodes(nodes.to_vec()));
-    }
+    check_ids(nodes)?;
     let ca = ClusterCa::generate(label)?;
     let nodes = nodes
         .iter()
@@ -353,6 +379,16 @@ pub fn generate(
         nodes,
         operator,
     })
+}
+
+fn check_ids(nodes: &[NodeId]) -> Result<(), CertsError> {
+    let mut sorted = nodes.to_vec();
+    sorted.sort_unstable();
+    sorted.dedup();
+    match sorted.len() == nodes.len() && sorted.first().is_some_and(|&node| node > 0) {
+        true => Ok(()),
+        false => Err(CertsError::Nodes(nodes.to_vec())),
+    }
 }
 
 impl GeneratedCerts {

@@ -1,4 +1,5 @@
 //! A caller of a cluster of processes.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::time::{Duration, Instant};
 

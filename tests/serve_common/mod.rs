@@ -80,9 +80,19 @@ impl Site {
         site
     }
 
-    /// Certificates for all; the first `founders` found the cluster, the others wait to be added.
+    /// The first `founders` found the cluster, the others, whose certificates are made later, wait to be
+    /// added.
     pub(crate) fn growing(founders: u64, all: u64) -> Self {
         let site = Self::new(all);
+        let certs = site.path("certs");
+        let mut args = vec!["certs", "add", "--dir", certs.to_str().expect("UTF-8")];
+        let later: Vec<_> = (founders + 1..=all).map(|node| node.to_string()).collect();
+        for (node, number) in (founders + 1..=all).zip(&later) {
+            fs::remove_dir_all(certs.join(format!("node-{node}"))).expect("its certificates");
+            args.extend(["--node", number]);
+        }
+        let output = run(&args);
+        assert!(output.status.success(), "{}", stderr(&output));
         for node in 1..=all {
             site.write(node, "certs", founders, node > founders);
         }

@@ -97,13 +97,42 @@ pub(crate) struct CertsArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertsCommand {
     Init(CertsInitArgs),
+    Add(CertsAddArgs),
+}
+
+/// Make the certificates of further nodes of a cluster.
+///
+/// For nodes that are to be added (see `members add`). The directory is the one that `certs init` made,
+/// with the keys of both CAs. Nothing is ever overwritten.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Example:\n  \
+        conveyor-raft certs add --dir certs --node 4 --node 5 --host 10.0.0.4 --host 10.0.0.5"
+)]
+pub(crate) struct CertsAddArgs {
+    /// What `certs init` made
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub(crate) dir: PathBuf,
+
+    /// A node's number, at least 1; once for each node
+    #[arg(long = "node", value_name = "ID", required = true)]
+    pub(crate) nodes: Vec<u64>,
+
+    /// A name or address under which clients reach the nodes, beside localhost, 127.0.0.1 and ::1
+    #[arg(long = "host", value_name = "NAME|IP")]
+    pub(crate) hosts: Vec<String>,
+
+    /// Print what was made as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// Make a new cluster's id, its two CAs, and certificates for its nodes and an operator.
 ///
 /// Peers and clients have a CA each, so that a client's certificate opens no node's peer port.
 /// Copy node-N/, both *-ca.pem and *-ca.crl to the machine of node N. Keep the two CA keys off
-/// the nodes: they are only needed to make further certificates. Keys are readable by their owner
+/// the nodes: they are only needed to make further certificates (`certs add`). Keys are readable by their owner
 /// only. Nothing is ever overwritten.
 #[derive(Debug, Args)]
 #[command(

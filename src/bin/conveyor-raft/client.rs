@@ -190,11 +190,6 @@ impl<'a> Leader<'a> {
         self.pause(failure).await
     }
 
-    /// Whoever leads takes it later.
-    pub(crate) async fn busy(&mut self, failure: Failure) -> Result<(), Failure> {
-        self.pause(failure).await
-    }
-
     /// The node took something, so the count of failures starts anew.
     pub(crate) fn served(&mut self) {
         self.tries = 0;

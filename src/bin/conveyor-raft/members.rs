@@ -235,7 +235,7 @@ async fn change(
         changes: vec![MemberChange { change: Some(wish) }],
         expected_index,
     };
-    let index = propose(client, &request).await?;
+    let index = propose(client, &request, give_up).await?;
     if let Some(new) = &awaited {
         wait_until_it_votes(client, new, give_up).await?;
     }
@@ -248,7 +248,11 @@ async fn change(
 }
 
 /// Sent again only where it certainly changed nothing.
-async fn propose(client: &Client, request: &ChangeMembersRequest) -> Result<u64, Failure> {
+async fn propose(
+    client: &Client,
+    request: &ChangeMembersRequest,
+    give_up: Instant,
+) -> Result<u64, Failure> {
     let mut leader = Leader::new(client);
     loop {
         let mut cluster = ClusterClient::new(leader.channel().await?);
@@ -262,8 +266,8 @@ async fn propose(client: &Client, request: &ChangeMembersRequest) -> Result<u64,
         let busy = detail::<ChangeRefused>(&status).is_some_and(|it| it.reason == "Busy");
         if let Some(hint) = detail::<NotLeader>(&status) {
             leader.refused(&hint).await?;
-        } else if busy {
-            leader.busy(failure_of(&status)).await?;
+        } else if busy && Instant::now() < give_up {
+            tokio::time::sleep(LOOK).await;
         } else if detail::<ReplicaFailed>(&status).is_some() {
             leader.lost(failure_of(&status)).await?;
         } else {

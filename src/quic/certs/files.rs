@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{CertsError, GeneratedCerts, PemPair, generate};
+use super::{CertsError, ClusterCa, GeneratedCerts, NodeCerts, PemPair, check_ids, generate};
 use crate::types::{ClusterId, NodeId};
 
 /// What [`init`] makes certificates for.
@@ -20,10 +20,10 @@ pub struct InitOptions {
     pub hosts: Vec<String>,
 }
 
-/// What [`init`] wrote.
+/// What [`init`] or [`add_nodes`] wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertsReport {
-    /// The new cluster's id.
+    /// The cluster's id.
     pub cluster: ClusterId,
     /// Every file, in the order written.
     pub files: Vec<PathBuf>,
@@ -46,24 +46,75 @@ pub struct CertsReport {
 /// If a name, id or host is malformed, if any of the files exists already, or if writing fails;
 /// then nothing is left behind.
 pub fn init(dir: impl AsRef<Path>, options: &InitOptions) -> Result<CertsReport, CertsError> {
-    let dir = dir.as_ref();
     let certs = generate(&options.label, &options.nodes, &options.hosts)?;
-    let plan = plan(&certs);
-    for (name, ..) in &plan {
+    write_all(dir.as_ref(), certs.ca.cluster(), &plan(&certs))
+}
+
+/// Makes the certificates of further nodes of a cluster whose directory [`init`] made.
+///
+/// # Errors
+/// As for `init`, and if the CAs or their keys are not there.
+pub fn add_nodes(
+    dir: impl AsRef<Path>,
+    nodes: &[NodeId],
+    hosts: &[String],
+) -> Result<CertsReport, CertsError> {
+    let dir = dir.as_ref();
+    check_ids(nodes)?;
+    let ca = load(dir)?;
+    let mut plan = Plan::new();
+    for node in nodes {
+        node_pairs(&mut plan, &ca.issue_node(*node, hosts)?);
+    }
+    write_all(dir, ca.cluster(), &plan)
+}
+
+fn load(dir: &Path) -> Result<ClusterCa, CertsError> {
+    let read = |name: &str| {
+        let path = dir.join(name);
+        fs::read_to_string(&path).map_err(|source| CertsError::Read { path, source })
+    };
+    let authority = |stem: &str| {
+        let pair = PemPair {
+            cert: read(&format!("{stem}.pem"))?,
+            key: read(&format!("{stem}.key"))?,
+        };
+        Ok::<_, CertsError>((pair, read(&format!("{stem}.crl"))?))
+    };
+    let about = read("cluster.toml")?;
+    let value = |key: &str| {
+        let line = about.lines().find_map(|line| line.strip_prefix(key))?;
+        line.trim_start()
+            .strip_prefix('=')
+            .map(|it| it.trim().trim_matches('"'))
+    };
+    let cluster = value("cluster_id").and_then(|id| id.parse().ok());
+    let cluster = cluster.ok_or_else(|| CertsError::Read {
+        path: dir.join("cluster.toml"),
+        source: io::Error::new(io::ErrorKind::InvalidData, "it names no cluster_id"),
+    })?;
+    let label = value("label").unwrap_or_default().to_owned();
+    ClusterCa::load(
+        (cluster, label),
+        authority("peer-ca")?,
+        authority("client-ca")?,
+    )
+}
+
+fn write_all(dir: &Path, cluster: ClusterId, plan: &Plan) -> Result<CertsReport, CertsError> {
+    for (name, ..) in plan {
         let path = dir.join(name);
         if path.symlink_metadata().is_ok() {
             return Err(CertsError::Exists(path));
         }
     }
     make_dir(dir)?;
-    let staging = dir.join(format!(".init-{}", certs.ca.cluster()));
-    let result = stage(&staging, &plan).and_then(|()| publish(&staging, dir, &plan));
+    let staging = dir.join(format!(".init-{cluster}"));
+    let result = stage(&staging, plan).and_then(|()| publish(&staging, dir, plan));
     // Best effort: what is left there is in nobody's way and has the keys' modes.
     let _ = fs::remove_dir_all(&staging);
-    Ok(CertsReport {
-        cluster: certs.ca.cluster(),
-        files: result?,
-    })
+    let files = result?;
+    Ok(CertsReport { cluster, files })
 }
 
 /// File names below the directory, contents, and whether they are secret.
@@ -72,17 +123,12 @@ type Plan = Vec<(PathBuf, String, bool)>;
 fn plan(certs: &GeneratedCerts) -> Plan {
     let ca = &certs.ca;
     let mut plan = Plan::new();
-    let mut pair = |stem: &str, pair: &PemPair| {
-        plan.push((format!("{stem}.pem").into(), pair.cert.clone(), false));
-        plan.push((format!("{stem}.key").into(), pair.key.clone(), true));
-    };
-    pair("peer-ca", ca.peer_ca());
-    pair("client-ca", ca.client_ca());
+    pair(&mut plan, "peer-ca", ca.peer_ca());
+    pair(&mut plan, "client-ca", ca.client_ca());
     for certs in &certs.nodes {
-        pair(&format!("node-{}/peer", certs.node), &certs.peer);
-        pair(&format!("node-{}/edge", certs.node), &certs.edge);
+        node_pairs(&mut plan, certs);
     }
-    pair("clients/operator", &certs.operator);
+    pair(&mut plan, "clients/operator", &certs.operator);
     for (name, crl) in [
         ("peer-ca.crl", ca.peer_crl()),
         ("client-ca.crl", ca.client_crl()),
@@ -97,6 +143,16 @@ fn plan(certs: &GeneratedCerts) -> Plan {
     );
     plan.push(("cluster.toml".into(), about, false));
     plan
+}
+
+fn node_pairs(plan: &mut Plan, certs: &NodeCerts) {
+    pair(plan, &format!("node-{}/peer", certs.node), &certs.peer);
+    pair(plan, &format!("node-{}/edge", certs.node), &certs.edge);
+}
+
+fn pair(plan: &mut Plan, stem: &str, pair: &PemPair) {
+    plan.push((format!("{stem}.pem").into(), pair.cert.clone(), false));
+    plan.push((format!("{stem}.key").into(), pair.key.clone(), true));
 }
 
 fn stage(staging: &Path, plan: &Plan) -> Result<(), CertsError> {

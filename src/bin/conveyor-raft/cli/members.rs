@@ -45,7 +45,7 @@ pub(crate) struct MembersShowArgs {
 ///
 /// The node has to run, with an empty directory, join = true and a member in its list: it then waits,
 /// and its incarnation and addresses are known. It receives the log first and votes as soon as it
-/// has caught up; with --learner it never votes.
+/// has caught up; with --learner it does not until it is promoted.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
