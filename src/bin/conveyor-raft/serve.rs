@@ -71,6 +71,7 @@ async fn start(config: &Config) -> Result<(RaftNode, Edge), Failure> {
         .client_endpoint(&endpoint);
     let node = RaftNode::builder(raft(config, id))
         .log(log_options(config))
+        .snapshots(config.snapshots.options())
         .start(RouterStateMachine::new(), cluster)
         .await?;
     let edge = serve(node.clone(), options, listener).await?;

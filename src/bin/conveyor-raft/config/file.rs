@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use conveyor_raft::snapshot::SnapshotOptions;
 use serde::Deserialize;
 
 use crate::logging::Format;
@@ -19,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) edge: Edge,
     #[serde(default)]
     pub(crate) wal: Wal,
+    #[serde(default)]
+    pub(crate) snapshots: Snapshots,
     #[serde(default)]
     pub(crate) backup: Backup,
     #[serde(default)]
@@ -138,6 +141,49 @@ impl Default for Edge {
 pub(crate) struct Wal {
     pub(crate) segment_bytes: Option<u64>,
     pub(crate) allow_unsupported_fs: bool,
+}
+
+/// What of [`SnapshotOptions`] an operator may want to set.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Snapshots {
+    pub(crate) every_entries: u64,
+    pub(crate) every_bytes: u64,
+    pub(crate) keep_tail_entries: u64,
+    pub(crate) keep_tail_bytes: u64,
+    pub(crate) keep_for_peers_entries: u64,
+    pub(crate) write_bytes_per_second: u64,
+    pub(crate) send_bytes_per_second: u64,
+}
+
+impl Default for Snapshots {
+    fn default() -> Self {
+        let options = SnapshotOptions::default();
+        Self {
+            every_entries: options.every_entries,
+            every_bytes: options.every_bytes,
+            keep_tail_entries: options.keep_tail_entries,
+            keep_tail_bytes: options.keep_tail_bytes,
+            keep_for_peers_entries: options.keep_for_peers_entries,
+            write_bytes_per_second: options.write_bytes_per_second,
+            send_bytes_per_second: options.send_bytes_per_second,
+        }
+    }
+}
+
+impl Snapshots {
+    pub(crate) fn options(&self) -> SnapshotOptions {
+        SnapshotOptions {
+            every_entries: self.every_entries,
+            every_bytes: self.every_bytes,
+            keep_tail_entries: self.keep_tail_entries,
+            keep_tail_bytes: self.keep_tail_bytes,
+            keep_for_peers_entries: self.keep_for_peers_entries,
+            write_bytes_per_second: self.write_bytes_per_second,
+            send_bytes_per_second: self.send_bytes_per_second,
+            ..SnapshotOptions::default()
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -46,6 +46,7 @@ fn the_environment_and_flags_win_over_the_file() {
             r#"[{ id = 3, addr = "c:1" }]"#,
         ),
         ("CONVEYOR_RAFT__PEERS__JOIN", "true"),
+        ("CONVEYOR_RAFT__SNAPSHOTS__EVERY_ENTRIES", "5000"),
         ("CONVEYOR_RAFT__EDGE__ROLES", r#"{ "shop" = "reader" }"#),
         ("CONVEYOR_RAFT_LOG", "debug"),
         ("UNRELATED", "x"),
@@ -61,6 +62,7 @@ fn the_environment_and_flags_win_over_the_file() {
     };
     assert_eq!(config.peers.list, [third]);
     assert!(config.peers.join);
+    assert_eq!(config.snapshots.options().every_entries, 5000);
     assert_eq!(config.edge.roles["shop"], "reader");
     assert_eq!(config.edge.listen, "127.0.0.1:0");
 }
@@ -73,11 +75,11 @@ fn unknown_keys_are_named_wherever_they_come_from() {
         error.contains("data_dri") && error.contains("data_dir"),
         "{error}"
     );
-    let section = format!("{FILE}\n[snapshots]\nkeep = 2\n");
+    let section = format!("{FILE}\n[snapshoots]\nkeep = 2\n");
     assert!(
         from(&section, &[], vec![])
             .expect_err("refused")
-            .contains("snapshots")
+            .contains("snapshoots")
     );
     for name in [
         "CONVEYOR_RAFT__RAFT__HEARTBEAT",
