@@ -42,6 +42,8 @@ pub(super) struct Snapshots {
     taking: Taking,
     /// Where the last one was cut, or the state began.
     cut_at: LogIndex,
+    /// Bytes of entries that went to the applier since, roughly.
+    bytes_since: u64,
     /// The stored one is damaged: another is needed whatever came since.
     wanted: bool,
     tail: Tail,
@@ -86,6 +88,7 @@ impl Snapshots {
             stored,
             taking: Taking::Not(0),
             cut_at: stored.map_or(0, |stored| stored.last.index),
+            bytes_since: 0,
             wanted: false,
             tail: Tail::default(),
             sending: Sending::default(),
@@ -97,6 +100,7 @@ impl Snapshots {
     /// Entries of so many bytes, up to `last`, went to the applier.
     pub(super) fn note_applying(&mut self, last: LogIndex, bytes: usize) {
         self.tail.add(last, bytes as u64);
+        self.bytes_since += bytes as u64;
     }
 
     /// The newest that is durable.
@@ -129,6 +133,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     pub(super) fn snapshot_event(&mut self, now: Now, event: SnapshotEvent) {
         match event {
             SnapshotEvent::Frozen(frozen) => {
+                self.snapshots.bytes_since = 0;
                 self.snapshots.taking = Taking::WaitsForTheLog(frozen);
             }
             SnapshotEvent::Written(written) => self.written(now, written),
@@ -185,9 +190,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         let options = &snapshots.options;
         let applied = self.shared.applied_index();
         let new = applied.saturating_sub(snapshots.cut_at);
-        let bytes = || snapshots.tail.bytes_after(snapshots.cut_at);
         let due = options.every_entries > 0 && new >= options.every_entries
-            || options.every_bytes > 0 && bytes() >= options.every_bytes;
+            || options.every_bytes > 0 && snapshots.bytes_since >= options.every_bytes;
         applied > 0 && (snapshots.wanted || new > 0 && due)
     }
 

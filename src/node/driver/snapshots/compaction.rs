@@ -29,14 +29,6 @@ impl Tail {
         }
     }
 
-    pub(super) fn bytes_after(&self, index: LogIndex) -> u64 {
-        let newer = self.pieces.iter().rev();
-        newer
-            .take_while(|piece| piece.0 > index)
-            .map(|piece| piece.1)
-            .sum()
-    }
-
     /// From which index on the entries up to `end` take `bytes` at most.
     fn begins(&self, end: LogIndex, bytes: u64) -> LogIndex {
         let mut room = bytes;
@@ -119,15 +111,13 @@ mod tests {
     fn bytes_behind_an_index_are_known_by_the_piece() {
         let mut tail = Tail::default();
         (1..=10).for_each(|index| tail.add(index * 10, PIECE));
-        assert_eq!(tail.bytes_after(100), 0);
-        assert_eq!(tail.bytes_after(70), 3 * PIECE);
         assert_eq!(tail.begins(100, 3 * PIECE), 70);
         assert_eq!(tail.begins(80, PIECE + 1), 70);
         assert_eq!(tail.begins(100, 100 * PIECE), 0);
         tail.forget(50);
-        assert_eq!(tail.bytes_after(0), 5 * PIECE);
+        assert_eq!(tail.begins(60, 100 * PIECE), 0, "nothing is known below");
         tail.add(101, 1);
         tail.add(102, 1);
-        assert_eq!(tail.bytes_after(100), 2);
+        assert_eq!(tail.begins(102, PIECE + 1), 100, "small ones share a piece");
     }
 }

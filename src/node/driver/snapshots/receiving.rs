@@ -171,7 +171,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.backlog.clear();
         self.dispatched = last.index;
         let snapshots = &mut self.snapshots;
-        snapshots.cut_at = last.index;
+        (snapshots.cut_at, snapshots.bytes_since) = (last.index, 0);
         snapshots.counters.installed += 1;
         snapshots.tail.begin_anew();
         let whole = snapshots.receiving.whole.map(|(stored, _)| stored);
