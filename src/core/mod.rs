@@ -543,7 +543,6 @@ impl RaftCore {
     }
 
     /// All configurations in the log, by index.
-    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn configurations(&self) -> &[(LogIndex, Arc<Configuration>)] {
         &self.configurations
     }
