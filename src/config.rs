@@ -202,6 +202,15 @@ pub mod limits {
     pub const MAX_UNCOMMITTED: usize = 64 << 20;
     /// Largest piece of a snapshot in a peer frame, bytes.
     pub const MAX_SNAPSHOT_CHUNK: usize = 256 << 10;
+    /// Sessions of clients; one more pushes out the one that was quiet for longest. Part of the
+    /// replicated state's rules, as all of the next four are: equal on all nodes, or they part.
+    pub const MAX_SESSIONS: usize = 10_000;
+    /// How far a command's number may be above the lowest one that the client still waits for.
+    pub const SESSION_WINDOW: u64 = 256;
+    /// Bytes of answers that are kept for one session.
+    pub const SESSION_ANSWER_BYTES: usize = 16 << 10;
+    /// A session ends when it was quiet for longer, microseconds of log time with a leader.
+    pub const SESSION_IDLE_US: u64 = 10 * 60 * 1_000_000;
     /// Proposals waiting to be appended; more are refused as overload.
     pub const MAX_SUBMITTED: usize = 65_536;
 

@@ -29,6 +29,8 @@ pub enum Certainty {
     NotApplied,
     /// It may have, or may yet.
     Unknown,
+    /// It did, exactly once; only its answer is not there any more.
+    Applied,
 }
 
 /// Who leads, as far as a node knows.
@@ -76,13 +78,49 @@ pub enum ProposeError {
     /// The replica failed (disk, log, state machine) and takes nothing more until it is restarted.
     #[error("the replica has failed: {0}")]
     Failed(String),
+    /// The command's session does not take it.
+    #[error(transparent)]
+    Session(#[from] SessionRefusal),
+}
+
+/// Why a session does not take a command. Decided by the replicated state, so the same everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionRefusal {
+    /// There is no such session any more (it was quiet for too long, or pushed out by newer ones, or
+    /// closed), or there never was. Nothing can be said of commands that were sent in it before.
+    #[error("the session has expired or was closed, or there never was one: open another")]
+    Expired,
+    /// The client has said that it needs no answers below `floor`. Whether the command was applied
+    /// before is not remembered.
+    #[error("commands below number {floor} are over in this session")]
+    Stale {
+        /// The lowest number that the session takes.
+        floor: u64,
+    },
+    /// Too many commands of the session are under way.
+    #[error(
+        "too many commands of the session are under way: numbers from {floor} on, {window} of \
+         them, are taken; wait for the answer to the first"
+    )]
+    TooFarAhead {
+        /// The lowest number that the session takes.
+        floor: u64,
+        /// How many it takes from there on.
+        window: u64,
+    },
+    /// It was applied by an earlier try, exactly once, and its answer was not kept: it was too large,
+    /// or the state machine does not say how answers are kept.
+    #[error("the command was applied before; its answer was not kept")]
+    AnswerNotKept,
 }
 
 impl ProposeError {
-    /// Whether the command may have taken effect all the same.
+    /// Whether the command may have taken effect all the same. In a session this speaks of the one
+    /// try that failed, not of earlier ones.
     pub fn certainty(&self) -> Certainty {
         match self {
             Self::Unknown { .. } => Certainty::Unknown,
+            Self::Session(SessionRefusal::AnswerNotKept) => Certainty::Applied,
             _ => Certainty::NotApplied,
         }
     }

@@ -73,12 +73,13 @@ pub mod grpc;
 pub use config::{Cluster, ConfigError, RaftConfig};
 pub use core::{RaftCore, RaftRole};
 pub use error::{
-    Certainty, ChangeError, HandOverError, LeaderHint, ProposeError, ReadError, StartError,
-    WaitError,
+    Certainty, ChangeError, HandOverError, LeaderHint, ProposeError, ReadError, SessionRefusal,
+    StartError, WaitError,
 };
 pub use network::RaftNetwork;
 pub use node::{
-    Change, ChangeOptions, NodeStatus, ProposeOptions, RaftNode, ReadConsistency, ReadOptions,
+    Change, ChangeOptions, InSession, NodeStatus, ProposeOptions, RaftNode, ReadConsistency,
+    ReadOptions, Session, SessionError,
 };
 pub use quic::{Credentials, RaftTransport, RaftTransportService};
 pub use state_machine::{RouterCommand, RouterState, RouterStateMachine, StateMachine};

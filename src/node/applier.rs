@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::envelope;
+use super::replica_state::ReplicaState;
+use super::sessions::Sessions;
 use super::shared::{Applied, Shared};
-use super::waiters::Slot;
+use super::waiters::{Outcome, Slot};
 use crate::entry::entries;
-use crate::state_machine::{ApplyContext, Frozen, StateMachine};
-use crate::types::{Entry, EntryKind, LogId, LogIndex, Micros};
+use crate::state_machine::{Frozen, StateMachine};
+use crate::types::{Entry, LogId, LogIndex, Micros};
 
 /// Work for the applier, in order.
 pub(crate) enum ApplyJob<S: StateMachine> {
@@ -46,7 +47,8 @@ pub(crate) struct Restoring<S: StateMachine> {
 }
 
 /// See [`Restoring::put`].
-pub(crate) type Put<S> = Box<dyn FnOnce(&mut S) -> Result<Result<(), String>, String> + Send>;
+pub(crate) type Put<S> =
+    Box<dyn FnOnce(&mut ReplicaState<S>) -> Result<Result<(), String>, String> + Send>;
 
 /// A frozen state with what it reflects.
 pub struct FrozenState {
@@ -54,31 +56,33 @@ pub struct FrozenState {
     pub id: LogId,
     /// Its log time, microseconds.
     pub time_us: Micros,
-    /// Digest of the state.
+    /// Digest of the state, without the sessions.
     pub digest: u128,
     /// The state, to be written out on another thread.
     pub frozen: Box<dyn Frozen>,
+    /// The sessions of clients, which belong to this cluster.
+    pub(crate) sessions: Sessions,
 }
 
 /// The state machine with its place in the log.
 pub(crate) struct Applier<S: StateMachine> {
-    machine: S,
+    state: ReplicaState<S>,
     shared: Arc<Shared<S>>,
     at: LogId,
     time_us: Micros,
     waiting: VecDeque<Slot<S::Response>>,
     /// Answers that go out once the state that they are about can be read.
-    answers: Vec<(Slot<S::Response>, S::Response)>,
+    answers: Vec<(Slot<S::Response>, Outcome<S::Response>)>,
     /// It failed once, so what it holds may be half of something.
     quarantined: bool,
 }
 
 impl<S: StateMachine> Applier<S> {
-    /// The machine stands where `shared` shows it.
-    pub(crate) fn new(machine: S, shared: Arc<Shared<S>>) -> Self {
+    /// The state stands where `shared` shows it.
+    pub(crate) fn new(state: ReplicaState<S>, shared: Arc<Shared<S>>) -> Self {
         let begin = shared.applied();
         Self {
-            machine,
+            state,
             shared,
             at: begin.id,
             time_us: begin.time_us,
@@ -122,21 +126,22 @@ impl<S: StateMachine> Applier<S> {
                 self.publish();
                 self.answers
                     .drain(..)
-                    .for_each(|(slot, response)| slot.answer(response));
+                    .for_each(|(slot, outcome)| slot.answer(outcome));
             }
             ApplyJob::Freeze(reply) => {
                 let frozen = FrozenState {
                     id: self.at,
                     time_us: self.time_us,
-                    digest: self.machine.digest(),
-                    frozen: self.machine.freeze(),
+                    digest: self.state.machine.digest(),
+                    frozen: self.state.machine.freeze(),
+                    sessions: self.state.sessions.clone(),
                 };
                 reply(frozen);
             }
             ApplyJob::Restore(restoring) => self.restore(restoring)?,
             ApplyJob::Show => self.publish(),
             ApplyJob::Due { time_us, found } => {
-                if let Some(command) = self.machine.due(time_us) {
+                if let Some(command) = self.state.machine.due(time_us) {
                     found(command);
                 }
             }
@@ -148,7 +153,7 @@ impl<S: StateMachine> Applier<S> {
     /// What was restored is shown by [`ApplyJob::Show`], once the log begins there.
     fn restore(&mut self, restoring: Restoring<S>) -> Result<(), String> {
         let last = restoring.last;
-        let put = (restoring.put)(&mut self.machine);
+        let put = (restoring.put)(&mut self.state);
         let put = put.map_err(|why| {
             format!("the state machine was restored from the snapshot of {last}: {why}")
         })?;
@@ -166,7 +171,7 @@ impl<S: StateMachine> Applier<S> {
             if id.index != self.at.index + 1 {
                 return Err(format!("entry {} came after {}", id.index, self.at.index));
             }
-            let applied = catch_unwind(AssertUnwindSafe(|| self.apply(entry)));
+            let applied = catch_unwind(AssertUnwindSafe(|| self.apply(&entry)));
             applied
                 .unwrap_or_else(|panic| Err(panic_text(&panic)))
                 .map_err(|why| {
@@ -177,27 +182,13 @@ impl<S: StateMachine> Applier<S> {
         Ok(())
     }
 
-    fn apply(&mut self, entry: Entry) -> Result<(), String> {
-        let context = ApplyContext {
-            index: entry.id.index,
-            term: entry.id.term,
-            time_us: entry.time_us,
-        };
-        match entry.kind {
-            EntryKind::Noop => self.machine.begin_term(&context),
-            EntryKind::Command => {
-                let command = envelope::open(&entry.payload).map_err(|error| error.to_string())?;
-                let command = S::decode(command).map_err(|error| error.to_string())?;
-                let response = self.machine.apply(&context, command);
-                let waits = self
-                    .waiting
-                    .pop_front_if(|slot| slot.index == context.index);
-                if let Some(slot) = waits {
-                    self.answers.push((slot, response));
-                }
-            }
-            // Configurations are the core's; the crate's own entries come with sessions.
-            EntryKind::Configuration | EntryKind::System => {}
+    fn apply(&mut self, entry: &Entry) -> Result<(), String> {
+        let outcome = self.state.apply(entry, self.time_us)?;
+        let waits = self
+            .waiting
+            .pop_front_if(|slot| slot.index == entry.id.index);
+        if let Some(slot) = waits {
+            self.answers.push((slot, outcome));
         }
         Ok(())
     }
@@ -206,8 +197,8 @@ impl<S: StateMachine> Applier<S> {
         self.shared.publish(Applied {
             id: self.at,
             time_us: self.time_us,
-            digest: self.machine.digest(),
-            view: self.machine.view(),
+            digest: self.state.digest(),
+            view: self.state.machine.view(),
         });
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::snapshotter::restore;
+use super::replica_state::ReplicaState;
 use crate::core::{Configuration, Recovered, SnapshotMark};
 use crate::network::LocalFacts;
 use crate::snapshot::{SnapshotFile, SnapshotFolder, SnapshotHead, StoredSnapshot};
@@ -21,14 +21,14 @@ pub(crate) struct Begin {
     pub(crate) at: (LogId, Micros),
 }
 
-/// Restores `machine`, which is new, from the newest snapshot that the log goes on from.
+/// Restores `state`, which is new, from the newest snapshot that the log goes on from.
 ///
 /// # Errors
 /// If the log begins after an entry and no snapshot that covers it can be used, or an entry that
 /// should be a configuration is none that this version can read.
 pub(crate) fn begin<S: StateMachine, M: Medium>(
     log: &LogStorage<M>,
-    machine: &mut S,
+    state: &mut ReplicaState<S>,
     cluster: ClusterId,
 ) -> Result<Begin, String> {
     let folder = SnapshotFolder::new(log.files());
@@ -37,7 +37,7 @@ pub(crate) fn begin<S: StateMachine, M: Medium>(
     let stored = folder.choose(log.snapshot(), fits, |mut file| {
         check_owner(&file, cluster, log.genesis())?;
         half = None;
-        match restore(machine, &mut file) {
+        match state.restore(&mut file) {
             Ok(Ok(())) => head = file.head,
             Ok(Err(why)) => return Err(why),
             Err(why) => {

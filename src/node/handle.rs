@@ -7,19 +7,20 @@ use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::applier::{ApplyJob, FrozenState};
 use super::inbox::{Request, Submission};
 use super::shared::{Applied, Shared, encode};
 use super::status::{Brief, NodeStatus};
-use super::waiters::Waiter;
+use super::waiters::{Reply, Waiter};
 use crate::config::limits;
 use crate::core::RaftRole;
 use crate::error::{HandOverError, ProposeError, WaitError};
 use crate::quic::{PeerTransportStats, TransportObserver};
 use crate::state_machine::{RouterStateMachine, StateMachine};
-use crate::types::{LogIndex, Micros, NodeId, Term};
+use crate::types::{EntryKind, LogIndex, Micros, NodeId, Term};
 
 /// How long a proposal may take unless it says otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
@@ -196,8 +197,21 @@ impl<S: StateMachine> RaftNode<S> {
         command: S::Command,
         options: ProposeOptions,
     ) -> Result<Proposal<S>, ProposeError> {
+        let payload = encode::<S>(None, &command)?;
+        let (reply, answer) = oneshot::channel();
+        self.enqueue(EntryKind::Command, payload, reply.into(), options)?;
+        Ok(Proposal { answer })
+    }
+
+    /// Puts an entry into the driver's queue.
+    pub(super) fn enqueue(
+        &self,
+        kind: EntryKind,
+        payload: Bytes,
+        reply: Reply<S::Response>,
+        options: ProposeOptions,
+    ) -> Result<(), ProposeError> {
         let shared = self.shared();
-        let payload = encode::<S>(&command)?;
         if *shared.stopped.borrow() {
             return Err(ProposeError::ShuttingDown);
         }
@@ -207,8 +221,8 @@ impl<S: StateMachine> RaftNode<S> {
             .clock
             .now()
             .saturating_add(patience.as_micros() as Micros);
-        let (reply, answer) = oneshot::channel();
         let submission = Submission {
+            kind,
             payload,
             waiter: Waiter { reply, deadline },
         };
@@ -227,7 +241,7 @@ impl<S: StateMachine> RaftNode<S> {
             budget,
             retry_after_ms: 10,
         };
-        taken.then_some(Proposal { answer }).ok_or(full)
+        taken.then_some(()).ok_or(full)
     }
 
     fn check_leads(&self) -> Result<(), ProposeError> {

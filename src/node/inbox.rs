@@ -14,11 +14,12 @@ use super::waiters::Waiter;
 use crate::core::Change;
 use crate::error::ReadError;
 use crate::network::NetworkEvent;
-use crate::types::{LogIndex, Micros, NodeId};
+use crate::types::{EntryKind, LogIndex, Micros, NodeId};
 use crate::wal::MediumEvent;
 
-/// A command on its way into the log.
+/// A command, or an entry of the system's own, on its way into the log.
 pub(crate) struct Submission<R> {
+    pub(crate) kind: EntryKind,
     /// The entry's payload.
     pub(crate) payload: Bytes,
     /// Who waits for the response.

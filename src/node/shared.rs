@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-use super::envelope;
+use super::envelope::{self, InSession};
 use super::inbox::{Inbox, Submission};
+use super::replica_state::ReplicaState;
 use super::status::Brief;
 use super::waiters::{Waiter, Waiters};
 use crate::config::limits;
 use crate::state_machine::{CommandError, StateMachine};
-use crate::types::{ClusterId, LogId, LogIndex, Micros, ReplicaId};
+use crate::types::{ClusterId, EntryKind, LogId, LogIndex, Micros, ReplicaId};
 
 /// The state at one applied index, pinned for as long as it is held.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ pub struct Applied<V> {
     pub id: LogId,
     /// Its log time, microseconds.
     pub time_us: Micros,
-    /// Digest of the state; equal on all nodes at equal index.
+    /// Digest of the state, and of the sessions if there are any; equal on all nodes at equal index.
     pub digest: u128,
     /// The state.
     pub view: Arc<V>,
@@ -77,15 +78,15 @@ impl<S: StateMachine> Shared<S> {
         peer_address: SocketAddr,
         clock: Clock,
         inbox: Arc<Inbox<S::Response>>,
-        machine: &S,
+        state: &ReplicaState<S>,
         begin: (LogId, Micros),
     ) -> Self {
         let (id, time_us) = begin;
         let applied = Applied {
             id,
             time_us,
-            digest: machine.digest(),
-            view: machine.view(),
+            digest: state.digest(),
+            view: state.machine.view(),
         };
         Self {
             me,
@@ -152,14 +153,20 @@ impl<S: StateMachine> Shared<S> {
 
     /// Puts a command of the node's own into the queue of proposals; nobody waits for it.
     pub(crate) fn propose_due(&self, command: &S::Command) {
-        match encode::<S>(command) {
+        match encode::<S>(None, command) {
             Ok(payload) => {
                 let waiter = Waiter {
-                    reply: oneshot::channel().0,
+                    reply: oneshot::channel().0.into(),
                     deadline: Micros::MAX,
                 };
-                self.inbox
-                    .put(|lanes| lanes.proposals.push(Submission { payload, waiter }));
+                let kind = EntryKind::Command;
+                self.inbox.put(|lanes| {
+                    lanes.proposals.push(Submission {
+                        kind,
+                        payload,
+                        waiter,
+                    });
+                });
             }
             Err(error) => tracing::error!(%error, "the state machine made an invalid command"),
         }
@@ -184,16 +191,18 @@ impl<S: StateMachine> Shared<S> {
 }
 
 /// The entry payload of a command: the envelope, then the state machine's bytes.
-pub(crate) fn encode<S: StateMachine>(command: &S::Command) -> Result<Bytes, CommandError> {
+pub(crate) fn encode<S: StateMachine>(
+    session: Option<InSession>,
+    command: &S::Command,
+) -> Result<Bytes, CommandError> {
     let mut payload = Vec::with_capacity(TYPICAL_COMMAND);
-    envelope::seal(&mut payload);
+    envelope::seal(session, &mut payload);
+    let head = payload.len() - envelope::LEN;
     S::encode(command, &mut payload)?;
-    if payload.len() > limits::MAX_COMMAND {
-        let why = format!(
-            "{} bytes encoded; at most {}",
-            payload.len(),
-            limits::MAX_COMMAND
-        );
+    // A session takes nothing away from what a command may need.
+    let len = payload.len() - head;
+    if len > limits::MAX_COMMAND {
+        let why = format!("{len} bytes encoded; at most {}", limits::MAX_COMMAND);
         return Err(CommandError {
             field: "command".to_owned(),
             why,

@@ -9,12 +9,11 @@ use std::io;
 use bytes::Bytes;
 
 use super::applier::FrozenState;
+use super::replica_state::FrozenReplica;
 use crate::core::{SnapshotChunk, SnapshotOffer, SnapshotStatus};
 use crate::snapshot::{
-    Offered, Pace, Receiver, SnapshotFile, SnapshotFolder, SnapshotHead, SnapshotSum,
-    StoredSnapshot, Taken,
+    Offered, Pace, Receiver, SnapshotFolder, SnapshotHead, SnapshotSum, StoredSnapshot, Taken,
 };
-use crate::state_machine::StateMachine;
 use crate::types::{LogId, NodeId, ReplicaId};
 use crate::wal::Files;
 
@@ -191,7 +190,11 @@ impl<F: Files> Snapshotter<F> {
         match job {
             SnapshotJob::Write(work) => {
                 let (frozen, head) = *work;
-                let sum = self.folder.write(&head, frozen.frozen, &mut self.pace);
+                let state = Box::new(FrozenReplica {
+                    sessions: frozen.sessions,
+                    machine: frozen.frozen,
+                });
+                let sum = self.folder.write(&head, state, &mut self.pace);
                 let stored = |sum| StoredSnapshot {
                     last: head.last,
                     sum,
@@ -339,25 +342,4 @@ fn note_removal(removed: io::Result<()>) {
     if let Err(error) = removed {
         tracing::warn!(%error, "an old snapshot was not removed");
     }
-}
-
-/// Puts the state of a snapshot in place of the machine's.
-///
-/// # Errors
-/// Why not. `Ok(Err(_))`: and the machine is as it was before.
-pub(crate) fn restore<S: StateMachine, F: Files>(
-    machine: &mut S,
-    file: &mut SnapshotFile<F>,
-) -> Result<Result<(), String>, String> {
-    if let Err(error) = machine.restore(file) {
-        return Ok(Err(error.to_string()));
-    }
-    let rest = io::copy(file, &mut io::sink()).map_err(|error| error.to_string())?;
-    if rest > 0 || !file.is_read() {
-        return Err("bytes are left over after its state".to_owned());
-    }
-    if machine.digest() != file.head.digest {
-        return Err("its state has another digest than it says".to_owned());
-    }
-    Ok(Ok(()))
 }

@@ -11,6 +11,7 @@ use super::begin::{Begin, begin};
 use super::driver::{Driver, Parts, SnapshotParts};
 use super::handle::RaftNode;
 use super::inbox::Inbox;
+use super::replica_state::ReplicaState;
 use super::shared::{Clock, Shared};
 use super::shell::{start_applier, start_driver, start_snapshotters};
 use crate::config::{Cluster, RaftConfig, limits};
@@ -119,7 +120,7 @@ impl<S: StateMachine> RaftNode<S> {
 
 fn start_blocking<S: StateMachine>(
     builder: NodeBuilder,
-    mut machine: S,
+    machine: S,
     cluster: Cluster,
 ) -> Result<RaftNode<S>, StartError> {
     let NodeBuilder {
@@ -131,7 +132,8 @@ fn start_blocking<S: StateMachine>(
     options.election_timeout_min_ms = config.election_timeout_min_ms as u32;
     let inbox = Arc::new(Inbox::default());
     let log = open_log(&config, &cluster, options, Arc::clone(&inbox))?;
-    let begin = begin(&log, &mut machine, cluster.credentials.cluster());
+    let mut state = ReplicaState::new(machine);
+    let begin = begin(&log, &mut state, cluster.credentials.cluster());
     let begin = begin.map_err(StartError::Storage)?;
     let facts = begin.facts(
         log.meta_seq(),
@@ -171,7 +173,7 @@ fn start_blocking<S: StateMachine>(
         lease_drift_ppm,
         ..settings(&config, ReplicaId::new(config.node_id, log.incarnation()))
     };
-    let (shared, jobs) = launch(settings, machine, log, network, inbox, placement)?;
+    let (shared, jobs) = launch(settings, state, log, network, inbox, placement)?;
     Ok(RaftNode::from_parts(shared, jobs, observer))
 }
 
@@ -221,7 +223,7 @@ type Launched<S> = (Arc<Shared<S>>, mpsc::Sender<ApplyJob<S>>);
 
 fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     settings: Settings,
-    machine: S,
+    state: ReplicaState<S>,
     log: LogStorage<M>,
     network: N,
     inbox: Arc<Inbox<S::Response>>,
@@ -243,7 +245,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     let clock = Clock::start();
     let core = RaftCore::new(me, settings, begin.recovered, founding, clock.now());
     let cluster_id: ClusterId = cluster.credentials.cluster();
-    let shared = Shared::new(me, cluster_id, listening, clock, inbox, &machine, begin.at);
+    let shared = Shared::new(me, cluster_id, listening, clock, inbox, &state, begin.at);
     let shared = Arc::new(shared);
     let (jobs, queue) = mpsc::channel();
     let apply = {
@@ -251,7 +253,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         // The applier outlives the driver: it stops when told to.
         Box::new(move |job| drop(jobs.send(job)))
     };
-    start_applier(machine, Arc::clone(&shared), queue).map_err(StartError::Thread)?;
+    start_applier(state, Arc::clone(&shared), queue).map_err(StartError::Thread)?;
     let folder = SnapshotFolder::new(log.files());
     let (snapshot_jobs, snapshotters) =
         start_snapshotters(&folder, &options, &shared).map_err(StartError::Thread)?;

@@ -9,18 +9,46 @@ use tokio::sync::oneshot;
 use crate::error::ProposeError;
 use crate::types::{LogIndex, Micros, Term};
 
+/// Where an answer goes. Nobody listening is fine.
+pub(crate) enum Reply<R> {
+    /// To who proposed a command.
+    Command(oneshot::Sender<Result<R, ProposeError>>),
+    /// To who proposed an entry of the system's own: where it stands.
+    System(oneshot::Sender<Result<LogIndex, ProposeError>>),
+}
+
+impl<R> From<oneshot::Sender<Result<R, ProposeError>>> for Reply<R> {
+    fn from(sender: oneshot::Sender<Result<R, ProposeError>>) -> Self {
+        Self::Command(sender)
+    }
+}
+
+/// What became of an entry that was applied.
+pub(crate) enum Outcome<R> {
+    /// The state machine's response.
+    Response(R),
+    /// It is done; there is nothing to say.
+    Done,
+    /// It was not applied, or what it came to cannot be told again.
+    Refused(ProposeError),
+}
+
 /// One who waits.
 pub(crate) struct Waiter<R> {
-    /// Where the answer goes. Nobody listening is fine.
-    pub(crate) reply: oneshot::Sender<Result<R, ProposeError>>,
+    /// Where the answer goes.
+    pub(crate) reply: Reply<R>,
     /// When to give up, on the driver's clock.
     pub(crate) deadline: Micros,
 }
 
 impl<R> Waiter<R> {
-    /// Answers.
+    /// Answers. A response is no answer for who proposed no command: then nobody knows.
     pub(crate) fn answer(self, result: Result<R, ProposeError>) {
-        let _ = self.reply.send(result);
+        match (self.reply, result) {
+            (Reply::Command(sender), result) => drop(sender.send(result)),
+            (Reply::System(sender), Err(error)) => drop(sender.send(Err(error))),
+            (Reply::System(_), Ok(_)) => {}
+        }
     }
 }
 
@@ -102,10 +130,17 @@ impl<R> Waiters<R> {
 }
 
 impl<R> Slot<R> {
-    /// Answers with the response.
-    pub(crate) fn answer(self, response: R) {
-        if let Some(waiter) = self.waiter {
-            waiter.answer(Ok(response));
+    /// Answers with what became of the entry.
+    pub(crate) fn answer(self, outcome: Outcome<R>) {
+        let Some(waiter) = self.waiter else { return };
+        match outcome {
+            Outcome::Response(response) => waiter.answer(Ok(response)),
+            Outcome::Refused(error) => waiter.answer(Err(error)),
+            Outcome::Done => {
+                if let Reply::System(sender) = waiter.reply {
+                    let _ = sender.send(Ok(self.index));
+                }
+            }
         }
     }
 
@@ -137,7 +172,10 @@ mod tests {
         waiters.add(
             10,
             3,
-            all.map(|(reply, &deadline)| Waiter { reply, deadline }),
+            all.map(|(reply, &deadline)| Waiter {
+                reply: reply.into(),
+                deadline,
+            }),
         );
         (waiters, receivers)
     }
@@ -154,7 +192,8 @@ mod tests {
             taken.iter().map(|slot| slot.index).collect::<Vec<_>>(),
             [10, 11]
         );
-        taken.pop_front().expect("one").answer(7);
+        let first = taken.pop_front().expect("one");
+        first.answer(Outcome::Response(7));
         assert_eq!(receivers[0].try_recv(), Ok(Ok(7)));
         waiters.abandon_above(12);
         assert_eq!(receivers[3].try_recv(), unknown(13));

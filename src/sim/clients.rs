@@ -16,7 +16,7 @@ use crate::node::inbox::Submission;
 use crate::node::shared::{Shared, encode};
 use crate::node::waiters::Waiter;
 use crate::state_machine::StateMachine;
-use crate::types::{Micros, NodeId};
+use crate::types::{EntryKind, Micros, NodeId};
 
 /// How long a client waits.
 pub(crate) const PATIENCE: Micros = 3_000_000;
@@ -112,7 +112,7 @@ impl<W: Workload> Clients<W> {
             return Ok(());
         };
         let id = self.proposed;
-        let payload = encode::<W::Machine>(&command);
+        let payload = encode::<W::Machine>(None, &command);
         let payload = payload.map_err(|error| format!("the workload's command {id}: {error}"))?;
         oracle.proposes(id, &payload)?;
         let observed = workload.observes(&command);
@@ -120,10 +120,14 @@ impl<W: Workload> Clients<W> {
         let hurry = operation.is_some() && self.habits.chance(500);
         let deadline = local + if hurry { HURRY } else { PATIENCE };
         let (reply, answer) = oneshot::channel();
-        let waiter = Waiter { reply, deadline };
-        shared
-            .inbox
-            .put(|lanes| lanes.proposals.push(Submission { payload, waiter }));
+        let reply = reply.into();
+        shared.inbox.put(|lanes| {
+            lanes.proposals.push(Submission {
+                kind: EntryKind::Command,
+                payload,
+                waiter: Waiter { reply, deadline },
+            });
+        });
         self.open.push(Open {
             id,
             client,

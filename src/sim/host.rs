@@ -17,6 +17,8 @@ use crate::node::applier::{Applier, ApplyJob};
 use crate::node::begin::{Begin, begin};
 use crate::node::driver::{ApplySink, Driver, Now, Parts, SnapshotParts, SnapshotSink};
 use crate::node::inbox::{Inbox, Lanes, Request};
+use crate::node::replica_state::ReplicaState;
+use crate::node::sessions::SessionLimits;
 use crate::node::shared::{Clock, Shared};
 use crate::node::snapshotter::{SnapshotJob, Snapshotter};
 use crate::node::start::settings;
@@ -29,6 +31,13 @@ pub(crate) const ELECTION_MAX: Micros = 300_000;
 const MILLION: u128 = 1_000_000;
 /// Two clocks that are off as far as plans let them be, one fast and one slow.
 const LEASE_DRIFT_PPM: u32 = 45_000;
+/// Few and short-lived, so that some are pushed out and some expire.
+pub(crate) const SESSION_LIMITS: SessionLimits = SessionLimits {
+    most: 3,
+    window: 8,
+    answer_bytes: 1 << 20,
+    idle_us: 1_500_000,
+};
 /// When the first node started, by the wall clock.
 const EPOCH: Micros = 1_700_000_000_000_000;
 
@@ -174,7 +183,7 @@ impl<S: StateMachine> Host<S> {
         &mut self,
         now: Micros,
         nodes: usize,
-        mut machine: S,
+        machine: S,
         wires: &Wires,
         rates: &Rates,
     ) -> Result<(), StartFault> {
@@ -186,7 +195,8 @@ impl<S: StateMachine> Host<S> {
         let stepper = medium.stepper();
         let log = LogStorage::open_checked(medium, identity(id), log_options());
         let log = log.map_err(StartFault::Log)?;
-        let begin = begin(&log, &mut machine, CLUSTER).map_err(StartFault::State)?;
+        let mut state = ReplicaState::with_limits(machine, SESSION_LIMITS);
+        let begin = begin(&log, &mut state, CLUSTER).map_err(StartFault::State)?;
         self.life = life;
         self.disk_faults = false;
         self.failed_starts = 0;
@@ -208,7 +218,7 @@ impl<S: StateMachine> Host<S> {
             ([127, 0, 0, 1], 1).into(),
             Clock::start(),
             inbox,
-            &machine,
+            &state,
             made.begin.at,
         ));
         let (jobs, snapshots) = (Jobs::<S>::default(), Queue::default());
@@ -216,7 +226,7 @@ impl<S: StateMachine> Host<S> {
         let driver = made.driver(&shared, into_queue(&jobs), into_queue(&snapshots), rates);
         self.process = Some(Box::new(Process {
             me,
-            applier: Applier::new(machine, Arc::clone(&shared)),
+            applier: Applier::new(state, Arc::clone(&shared)),
             driver,
             shared,
             unsound: false,

@@ -18,7 +18,9 @@
 //!          the state, in chunks: bytes u32 (1 to 64 KiB), crc-32 of them u32, the bytes
 //!          end: 0 u32, crc-32 of all chunks' bytes u32
 //! ```
-//! Integers are little-endian. Section 1 is the configuration, as in its log entry. The hash of a
+//! Integers are little-endian. Section 1 is the configuration, as in its log entry. Section 2 is a
+//! u64: so many bytes of the state are the sessions of clients, which come first; it is left out
+//! where there are none. The hash of a
 //! file is SHA-256 over all of it; the first half names it between peers, so that the same state
 //! written twice is the same snapshot.
 
@@ -42,6 +44,7 @@ const CHUNK_HEAD: usize = 8;
 /// A configuration of a thousand members with the longest addresses.
 const MAX_HEAD: usize = 4 << 20;
 const CONFIGURATION: u32 = 1;
+const SESSIONS: u32 = 2;
 /// Read at once where a whole file is gone through.
 const STRIDE: usize = 256 << 10;
 
@@ -54,6 +57,8 @@ pub(crate) struct SnapshotHead {
     pub(crate) last: LogId,
     pub(crate) time_us: Micros,
     pub(crate) digest: u128,
+    /// Bytes of the sessions, before the machine's.
+    pub(crate) session_bytes: u64,
     /// The configuration in force there, as in its entry, and the entry's index.
     pub(crate) configuration: (LogIndex, Vec<u8>),
 }
@@ -81,10 +86,11 @@ impl SnapshotHead {
     fn encode(&self) -> Vec<u8> {
         let (configuration_index, payload) = &self.configuration;
         let mut head = vec![0; FIXED];
-        head.extend_from_slice(&CONFIGURATION.to_le_bytes());
-        head.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-        head.extend_from_slice(payload);
-        head.resize(head.len().next_multiple_of(8), 0);
+        put_section(&mut head, CONFIGURATION, payload);
+        let has_sessions = self.session_bytes > 0;
+        if has_sessions {
+            put_section(&mut head, SESSIONS, &self.session_bytes.to_le_bytes());
+        }
         let fixed = Fixed {
             magic: MAGIC,
             version: U32::new(REPLICA_FORMAT),
@@ -96,7 +102,7 @@ impl SnapshotHead {
             time_us: U64::new(self.time_us),
             digest: U128::new(self.digest),
             configuration_index: U64::new(*configuration_index),
-            sections: U32::new(1),
+            sections: U32::new(1 + u32::from(has_sessions)),
             crc: U32::ZERO,
         };
         head[..FIXED].copy_from_slice(fixed.as_bytes());
@@ -110,7 +116,7 @@ impl SnapshotHead {
         if fixed.crc.get() != crc_of(head) {
             return Err("the checksum of its head does not match".to_owned());
         }
-        let mut configuration = None;
+        let (mut configuration, mut session_bytes) = (None, 0);
         for _ in 0..fixed.sections.get() {
             let (kind, rest) = sections.split_first_chunk().ok_or_else(cut_off)?;
             let (len, rest) = rest.split_first_chunk().ok_or_else(cut_off)?;
@@ -120,6 +126,10 @@ impl SnapshotHead {
             sections = rest.get(pad..).ok_or_else(cut_off)?;
             match u32::from_le_bytes(*kind) {
                 CONFIGURATION => configuration = Some(body.to_vec()),
+                SESSIONS => {
+                    let bytes = body.try_into().map_err(|_| cut_off())?;
+                    session_bytes = u64::from_le_bytes(bytes);
+                }
                 other => {
                     return Err(format!(
                         "it has a section of kind {other}, which this release cannot read"
@@ -134,9 +144,17 @@ impl SnapshotHead {
             last: LogId::new(fixed.term.get(), fixed.index.get()),
             time_us: fixed.time_us.get(),
             digest: fixed.digest.get(),
+            session_bytes,
             configuration: (fixed.configuration_index.get(), configuration),
         })
     }
+}
+
+fn put_section(head: &mut Vec<u8>, kind: u32, body: &[u8]) {
+    head.extend_from_slice(&kind.to_le_bytes());
+    head.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    head.extend_from_slice(body);
+    head.resize(head.len().next_multiple_of(8), 0);
 }
 
 fn cut_off() -> String {

@@ -21,6 +21,7 @@ fn head() -> SnapshotHead {
         last: LogId::new(3, 4),
         time_us: 5,
         digest: 6,
+        session_bytes: 0,
         configuration: (7, vec![8; 9]),
     }
 }
@@ -74,6 +75,24 @@ fn golden_replica_snapshot() {
     );
     assert!(hex[256..].starts_with("05000000"), "{hex}");
     assert_eq!(hex.len() / 2, 128 + 8 + 5 + 8);
+}
+
+/// Sessions add their section and nothing else.
+#[test]
+fn f4_golden_section_of_sessions() {
+    let disk = Arc::new(MemoryDisk::new());
+    let head = SnapshotHead {
+        session_bytes: 3,
+        ..head()
+    };
+    let state = Box::new(Text(b"one, two".to_vec()));
+    write(&*disk, "a", &head, state, &mut |_| Ok(())).expect("written");
+    assert_eq!(read(&disk).expect("whole"), (head, b"one, two".to_vec()));
+    let image = disk.image();
+    let section = [2, 0, 0, 0, 8, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(image["a"][12], 144, "bytes of the head");
+    assert_eq!(image["a"][96], 2, "sections");
+    assert_eq!(image["a"][128..144], section);
 }
 
 #[test]

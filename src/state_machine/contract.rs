@@ -83,6 +83,18 @@ pub trait StateMachine: Send + 'static {
     /// Applies one command. Cannot fail.
     fn apply(&mut self, context: &ApplyContext, command: Self::Command) -> Self::Response;
 
+    /// A response as bytes, to be remembered for a client that sends its command again in a session;
+    /// the same on every node, and readable by later releases. Without them (`None`) a command that
+    /// is sent again is still not applied again, but its answer is not there any more.
+    fn encode_response(_response: &Self::Response) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The response in bytes that [`encode_response`](Self::encode_response) gave.
+    fn decode_response(_bytes: &[u8]) -> Option<Self::Response> {
+        None
+    }
+
     /// A new leader's first entry reached the state machine. The gap of log time before it, during
     /// which nobody led, can be told from activity by this call only.
     fn begin_term(&mut self, _context: &ApplyContext) {}

@@ -7,7 +7,7 @@ use crate::error::ProposeError;
 use crate::network::RaftNetwork;
 use crate::node::inbox::Submission;
 use crate::state_machine::StateMachine;
-use crate::types::{EntryKind, LogIndex, Micros, Term};
+use crate::types::{LogIndex, Micros, Term};
 use crate::wal::{Medium, NewEntry};
 
 impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
@@ -119,11 +119,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         let mut bytes = 0;
         let waiters = proposals.drain(..).map(|submission| {
             bytes += submission.frame_len();
-            let payload = submission.payload;
             entries.push(NewEntry {
-                kind: EntryKind::Command,
+                kind: submission.kind,
                 time_us,
-                payload,
+                payload: submission.payload,
             });
             submission.waiter
         });

@@ -207,7 +207,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             genesis: self.core.genesis(),
             last: frozen.id,
             time_us: frozen.time_us,
-            digest: frozen.digest,
+            digest: frozen.digest.wrapping_add(frozen.sessions.digest()),
+            session_bytes: frozen.sessions.encoded_len(),
             configuration: (*index, configuration.encode()),
         };
         self.snapshots.cut_at = at;

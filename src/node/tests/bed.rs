@@ -17,12 +17,13 @@ use crate::node::applier::{Applier, ApplyJob};
 use crate::node::begin::begin;
 use crate::node::driver::{Driver, Now, Parts, SnapshotParts};
 use crate::node::inbox::{Inbox, Lanes, Submission};
+use crate::node::replica_state::ReplicaState;
 use crate::node::shared::{Clock, Shared, encode};
 use crate::node::start::settings;
 use crate::node::waiters::Waiter;
 use crate::snapshot::SnapshotOptions;
 use crate::state_machine::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
-use crate::types::{ClusterId, Micros, NodeId, ReplicaId};
+use crate::types::{ClusterId, EntryKind, Micros, NodeId, ReplicaId};
 use crate::wal::{
     Crash, Lane, LogIdentity, LogOptions, LogStorage, Memory, MemoryDisk, Stepper, SyncPolicy,
 };
@@ -228,8 +229,8 @@ impl Bed {
         let inbox: Arc<Inbox<usize>> = Arc::default();
         let (log, stepper) = self.open_log(id, &inbox);
         let me = ReplicaId::new(id, log.incarnation());
-        let mut machine = Journal::default();
-        let begin = begin(&log, &mut machine, ClusterId([7; 16])).expect("a state");
+        let mut state = ReplicaState::new(Journal::default());
+        let begin = begin(&log, &mut state, ClusterId([7; 16])).expect("a state");
         let facts = begin.facts(0, format!("node-{id}"), String::new());
         let network = self.plug_in(me, &facts, &inbox);
         let sent = Arc::clone(&network.sent);
@@ -241,7 +242,7 @@ impl Bed {
             address,
             Clock::start(),
             inbox,
-            &machine,
+            &state,
             begin.at,
         );
         let shared = Arc::new(shared);
@@ -265,7 +266,7 @@ impl Bed {
             },
         };
         self.nodes[id as usize - 1] = Some(Node {
-            applier: Applier::new(machine, Arc::clone(&shared)),
+            applier: Applier::new(state, Arc::clone(&shared)),
             driver: Driver::new(parts),
             shared,
             sent,
@@ -356,15 +357,19 @@ impl Bed {
 
     pub(super) fn propose(&self, to: NodeId, command: &str) -> Answer {
         let (reply, answer) = oneshot::channel();
-        let payload = encode::<Journal>(&command.to_owned()).expect("a command");
+        let payload = encode::<Journal>(None, &command.to_owned()).expect("a command");
         let waiter = Waiter {
-            reply,
+            reply: reply.into(),
             deadline: self.now + PATIENCE,
         };
         let shared = &self.node(to).shared;
-        shared
-            .inbox
-            .put(|lanes| lanes.proposals.push(Submission { payload, waiter }));
+        shared.inbox.put(|lanes| {
+            lanes.proposals.push(Submission {
+                kind: EntryKind::Command,
+                payload,
+                waiter,
+            });
+        });
         answer
     }
 

@@ -12,6 +12,7 @@ use crate::entry::frame;
 use crate::error::ProposeError;
 use crate::node::applier::{Applier, ApplyJob};
 use crate::node::inbox::{Inbox, Lanes, Request};
+use crate::node::replica_state::ReplicaState;
 use crate::node::shared::{Clock, Shared, encode};
 use crate::node::shell::start_applier;
 use crate::node::waiters::Waiter;
@@ -162,14 +163,14 @@ impl Alone {
         let me = ReplicaId::new(1, Incarnation([1; 16]));
         let (cluster, address) = (ClusterId([7; 16]), ([127, 0, 0, 1], 1).into());
         let inbox: Arc<Inbox<usize>> = Arc::default();
-        let machine = Journal::default();
+        let state = ReplicaState::new(Journal::default());
         let shared = Shared::new(
             me,
             cluster,
             address,
             Clock::start(),
             inbox,
-            &machine,
+            &state,
             Default::default(),
         );
         Self {
@@ -184,7 +185,10 @@ impl Alone {
             commands.iter().map(|_| oneshot::channel()).unzip();
         self.answers.extend(answers);
         let deadline = u64::MAX;
-        let waiters = replies.into_iter().map(|reply| Waiter { reply, deadline });
+        let waiters = replies.into_iter().map(|reply| Waiter {
+            reply: reply.into(),
+            deadline,
+        });
         self.shared.waiters.add(first, 1, waiters);
         replay(first, commands)
     }
@@ -202,7 +206,7 @@ impl Alone {
 
 fn replay(first: LogIndex, commands: &[&str]) -> ApplyJob<Journal> {
     let run = |(command, index): (&&str, LogIndex)| {
-        let payload = encode::<Journal>(&(*command).to_owned()).expect("a command");
+        let payload = encode::<Journal>(None, &(*command).to_owned()).expect("a command");
         frame(LogId::new(1, index), EntryKind::Command, index, &payload)
     };
     let runs: Vec<Bytes> = commands.iter().zip(first..).map(run).collect();
@@ -217,13 +221,19 @@ fn unknown(index: LogIndex) -> Option<Outcome> {
 #[test]
 fn c11_index_and_state_are_shown_together_and_no_entry_is_applied_twice() {
     let mut alone = Alone::new();
-    let mut applier = Applier::new(Journal::default(), Arc::clone(&alone.shared));
+    let mut applier = Applier::new(
+        ReplicaState::new(Journal::default()),
+        Arc::clone(&alone.shared),
+    );
     let job = alone.job(1, &["a", "b"]);
     assert_eq!(applier.run(job), Ok(()));
     assert_eq!(alone.shows(), (2, vec!["a".into(), "b".into()]));
     for (first, commands) in [(1, &["a", "b"][..]), (2, &["b"]), (4, &["d"])] {
         let alone = Alone::new();
-        let mut applier = Applier::new(Journal::default(), Arc::clone(&alone.shared));
+        let mut applier = Applier::new(
+            ReplicaState::new(Journal::default()),
+            Arc::clone(&alone.shared),
+        );
         assert_eq!(applier.run(replay(1, &["a", "b"])), Ok(()));
         let refused = applier.run(replay(first, commands));
         let why = refused.expect_err("out of order");
@@ -269,7 +279,7 @@ fn g3_a_state_machine_that_panics_anywhere_is_reported_and_nobody_waits_for_it()
             alone.job(4, &["d", "e"]),
         ];
         let shared = Arc::clone(&alone.shared);
-        start_applier(Journal::default(), shared, queue).expect("a thread");
+        start_applier(ReplicaState::new(Journal::default()), shared, queue).expect("a thread");
         for job in work {
             jobs.send(job).expect("the thread lives");
         }

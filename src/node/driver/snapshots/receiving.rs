@@ -13,7 +13,8 @@ use crate::core::{
 use crate::network::RaftNetwork;
 use crate::node::applier::{ApplyJob, Restoring};
 use crate::node::driver::{Cause, Driver, Now};
-use crate::node::snapshotter::{SnapshotEvent, SnapshotJob, restore};
+use crate::node::replica_state::ReplicaState;
+use crate::node::snapshotter::{SnapshotEvent, SnapshotJob};
 use crate::snapshot::{REPLICA_FORMAT, SnapshotFolder, SnapshotHead, StoredSnapshot};
 use crate::state_machine::StateMachine;
 use crate::types::{LogId, Micros, ReplicaId, WriteId};
@@ -106,8 +107,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         let last = mark.last;
         let folder = SnapshotFolder::new(self.log.files());
         let inbox = Arc::clone(&self.shared.inbox);
-        let put = move |machine: &mut S| match folder.open(last) {
-            Ok(mut file) => restore(machine, &mut file),
+        let put = move |state: &mut ReplicaState<S>| match folder.open(last) {
+            Ok(mut file) => state.restore(&mut file),
             Err(why) => Ok(Err(why)),
         };
         let done = move |result| {

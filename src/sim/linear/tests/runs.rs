@@ -11,6 +11,7 @@ use super::super::search::{Verdict, search};
 use super::super::{STEPS, by_log};
 use super::*;
 use crate::node::inbox::{Inbox, Lanes, Submission};
+use crate::node::replica_state::ReplicaState;
 use crate::node::shared::{Clock, Shared};
 use crate::sim::clients::Clients;
 use crate::sim::oracle::Oracle;
@@ -286,7 +287,7 @@ impl Rig {
         let address = ([127, 0, 0, 1], 1).into();
         let (clock, inbox) = (Clock::start(), Arc::<Inbox<Answer>>::default());
         let cluster = ClusterId([7; 16]);
-        let registers = Registers::default();
+        let state = ReplicaState::new(Registers::default());
         Self {
             clients: Clients::new(1),
             oracle: Oracle::new(false),
@@ -296,7 +297,7 @@ impl Rig {
                 address,
                 clock,
                 inbox,
-                &registers,
+                &state,
                 Default::default(),
             )),
         }
