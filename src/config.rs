@@ -202,6 +202,8 @@ pub mod limits {
     pub const MAX_UNCOMMITTED: usize = 64 << 20;
     /// Largest piece of a snapshot in a peer frame, bytes.
     pub const MAX_SNAPSHOT_CHUNK: usize = 256 << 10;
+    /// Members compare digests of their states at every index that this divides.
+    pub const DIGEST_EVERY: u64 = 65_536;
     /// Proposals waiting to be appended; more are refused as overload.
     pub const MAX_SUBMITTED: usize = 65_536;
 

@@ -9,6 +9,7 @@
 
 mod change;
 mod configuration;
+mod digests;
 mod election;
 mod follower;
 mod founding;
@@ -42,6 +43,7 @@ pub use snapshots::{SnapshotInput, SnapshotMark};
 use crate::types::{
     HardState, Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId,
 };
+use digests::Digests;
 use election::Campaign;
 pub(crate) use founding::FEATURES;
 use founding::Founding;
@@ -103,6 +105,7 @@ pub struct RaftCore {
     reads: Reads,
     hand_over: HandOver,
     snapshots: Snapshots,
+    digests: Digests,
     commit: LogIndex,
     applied: LogIndex,
     /// Own entries known durable.
@@ -153,6 +156,7 @@ impl RaftCore {
             reads: Reads::default(),
             hand_over: HandOver::default(),
             snapshots: Snapshots::new(recovered.stored),
+            digests: Digests::default(),
             commit: applied,
             applied,
             durable: recovered.last.index,
@@ -226,6 +230,7 @@ impl RaftCore {
             Input::DiskStalls(stalls) => self.disk_stalls(now, stalls, out),
             Input::Snapshot(input) => self.on_snapshot_input(input, out),
             Input::Applied { index } => self.applied = self.applied.max(index),
+            Input::Digest { index, digest } => self.note_digest(now, index, digest, out),
             Input::Settle => self.settle(now, out),
             Input::Fail { reason } => self.fail(reason, out),
         }

@@ -88,6 +88,12 @@ impl<S: StateMachine> Applier<S> {
         }
     }
 
+    /// For a simulation that makes a state another one.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn machine_mut(&mut self) -> &mut S {
+        &mut self.machine
+    }
+
     /// Does one job, and shows what came of it as a whole or not at all (hazard C11).
     ///
     /// # Errors
@@ -173,6 +179,9 @@ impl<S: StateMachine> Applier<S> {
                     format!("the state machine cannot apply entry {}: {why}", id.index)
                 })?;
             (self.at, self.time_us) = (id, time_us);
+            if self.shared.digests.wants(id.index) {
+                self.shared.digests.note(id.index, self.machine.digest());
+            }
         }
         Ok(())
     }

@@ -203,6 +203,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.read(now, &mut lanes.reads);
         let index = self.shared.applied_index();
         self.step(now, Input::Applied { index }, Cause::Other);
+        for (index, digest) in self.shared.digests.take() {
+            self.step(now, Input::Digest { index, digest }, Cause::Other);
+        }
         self.step(now, Input::Settle, Cause::Other);
         self.dispatch(now);
         self.see_to_snapshots(now);

@@ -2,6 +2,7 @@
 
 pub(crate) mod applier;
 pub(crate) mod begin;
+mod digests;
 pub(crate) mod driver;
 mod envelope;
 mod handle;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
+use super::digests::StateDigests;
 use super::envelope;
 use super::inbox::{Inbox, Submission};
 use super::status::Brief;
@@ -56,6 +57,7 @@ pub(crate) struct Shared<S: StateMachine> {
     pub(crate) clock: Clock,
     pub(crate) inbox: Arc<Inbox<S::Response>>,
     pub(crate) waiters: Waiters<S::Response>,
+    pub(crate) digests: StateDigests,
     brief: Mutex<Brief>,
     applied: Mutex<Arc<Applied<S::View>>>,
     applied_index: AtomicU64,
@@ -94,6 +96,7 @@ impl<S: StateMachine> Shared<S> {
             clock,
             inbox,
             waiters: Waiters::default(),
+            digests: StateDigests::default(),
             brief: Mutex::default(),
             applied: Mutex::new(Arc::new(applied)),
             applied_index: AtomicU64::new(id.index),

@@ -30,6 +30,7 @@ pub struct NodeBuilder {
     log: LogOptions,
     lease_drift_ppm: Option<u32>,
     snapshots: SnapshotOptions,
+    digest_every: u64,
 }
 
 impl NodeBuilder {
@@ -55,6 +56,15 @@ impl NodeBuilder {
     /// Set it on every member or on none: each tells the others how long it refuses votes.
     pub fn lease_reads(mut self, drift_ppm: u32) -> Self {
         self.lease_drift_ppm = Some(drift_ppm);
+        self
+    }
+
+    /// At every index that this divides the members compare digests of their states; one whose state
+    /// is not that of the majority stops and says so. 65,536 by default, at least 1.
+    ///
+    /// Set it to the same on every member: what only some of them know is not compared.
+    pub fn digest_every(mut self, entries: u64) -> Self {
+        self.digest_every = entries.max(1);
         self
     }
 
@@ -99,6 +109,7 @@ impl RaftNode<RouterStateMachine> {
             log: LogOptions::default(),
             lease_drift_ppm: None,
             snapshots: SnapshotOptions::default(),
+            digest_every: limits::DIGEST_EVERY,
         }
     }
 }
@@ -127,6 +138,7 @@ fn start_blocking<S: StateMachine>(
         log: mut options,
         lease_drift_ppm,
         snapshots,
+        digest_every,
     } = builder;
     options.election_timeout_min_ms = config.election_timeout_min_ms as u32;
     let inbox = Arc::new(Inbox::default());
@@ -166,6 +178,7 @@ fn start_blocking<S: StateMachine>(
         listening,
         begin,
         snapshots,
+        digest_every,
     };
     let settings = Settings {
         lease_drift_ppm,
@@ -215,6 +228,7 @@ struct Placement {
     listening: SocketAddr,
     begin: Begin,
     snapshots: SnapshotOptions,
+    digest_every: u64,
 }
 
 type Launched<S> = (Arc<Shared<S>>, mpsc::Sender<ApplyJob<S>>);
@@ -233,6 +247,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         listening,
         begin,
         snapshots: options,
+        digest_every,
     } = placement;
     if facts.peer_address.is_empty() {
         facts.peer_address = listening.to_string();
@@ -262,7 +277,8 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     let clock = Clock::start();
     let core = RaftCore::new(me, settings, begin.recovered, founding, clock.now());
     let cluster_id: ClusterId = cluster.credentials.cluster();
-    let shared = Shared::new(me, cluster_id, listening, clock, inbox, &machine, begin.at);
+    let mut shared = Shared::new(me, cluster_id, listening, clock, inbox, &machine, begin.at);
+    shared.digests.every = digest_every;
     let shared = Arc::new(shared);
     let (jobs, queue) = mpsc::channel();
     let apply = {

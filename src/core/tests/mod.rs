@@ -3,6 +3,7 @@
 
 mod bed;
 mod contract;
+mod digests;
 mod disk;
 mod drive;
 mod election;
