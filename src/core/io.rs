@@ -193,6 +193,11 @@ pub enum Input {
     },
     /// All that came in one burst is in; decide what follows from it as a whole.
     Settle,
+    /// The state machine cannot apply this entry; the log is sound.
+    Quarantine {
+        /// Index.
+        index: LogIndex,
+    },
     /// The log or the state machine failed: promise nothing any more.
     Fail {
         /// Why.

@@ -92,6 +92,7 @@ impl RaftCore {
         }
         self.urge_target(out);
         self.tell_open_difference(now, out);
+        self.look_for_successor(now, out);
     }
 
     pub(super) fn send_heartbeat(&mut self, now: Micros, node: NodeId, out: &mut Vec<Output>) {
@@ -129,6 +130,7 @@ impl RaftCore {
             && peer.control == Some(reply.epoch)
         {
             peer.last_contact = now;
+            peer.state = Some(reply.state);
             peer.read_round = peer.read_round.max(reply.read_id.min(round));
             // From when it was sent: that is when the promise began, at the latest.
             let until = reply.sent_at.min(now) + lease;

@@ -14,6 +14,8 @@ pub enum ReplicaState {
     Blank = 1,
     /// Recovering a damaged log from its peers; its word does not count.
     Repairing = 2,
+    /// A member whose state machine stopped: its log counts, it should not lead.
+    Quarantined = 3,
 }
 
 /// Asks a follower to append the entries beside it (Raft paper, figure 2).

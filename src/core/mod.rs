@@ -19,6 +19,7 @@ mod leader;
 mod membership;
 mod message;
 mod peer;
+mod quarantine;
 mod random;
 mod reads;
 mod snapshots;
@@ -123,6 +124,8 @@ pub struct RaftCore {
     sticky_until: Micros,
     /// The own disk has not answered for an election timeout: no time to lead.
     disk_stalls: bool,
+    /// The state machine stopped at this entry.
+    quarantined: Option<LogIndex>,
     failed: bool,
 }
 
@@ -174,6 +177,7 @@ impl RaftCore {
                     .max(recovered.told_election_timeout)
             },
             disk_stalls: false,
+            quarantined: None,
             failed: false,
             settings,
         };
@@ -232,6 +236,7 @@ impl RaftCore {
             Input::Applied { index } => self.applied = self.applied.max(index),
             Input::Digest { index, digest } => self.note_digest(now, index, digest, out),
             Input::Settle => self.settle(now, out),
+            Input::Quarantine { index } => self.quarantine(now, index),
             Input::Fail { reason } => self.fail(reason, out),
         }
     }
@@ -448,7 +453,7 @@ impl RaftCore {
             self.settings.election_timeout_min,
             self.settings.election_timeout_max,
         );
-        self.election_deadline = now + self.random.between(min, max);
+        self.election_deadline = now + self.random.between(min, max) + self.quarantine_patience();
     }
 
     fn advance_commit(&mut self, to: LogIndex, out: &mut Vec<Output>) {
@@ -572,6 +577,8 @@ impl RaftCore {
     fn state(&self) -> ReplicaState {
         if self.is_blank() {
             ReplicaState::Blank
+        } else if self.quarantined.is_some() {
+            ReplicaState::Quarantined
         } else {
             ReplicaState::Member
         }

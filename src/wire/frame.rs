@@ -394,6 +394,7 @@ fn state(byte: u8) -> Result<ReplicaState, Malformed> {
         0 => Ok(ReplicaState::Member),
         1 => Ok(ReplicaState::Blank),
         2 => Ok(ReplicaState::Repairing),
+        3 => Ok(ReplicaState::Quarantined),
         _ => Err(Malformed::Field("an unknown state")),
     }
 }

@@ -14,6 +14,7 @@ mod links;
 mod membership;
 mod membership_changes;
 mod net;
+mod quarantine;
 mod reads;
 mod replication;
 mod script;

@@ -88,7 +88,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
 
     /// The log, or a promise, is broken: take part no more (the process goes on and says why).
     pub(super) fn fail(&mut self, now: Now, reason: String) {
-        if self.failure.is_none() {
+        if !self.core.failed() {
             self.core
                 .step(now.mono, Input::Fail { reason }, &mut self.scratch);
             self.outputs.extend(self.scratch.drain(..));
@@ -112,7 +112,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             } => self.change(now, expected, changes, reply),
             Request::HandOver { to, reply } => self.begin_hand_over(now, to, reply),
             Request::Fail(reason) => {
-                self.fail(now, reason);
+                match self.shared.stopped_at() {
+                    Some(index) => self.quarantine(now, index, reason),
+                    None => self.fail(now, reason),
+                }
                 self.step(now, Input::Tick, Cause::Other);
             }
         }

@@ -170,6 +170,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.shared.waiters.abandon_above(self.dispatched);
         self.backlog.clear();
         self.dispatched = last.index;
+        self.begin_skips();
         let snapshots = &mut self.snapshots;
         snapshots.cut_at = last.index;
         snapshots.counters.installed += 1;
