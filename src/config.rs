@@ -211,6 +211,8 @@ pub mod limits {
     pub const SESSION_ANSWER_BYTES: usize = 16 << 10;
     /// A session ends when it was quiet for longer, microseconds of log time with a leader.
     pub const SESSION_IDLE_US: u64 = 10 * 60 * 1_000_000;
+    /// Members compare digests of their states at every index that this divides.
+    pub const DIGEST_EVERY: u64 = 65_536;
     /// Proposals waiting to be appended; more are refused as overload.
     pub const MAX_SUBMITTED: usize = 65_536;
 

@@ -119,6 +119,8 @@ fn votes_and_heartbeats_travel_on_the_control_class() {
             commit: 0,
             sent_at: 0,
             read_id: 0,
+            digest_index: 0,
+            digest: 0,
         })
     };
     for seq in 0..1000 {

@@ -1,7 +1,7 @@
 //! What a change makes of a configuration; pure functions, for [`membership`](super::membership).
 
 use super::configuration::{Configuration, MemberInfo, Promotion};
-use crate::types::{NodeId, ReplicaId};
+use crate::types::{LogIndex, NodeId, ReplicaId};
 
 /// One wish about who belongs to the cluster. Several go in one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,11 +26,16 @@ pub enum Change {
     },
     /// A member has other addresses.
     Update(MemberInfo),
+    /// No state machine is to apply this committed entry, at which those of a majority stopped
+    /// (hazard G2).
+    Skip(LogIndex),
 }
 
 /// Removed incarnations that are remembered; beyond, the oldest are forgotten. They are random
 /// numbers of 128 bits, so none comes back but by a directory that was removed so long ago.
 const MAX_TOMBSTONES: usize = 512;
+/// Entries that can be skipped. None is ever forgotten: some log may still hold it.
+const MAX_SKIPPED: usize = 256;
 
 impl Configuration {
     /// This configuration, which is not joint, after some changes; not joint either.
@@ -57,6 +62,7 @@ impl Configuration {
                     next.promote(new.replica, old);
                 }
                 Change::Update(info) => next.update(info)?,
+                Change::Skip(index) => next.skip(*index)?,
             }
         }
         next.check().map_err(|error| error.0)?;
@@ -166,6 +172,17 @@ impl Configuration {
     /// Nobody can take the place of who has none any more: the learner goes on as a learner.
     fn forget_promotions_to(&mut self, place: ReplicaId) {
         self.promotions.retain(|other| other.replaces != place);
+    }
+
+    fn skip(&mut self, index: LogIndex) -> Result<(), &'static str> {
+        match self.skipped.binary_search(&index) {
+            Ok(_) => Err("that entry is skipped already"),
+            Err(_) if self.skipped.len() >= MAX_SKIPPED => Err("too many entries are skipped"),
+            Err(at) => {
+                self.skipped.insert(at, index);
+                Ok(())
+            }
+        }
     }
 
     fn update(&mut self, info: &MemberInfo) -> Result<(), &'static str> {

@@ -43,6 +43,8 @@ pub struct Configuration {
     pub tombstones: Vec<ReplicaId>,
     /// Feature level of the replicated state.
     pub feature_level: u32,
+    /// Entries that no state machine applies, ascending (hazard G2).
+    pub skipped: Vec<LogIndex>,
 }
 
 impl Configuration {
@@ -129,7 +131,7 @@ const TOO_LONG: &str = "an address over 512 bytes";
 
 impl Configuration {
     /// The payload of the entry: version 1, then voters, old voters, learners, promotions (learner and
-    /// whom it replaces), tombstones and the feature level; integers little-endian, lists and texts with their length before them.
+    /// whom it replaces), tombstones, the feature level and the skipped entries; integers little-endian, lists and texts with their length before them.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         for list in [&self.incoming, &self.outgoing, &self.learners] {
@@ -152,6 +154,10 @@ impl Configuration {
             .iter()
             .for_each(|who| put_replica(&mut out, *who));
         put_u32(&mut out, self.feature_level);
+        put_u32(&mut out, self.skipped.len() as u32);
+        for index in &self.skipped {
+            out.extend_from_slice(&index.to_le_bytes());
+        }
         out
     }
 
@@ -171,6 +177,7 @@ impl Configuration {
             promotions: take_list(&mut input, take_promotion)?,
             tombstones: take_list(&mut input, take_replica)?,
             feature_level: take_u32(&mut input)?,
+            skipped: take_list(&mut input, |input| take(input).map(u64::from_le_bytes))?,
         };
         if !input.is_empty() {
             return Err(ConfigurationError("bytes left over"));
@@ -215,6 +222,9 @@ impl Configuration {
             .any(|one| is(&self.incoming, one.replica))
         {
             return Err(ConfigurationError("a learner that votes"));
+        }
+        if !self.skipped.is_sorted_by(|one, next| one < next) || self.skipped.first() == Some(&0) {
+            return Err(ConfigurationError("skipped entries out of order"));
         }
         let stray = |one: &Promotion| !is(&self.learners, one.learner);
         if self.promotions.iter().any(stray) {
@@ -402,6 +412,7 @@ mod tests {
             .tombstones
             .push(ReplicaId::new(4, Incarnation([8; 16])));
         configuration.feature_level = 3;
+        configuration.skipped = vec![7, 900];
         let bytes = configuration.encode();
         assert_eq!(Configuration::decode(&bytes), Ok(configuration.clone()));
         for cut in 0..bytes.len() {

@@ -176,9 +176,13 @@ impl RaftCore {
             // It may overtake appends: commit only what was checked with this leader (hazard B8).
             self.advance_commit(heartbeat.commit.min(self.verified), out);
         }
+        if self.leader == Some(from.node) && heartbeat.term == self.hard.term {
+            self.on_agreed_digest(heartbeat.digest_index, heartbeat.digest, out);
+        }
         if self.failed {
             return;
         }
+        let (digest_index, digest) = self.digests.own();
         let reply = HeartbeatReply {
             term: self.hard.term,
             incarnation: self.me.incarnation,
@@ -187,8 +191,8 @@ impl RaftCore {
             sent_at: heartbeat.sent_at,
             read_id: heartbeat.read_id,
             applied: self.applied,
-            digest_index: 0,
-            digest: 0,
+            digest_index,
+            digest,
             election_timeout_min_ms: (self.settings.election_timeout_min / 1000) as u32,
             state: self.state(),
         };

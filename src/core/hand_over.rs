@@ -162,6 +162,7 @@ impl RaftCore {
         }
         let accepted = urge.target == self.me.incarnation
             && self.may_campaign()
+            && self.quarantined.is_none()
             && self.log.last() == urge.last;
         if accepted {
             self.campaign_for_hand_over(now, out);

@@ -184,8 +184,20 @@ pub enum Input {
         /// Index.
         index: LogIndex,
     },
+    /// The state machine's state had this digest when it had applied this far.
+    Digest {
+        /// Index.
+        index: LogIndex,
+        /// The digest.
+        digest: u128,
+    },
     /// All that came in one burst is in; decide what follows from it as a whole.
     Settle,
+    /// The state machine cannot apply this entry; the log is sound.
+    Quarantine {
+        /// Index.
+        index: LogIndex,
+    },
     /// The log or the state machine failed: promise nothing any more.
     Fail {
         /// Why.
@@ -376,6 +388,22 @@ pub enum Event {
         index: LogIndex,
         /// What it says.
         configuration: Arc<Configuration>,
+    },
+    /// The state here is not that of a quorum: this replica stops.
+    Diverged {
+        /// Where that was seen.
+        index: LogIndex,
+        /// Digest of the state here.
+        own: u128,
+        /// And of the quorum's.
+        agreed: u128,
+    },
+    /// The members' states differ, and no quorum of them says which is right.
+    StatesDiffer {
+        /// Where that was seen.
+        index: LogIndex,
+        /// The digests that are known.
+        digests: Vec<(NodeId, u128)>,
     },
     /// An operator has to do something; the text says what.
     Advice(String),

@@ -11,6 +11,7 @@ impl RaftCore {
         self.role = RaftRole::Leader;
         self.leader = Some(self.me.node);
         self.hand_over = HandOver::default();
+        self.digests.begin_term();
         let index = self.log.last().index + 1;
         for member in self.others().iter() {
             self.peers
@@ -90,6 +91,8 @@ impl RaftCore {
             }
         }
         self.urge_target(out);
+        self.tell_open_difference(now, out);
+        self.look_for_successor(now, out);
     }
 
     pub(super) fn send_heartbeat(&mut self, now: Micros, node: NodeId, out: &mut Vec<Output>) {
@@ -98,6 +101,7 @@ impl RaftCore {
             return;
         };
         let Some(epoch) = peer.control else { return };
+        let (digest_index, digest) = self.digests.agreed();
         let heartbeat = Heartbeat {
             term: self.hard.term,
             epoch,
@@ -105,6 +109,8 @@ impl RaftCore {
             commit: self.commit.min(peer.match_index),
             sent_at: now,
             read_id,
+            digest_index,
+            digest,
         };
         peer.control_seq += 1;
         self.send(node, Message::Heartbeat(heartbeat), None, out);
@@ -124,6 +130,7 @@ impl RaftCore {
             && peer.control == Some(reply.epoch)
         {
             peer.last_contact = now;
+            peer.state = Some(reply.state);
             peer.read_round = peer.read_round.max(reply.read_id.min(round));
             // From when it was sent: that is when the promise began, at the latest.
             let until = reply.sent_at.min(now) + lease;
@@ -131,6 +138,8 @@ impl RaftCore {
                 peer.lease_until = peer.lease_until.max(until);
             }
             self.confirm_reads(out);
+            let (index, digest) = (reply.digest_index, reply.digest);
+            self.on_member_digest(now, from, index, digest, out);
         }
     }
 

@@ -63,6 +63,9 @@ impl RaftCore {
         if !self.may_change() {
             return Err(ChangeError::Busy);
         }
+        if let Some(why) = changes.iter().find_map(|change| self.refuses_skip(change)) {
+            return Err(ChangeError::Invalid(why));
+        }
         let next = current.after(changes).map_err(ChangeError::Invalid)?;
         Ok(current.towards(next))
     }

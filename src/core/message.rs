@@ -14,6 +14,8 @@ pub enum ReplicaState {
     Blank = 1,
     /// Recovering a damaged log from its peers; its word does not count.
     Repairing = 2,
+    /// A member whose state machine stopped: its log counts, it should not lead.
+    Quarantined = 3,
 }
 
 /// Asks a follower to append the entries beside it (Raft paper, figure 2).
@@ -139,6 +141,10 @@ pub struct Heartbeat {
     pub sent_at: Micros,
     /// A read that wants a quorum's word; 0 = none.
     pub read_id: u64,
+    /// The newest index at which a quorum's states are known to be equal; 0 = none is.
+    pub digest_index: LogIndex,
+    /// Their digest there.
+    pub digest: u128,
 }
 
 /// The answer to [`Heartbeat`].
@@ -158,7 +164,7 @@ pub struct HeartbeatReply {
     pub read_id: u64,
     /// How far the follower has applied.
     pub applied: LogIndex,
-    /// Index of the last digest taken.
+    /// Index of the last digest taken; 0 = none was.
     pub digest_index: LogIndex,
     /// The state's digest there.
     pub digest: u128,

@@ -9,6 +9,7 @@
 
 mod change;
 mod configuration;
+mod digests;
 mod election;
 mod follower;
 mod founding;
@@ -18,6 +19,7 @@ mod leader;
 mod membership;
 mod message;
 mod peer;
+mod quarantine;
 mod random;
 mod reads;
 mod snapshots;
@@ -42,6 +44,7 @@ pub use snapshots::{SnapshotInput, SnapshotMark};
 use crate::types::{
     HardState, Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId,
 };
+use digests::Digests;
 use election::Campaign;
 pub(crate) use founding::FEATURES;
 use founding::Founding;
@@ -103,6 +106,7 @@ pub struct RaftCore {
     reads: Reads,
     hand_over: HandOver,
     snapshots: Snapshots,
+    digests: Digests,
     commit: LogIndex,
     applied: LogIndex,
     /// Own entries known durable.
@@ -120,6 +124,8 @@ pub struct RaftCore {
     sticky_until: Micros,
     /// The own disk has not answered for an election timeout: no time to lead.
     disk_stalls: bool,
+    /// The state machine stopped at this entry.
+    quarantined: Option<LogIndex>,
     failed: bool,
 }
 
@@ -153,6 +159,7 @@ impl RaftCore {
             reads: Reads::default(),
             hand_over: HandOver::default(),
             snapshots: Snapshots::new(recovered.stored),
+            digests: Digests::default(),
             commit: applied,
             applied,
             durable: recovered.last.index,
@@ -170,6 +177,7 @@ impl RaftCore {
                     .max(recovered.told_election_timeout)
             },
             disk_stalls: false,
+            quarantined: None,
             failed: false,
             settings,
         };
@@ -226,7 +234,9 @@ impl RaftCore {
             Input::DiskStalls(stalls) => self.disk_stalls(now, stalls, out),
             Input::Snapshot(input) => self.on_snapshot_input(input, out),
             Input::Applied { index } => self.applied = self.applied.max(index),
+            Input::Digest { index, digest } => self.note_digest(now, index, digest, out),
             Input::Settle => self.settle(now, out),
+            Input::Quarantine { index } => self.quarantine(now, index),
             Input::Fail { reason } => self.fail(reason, out),
         }
     }
@@ -443,7 +453,7 @@ impl RaftCore {
             self.settings.election_timeout_min,
             self.settings.election_timeout_max,
         );
-        self.election_deadline = now + self.random.between(min, max);
+        self.election_deadline = now + self.random.between(min, max) + self.quarantine_patience();
     }
 
     fn advance_commit(&mut self, to: LogIndex, out: &mut Vec<Output>) {
@@ -566,6 +576,8 @@ impl RaftCore {
     fn state(&self) -> ReplicaState {
         if self.is_blank() {
             ReplicaState::Blank
+        } else if self.quarantined.is_some() {
+            ReplicaState::Quarantined
         } else {
             ReplicaState::Member
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::io::PeerHello;
-use super::message::Class;
+use super::message::{Class, ReplicaState};
 use super::snapshots::SnapshotMark;
 use crate::types::{LogIndex, Micros, ReplicaId};
 
@@ -62,6 +62,8 @@ pub(super) struct Peer {
     pub(super) round_began: Micros,
     /// Last reply of this term.
     pub(super) last_contact: Micros,
+    /// What it was as of its last reply to a heartbeat of this term.
+    pub(super) state: Option<ReplicaState>,
 }
 
 impl Default for Peer {
@@ -84,6 +86,7 @@ impl Default for Peer {
             round_goal: 0,
             round_began: 0,
             last_contact: 0,
+            state: None,
         }
     }
 }
@@ -125,6 +128,7 @@ impl Peer {
     pub(super) fn start_term(&mut self, next: LogIndex, now: Micros) {
         self.match_index = 0;
         self.last_contact = now;
+        self.state = None;
         self.refused = false;
         self.read_round = 0;
         self.lease_until = 0;

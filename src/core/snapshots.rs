@@ -304,6 +304,7 @@ impl RaftCore {
             let text = format!("it leads without {}, which is committed", mark.last);
             return self.fail(text, out);
         }
+        self.digests.forget_own();
         let after = self.install(&install, out);
         self.snapshots.stored = Some(mark);
         let ack = self.snapshot_ack(mark.id, 0, SnapshotStatus::Installed);

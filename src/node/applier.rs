@@ -1,7 +1,7 @@
 //! Applying what is committed, in order, on a thread of its own, so that a slow state machine never
 //! holds up heartbeats.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub(crate) enum ApplyJob<S: StateMachine> {
     Freeze(Box<dyn FnOnce(FrozenState) + Send>),
     /// Put a snapshot's state in place of the machine's.
     Restore(Restoring<S>),
+    /// Never apply this entry.
+    Skip(LogIndex),
     /// Show what was restored.
     Show,
     /// Ask the state machine what log time makes due.
@@ -73,6 +75,8 @@ pub(crate) struct Applier<S: StateMachine> {
     waiting: VecDeque<Slot<S::Response>>,
     /// Answers that go out once the state that they are about can be read.
     answers: Vec<(Slot<S::Response>, Outcome<S::Response>)>,
+    /// What is not to be applied.
+    skips: BTreeSet<LogIndex>,
     /// It failed once, so what it holds may be half of something.
     quarantined: bool,
 }
@@ -88,8 +92,15 @@ impl<S: StateMachine> Applier<S> {
             time_us: begin.time_us,
             waiting: VecDeque::new(),
             answers: Vec::new(),
+            skips: BTreeSet::new(),
             quarantined: false,
         }
+    }
+
+    /// For a simulation that makes a state another one.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn machine_mut(&mut self) -> &mut S {
+        &mut self.state.machine
     }
 
     /// Does one job, and shows what came of it as a whole or not at all (hazard C11).
@@ -139,6 +150,7 @@ impl<S: StateMachine> Applier<S> {
                 reply(frozen);
             }
             ApplyJob::Restore(restoring) => self.restore(restoring)?,
+            ApplyJob::Skip(index) => self.skip(index)?,
             ApplyJob::Show => self.publish(),
             ApplyJob::Due { time_us, found } => {
                 if let Some(command) = self.state.machine.due(time_us) {
@@ -147,6 +159,19 @@ impl<S: StateMachine> Applier<S> {
             }
             ApplyJob::Stop => {}
         }
+        Ok(())
+    }
+
+    /// Who has applied it has another state than those that will not.
+    fn skip(&mut self, index: LogIndex) -> Result<(), String> {
+        if index <= self.at.index {
+            return Err(format!(
+                "the state machine has applied entry {index}, which the cluster skips: restart this \
+                 node, and if it says so again, move its directory away, start the node with an empty \
+                 one and let the leader `replace` it"
+            ));
+        }
+        self.skips.insert(index);
         Ok(())
     }
 
@@ -171,13 +196,21 @@ impl<S: StateMachine> Applier<S> {
             if id.index != self.at.index + 1 {
                 return Err(format!("entry {} came after {}", id.index, self.at.index));
             }
-            let applied = catch_unwind(AssertUnwindSafe(|| self.apply(&entry)));
-            applied
-                .unwrap_or_else(|panic| Err(panic_text(&panic)))
-                .map_err(|why| {
+            if self.skips.contains(&id.index) {
+                let waits = self.waiting.pop_front_if(|slot| slot.index == id.index);
+                waits.into_iter().for_each(Slot::give_up);
+            } else {
+                let applied = catch_unwind(AssertUnwindSafe(|| self.apply(&entry)));
+                let applied = applied.unwrap_or_else(|panic| Err(panic_text(&panic)));
+                applied.map_err(|why| {
+                    self.shared.set_stopped_at(id.index);
                     format!("the state machine cannot apply entry {}: {why}", id.index)
                 })?;
+            }
             (self.at, self.time_us) = (id, time_us);
+            if self.shared.digests.wants(id.index) {
+                self.shared.digests.note(id.index, self.state.digest());
+            }
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ mod membership;
 mod network;
 mod proposals;
 mod reads;
+mod skipping;
 mod snapshots;
 mod writes;
 
@@ -34,6 +35,7 @@ use crate::wal::{LogStorage, Medium, NewEntry};
 pub(crate) use hand_over::HandOverReply;
 pub(crate) use membership::ChangeReply;
 use reads::Reads;
+use skipping::Skips;
 pub use snapshots::SnapshotCounters;
 use snapshots::Snapshots;
 pub(crate) use snapshots::{SnapshotParts, SnapshotSink};
@@ -68,6 +70,7 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     entries: Vec<NewEntry>,
     reads: Reads,
     snapshots: Snapshots,
+    skips: Skips,
     log_time: LogTime,
     next_due: Micros,
     /// The disk has kept a write waiting for an election timeout.
@@ -151,6 +154,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             entries: Vec::new(),
             reads,
             snapshots: Snapshots::new(snapshots),
+            skips: Skips::default(),
             log_time: LogTime::default(),
             next_due: 0,
             disk_stalls: false,
@@ -166,6 +170,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             failure: None,
             stopping: false,
         };
+        driver.begin_skips();
         driver.dial();
         driver.tell_facts();
         driver.publish(0);
@@ -203,7 +208,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.read(now, &mut lanes.reads);
         let index = self.shared.applied_index();
         self.step(now, Input::Applied { index }, Cause::Other);
+        for (index, digest) in self.shared.digests.take() {
+            self.step(now, Input::Digest { index, digest }, Cause::Other);
+        }
         self.step(now, Input::Settle, Cause::Other);
+        self.tell_skips();
         self.dispatch(now);
         self.see_to_snapshots(now);
         self.ask_what_is_due(now);
@@ -221,7 +230,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     /// (hazard F5).
     fn next_call(&self, now: Micros) -> Micros {
         match self.failure {
-            Some(_) if !self.shared.waiters.is_empty() => now + STATUS_INTERVAL,
+            Some(_) if !self.shared.waiters.is_empty() => {
+                self.core.deadline().min(now + STATUS_INTERVAL)
+            }
             _ => {
                 let deadline = self.core.deadline().min(self.reads.deadline());
                 deadline.min(self.snapshots.deadline())

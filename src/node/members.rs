@@ -59,6 +59,20 @@ impl<S: StateMachine> RaftNode<S> {
         waiting.map(info).collect()
     }
 
+    /// Has every state machine skip the committed entry `index`: a command at which the state machines
+    /// of a majority, the leader's among them, stopped because they cannot apply it (their
+    /// [`NodeStatus::failure`](super::NodeStatus::failure) names it). Only on the leader. Then the
+    /// stopped nodes are to be restarted: they come to the state without that command. Whoever
+    /// proposed it was told that its outcome is unknown.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]. After `Unknown` it may still go through.
+    pub async fn skip_entry(&self, index: LogIndex) -> Result<LogIndex, ChangeError> {
+        let options = ChangeOptions::default();
+        self.change_members(vec![Change::Skip(index)], options)
+            .await
+    }
+
     /// Changes the members, all of `changes` in one step, and waits until that is committed: the
     /// index of the configuration then in force. Voters change by joint consensus. Who is added or
     /// takes another's place is a learner first, and votes once it has caught up, by a further

@@ -2,6 +2,7 @@
 
 pub(crate) mod applier;
 pub(crate) mod begin;
+mod digests;
 pub(crate) mod driver;
 pub(crate) mod envelope;
 mod handle;

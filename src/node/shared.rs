@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
+use super::digests::StateDigests;
 use super::envelope::{self, InSession};
 use super::inbox::{Inbox, Submission};
 use super::replica_state::ReplicaState;
@@ -57,6 +58,7 @@ pub(crate) struct Shared<S: StateMachine> {
     pub(crate) clock: Clock,
     pub(crate) inbox: Arc<Inbox<S::Response>>,
     pub(crate) waiters: Waiters<S::Response>,
+    pub(crate) digests: StateDigests,
     brief: Mutex<Brief>,
     applied: Mutex<Arc<Applied<S::View>>>,
     applied_index: AtomicU64,
@@ -65,6 +67,8 @@ pub(crate) struct Shared<S: StateMachine> {
     apply_is_behind: AtomicBool,
     /// Until when no other leader can have been elected, by `clock`; 0 = there is no such promise.
     lease: AtomicU64,
+    /// The entry at which the state machine stopped; 0 while it goes on.
+    stopped_at: AtomicU64,
     /// Highest index known committed, never behind what a peer was told.
     commit: AtomicU64,
     pub(crate) stopped: watch::Sender<bool>,
@@ -95,12 +99,14 @@ impl<S: StateMachine> Shared<S> {
             clock,
             inbox,
             waiters: Waiters::default(),
+            digests: StateDigests::default(),
             brief: Mutex::default(),
             applied: Mutex::new(Arc::new(applied)),
             applied_index: AtomicU64::new(id.index),
             applied_changed: watch::Sender::new(id.index),
             apply_is_behind: AtomicBool::new(false),
             lease: AtomicU64::new(0),
+            stopped_at: AtomicU64::new(0),
             commit: AtomicU64::new(id.index),
             stopped: watch::Sender::new(false),
         }
@@ -145,6 +151,16 @@ impl<S: StateMachine> Shared<S> {
     /// Before anything is sent that tells a peer of it, and before it is applied.
     pub(crate) fn set_commit(&self, commit: LogIndex) {
         self.commit.store(commit, Ordering::SeqCst);
+    }
+
+    /// The state machine cannot apply this entry.
+    pub(crate) fn set_stopped_at(&self, index: LogIndex) {
+        self.stopped_at.store(index, Ordering::SeqCst);
+    }
+
+    /// At which entry the state machine stopped, if it did at one.
+    pub(crate) fn stopped_at(&self) -> Option<LogIndex> {
+        Some(self.stopped_at.load(Ordering::SeqCst)).filter(|index| *index > 0)
     }
 
     pub(crate) fn set_apply_is_behind(&self, behind: bool) {

@@ -31,6 +31,7 @@ pub struct NodeBuilder {
     log: LogOptions,
     lease_drift_ppm: Option<u32>,
     snapshots: SnapshotOptions,
+    digest_every: u64,
 }
 
 impl NodeBuilder {
@@ -56,6 +57,15 @@ impl NodeBuilder {
     /// Set it on every member or on none: each tells the others how long it refuses votes.
     pub fn lease_reads(mut self, drift_ppm: u32) -> Self {
         self.lease_drift_ppm = Some(drift_ppm);
+        self
+    }
+
+    /// At every index that this divides the members compare digests of their states; one whose state
+    /// is not that of the majority stops and says so. 65,536 by default, at least 1.
+    ///
+    /// Set it to the same on every member: what only some of them know is not compared.
+    pub fn digest_every(mut self, entries: u64) -> Self {
+        self.digest_every = entries.max(1);
         self
     }
 
@@ -100,6 +110,7 @@ impl RaftNode<RouterStateMachine> {
             log: LogOptions::default(),
             lease_drift_ppm: None,
             snapshots: SnapshotOptions::default(),
+            digest_every: limits::DIGEST_EVERY,
         }
     }
 }
@@ -128,6 +139,7 @@ fn start_blocking<S: StateMachine>(
         log: mut options,
         lease_drift_ppm,
         snapshots,
+        digest_every,
     } = builder;
     options.election_timeout_min_ms = config.election_timeout_min_ms as u32;
     let inbox = Arc::new(Inbox::default());
@@ -168,6 +180,7 @@ fn start_blocking<S: StateMachine>(
         listening,
         begin,
         snapshots,
+        digest_every,
     };
     let settings = Settings {
         lease_drift_ppm,
@@ -217,6 +230,7 @@ struct Placement {
     listening: SocketAddr,
     begin: Begin,
     snapshots: SnapshotOptions,
+    digest_every: u64,
 }
 
 type Launched<S> = (Arc<Shared<S>>, mpsc::Sender<ApplyJob<S>>);
@@ -235,6 +249,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         listening,
         begin,
         snapshots: options,
+        digest_every,
     } = placement;
     if facts.peer_address.is_empty() {
         facts.peer_address = listening.to_string();
@@ -245,7 +260,8 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     let clock = Clock::start();
     let core = RaftCore::new(me, settings, begin.recovered, founding, clock.now());
     let cluster_id: ClusterId = cluster.credentials.cluster();
-    let shared = Shared::new(me, cluster_id, listening, clock, inbox, &state, begin.at);
+    let mut shared = Shared::new(me, cluster_id, listening, clock, inbox, &state, begin.at);
+    shared.digests.every = digest_every;
     let shared = Arc::new(shared);
     let (jobs, queue) = mpsc::channel();
     let apply = {

@@ -258,6 +258,8 @@ mod tests {
             commit: 0,
             sent_at: 0,
             read_id: 0,
+            digest_index: 0,
+            digest: 0,
         })
     }
 

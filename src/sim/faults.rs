@@ -94,6 +94,8 @@ names! {
         Demote = "demote",
         /// An operator hands leadership over.
         HandOver = "hand-over",
+        /// A state machine's state becomes another than it should be.
+        Diverge = "diverge",
         /// No client asks for anything for a while.
         Quiet = "quiet",
         /// Clients ask for much at once.

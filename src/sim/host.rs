@@ -38,6 +38,8 @@ pub(crate) const SESSION_LIMITS: SessionLimits = SessionLimits {
     answer_bytes: 1 << 20,
     idle_us: 1_500_000,
 };
+/// Often, so that a state that diverges is found soon.
+const DIGEST_EVERY: u64 = 16;
 /// When the first node started, by the wall clock.
 const EPOCH: Micros = 1_700_000_000_000_000;
 
@@ -76,6 +78,8 @@ pub(crate) struct Process<S: StateMachine> {
     applier: Applier<S>,
     /// The applier met something that it cannot apply.
     unsound: bool,
+    /// Its state was made another one.
+    pub(crate) diverged: bool,
     jobs: Jobs<S>,
     snapshots: Queue<SnapshotJob>,
     /// For the writing of states, and for transfers.
@@ -212,7 +216,7 @@ impl<S: StateMachine> Host<S> {
             facts,
             begin,
         };
-        let shared = Arc::new(Shared::new(
+        let mut shared = Shared::new(
             me,
             CLUSTER,
             ([127, 0, 0, 1], 1).into(),
@@ -220,7 +224,9 @@ impl<S: StateMachine> Host<S> {
             inbox,
             &state,
             made.begin.at,
-        ));
+        );
+        shared.digests.every = DIGEST_EVERY;
+        let shared = Arc::new(shared);
         let (jobs, snapshots) = (Jobs::<S>::default(), Queue::default());
         let folder = SnapshotFolder::new(made.log.files());
         let driver = made.driver(&shared, into_queue(&jobs), into_queue(&snapshots), rates);
@@ -230,6 +236,7 @@ impl<S: StateMachine> Host<S> {
             driver,
             shared,
             unsound: false,
+            diverged: false,
             jobs,
             snapshots,
             snapshotters: [(); 2].map(|()| Snapshotter::new(folder.clone(), Box::new(|_| Ok(())))),
@@ -295,6 +302,13 @@ impl<S: StateMachine> Host<S> {
     /// Whether what it had promised is gone, or may be.
     pub(crate) fn is_spoiled(&self) -> bool {
         self.wiped || self.spoiled.is()
+    }
+
+    /// Whether its state was made another one and nobody has noticed.
+    pub(crate) fn is_diverged(&self) -> bool {
+        self.process
+            .as_deref()
+            .is_some_and(|process| process.diverged)
     }
 
     pub(crate) fn leads(&self) -> Option<Term> {
@@ -402,6 +416,13 @@ impl<S: StateMachine> Process<S> {
             let fail = Request::Fail(reason);
             self.shared.inbox.put(|lanes| lanes.requests.push(fail));
         }
+    }
+
+    /// The state becomes another one, if `spoil` can do that.
+    pub(crate) fn diverge(&mut self, spoil: impl FnOnce(&mut S) -> bool) -> bool {
+        let diverges = spoil(self.applier.machine_mut());
+        self.diverged |= diverges;
+        diverges
     }
 
     /// What it believes to be durable.

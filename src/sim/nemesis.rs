@@ -43,6 +43,7 @@ impl<W: Workload> World<W> {
                 self.change_members(strike, node)?
             }
             Fault::HandOver => self.hand_over(node, other),
+            Fault::Diverge => self.diverge(node),
             Fault::Cut | Fault::Isolate | Fault::Clog | Fault::Reset => {
                 self.disturb_links(strike, node, other)
             }
@@ -77,6 +78,28 @@ impl<W: Workload> World<W> {
         }
         self.poke(At { node, life }, 0);
         true
+    }
+
+    /// The state of a minority becomes another one. Only where no snapshot is taken: a restart mends
+    /// it, and nobody can be given it.
+    fn diverge(&mut self, node: NodeId) -> bool {
+        if self.plan.rates.snapshot_every > 0 || !self.may_spoil(node) {
+            return false;
+        }
+        let workload = &self.workload;
+        let host = self.hosts.get_mut((node as usize).saturating_sub(1));
+        let process = host.and_then(|host| host.process.as_deref_mut());
+        let Some(process) = process.filter(|process| !process.diverged) else {
+            return false;
+        };
+        let (me, diverged) = (
+            process.me,
+            process.diverge(|machine| workload.spoil(machine)),
+        );
+        if diverged {
+            self.oracle.diverges(me, true);
+        }
+        diverged
     }
 
     fn disturb_links(&mut self, strike: &Strike, node: NodeId, other: NodeId) -> bool {

@@ -15,6 +15,8 @@ use crate::wal::Crash;
 
 /// Failures that no fault of a disk excuses.
 const BROKEN: [&str; 4] = ["leads term", "differs from", "too large", "the log wants"];
+/// What a replica says that stops because its state is another.
+const NOT_THE_QUORUMS: &str = "is not that of the quorum";
 /// From so many committed entries on, disks are read back half as often, and so on: each reading
 /// reads all of a log.
 const LONG_LOG: LogIndex = 1_000;
@@ -52,9 +54,20 @@ impl<W: Workload> World<W> {
         else {
             return Ok(false);
         };
-        if !excused || BROKEN.iter().any(|sign| why.contains(sign)) {
+        let diverged = host.is_diverged();
+        if diverged && why.contains(NOT_THE_QUORUMS) {
+            self.diverged_found += 1;
+        } else if why.contains(NOT_THE_QUORUMS) {
+            return Err(format!(
+                "G1: node {} stops with a right state: {why}",
+                at.node
+            ));
+        } else if !excused || BROKEN.iter().any(|sign| why.contains(sign)) {
             return Err(format!("node {} has failed: {why}", at.node));
         }
+        let Some(host) = self.host(at.node) else {
+            return Ok(false);
+        };
         let crash = if host.random.chance(500) {
             Crash::Kill
         } else {

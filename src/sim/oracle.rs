@@ -10,7 +10,7 @@
 //! * S13 one change of members at a time, over quorums that intersect.
 //! * S17 what clients were told is true. S19 what is promised to a peer is durable.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::truth::{Image, Item};
@@ -48,6 +48,8 @@ pub(crate) struct Oracle {
     /// The last image of directories that are lost: what they promised stays promised. `None` if
     /// nobody knows what it was.
     graves: BTreeMap<ReplicaId, Option<Arc<Image>>>,
+    /// Replicas whose state was made another one on purpose.
+    diverged: BTreeSet<ReplicaId>,
     /// The newest configuration that is committed, and its index.
     governing: Option<(LogIndex, Arc<Configuration>)>,
     /// Every configuration that some replica knew as committed, by its index.
@@ -379,10 +381,22 @@ impl Oracle {
                 self.committed()
             )
         })?;
+        if self.diverged.contains(&who) {
+            return Ok(());
+        }
         let known = *self.digests.entry(at).or_insert(digest);
         check(known == digest, || {
             format!("S12: {who} has another digest at {at}")
         })
+    }
+
+    /// From now on, or no longer, the state of this replica is known to be another.
+    pub(crate) fn diverges(&mut self, who: ReplicaId, diverges: bool) {
+        if diverges {
+            self.diverged.insert(who);
+        } else {
+            self.diverged.remove(&who);
+        }
     }
 
     /// The place of a command among those of the log, if it is committed.

@@ -55,6 +55,7 @@ impl<W: Workload> World<W> {
     fn phases(&mut self) -> Result<(), String> {
         self.run(self.plan.chaos_us, |_| false)?;
         self.heal();
+        self.finds_the_diverged()?;
         if self.oracle.committed() > 0 {
             self.quorum_serves()?;
         }
@@ -74,6 +75,27 @@ impl<W: Workload> World<W> {
             self.schedule.add(now + 1, Event::Start(node));
         }
         self.note(|| "healed".to_owned());
+    }
+
+    /// G1: a member whose state is another notices, while a quorum has the right one.
+    fn finds_the_diverged(&mut self) -> Result<(), String> {
+        let found = |world: &Self| {
+            let Some((_, governing)) = world.oracle.governing() else {
+                return true;
+            };
+            let votes = |host: &Host<W::Machine>| {
+                let replica = host.replica();
+                host.is_diverged() && replica.is_some_and(|who| governing.is_voter(who))
+            };
+            !world.hosts.iter().any(votes)
+        };
+        if !found(self) && !self.run(self.now + ECHO + PATIENCE, found)? {
+            return Err(format!(
+                "G1: nobody notices that a state is another: {}",
+                self.roles()
+            ));
+        }
+        Ok(())
     }
 
     fn quorum_serves(&mut self) -> Result<(), String> {

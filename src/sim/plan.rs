@@ -126,7 +126,11 @@ impl Plan {
         let spares = if random.chance(500) { 2 } else { 0 };
         let mut rates = Rates::draw(&mut random, options.chaos_us);
         rates.draw_snapshots(&mut Random::named(seed, "snapshots", 0));
-        let strikes = strikes(&mut random, (nodes + spares) as u64, options.chaos_us);
+        let mut strikes = strikes(&mut random, (nodes + spares) as u64, options.chaos_us);
+        let mut random = Random::named(seed, "diverge", 0);
+        if random.chance(300) {
+            strikes.push(diverges(&mut random, nodes as u64, options.chaos_us));
+        }
         Self {
             seed,
             nodes,
@@ -188,6 +192,22 @@ impl Rates {
         self.apply = 10..200;
         self.snapshots = 50..1_000;
         self.proposals = 10_000..30_000;
+    }
+}
+
+/// One state becomes another one. From a stream of its own: other strikes do not depend on it.
+fn diverges(random: &mut Random, nodes: u64, chaos: Micros) -> Strike {
+    Strike {
+        at: 1 + random.below(chaos.max(1)),
+        fault: Fault::Diverge,
+        target: if random.chance(400) {
+            Target::Leader
+        } else {
+            Target::Node(1 + random.below(nodes))
+        },
+        other: 1,
+        long: 0,
+        draw: random.next(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::plan::{Strike, Target};
 use super::world::World;
 use super::{
     Fault, FaultCounts, Ledger, LedgerWorkload, NodeState, Plan, Random, Report, RouterWorkload,
@@ -217,4 +218,42 @@ fn s12_a_flawed_machine_is_found_and_made_small() {
     assert!(small.plan.strikes() < few, "{}", small.plan);
     let again = simulate_plan(workload.clone(), &small.plan).expect_err("it still fails");
     assert_eq!(again.kind(), "S12");
+}
+
+/// A quiet world of three, in which one state becomes another one.
+fn diverging(seed: u64, target: Target) -> Plan {
+    let mut plan = Plan::draw(&options(seed));
+    plan.nodes = 3;
+    plan.spares = 0;
+    plan.rates.heal();
+    plan.rates.snapshot_every = 0;
+    let other = Strike {
+        at: 2_000_000,
+        fault: Fault::Diverge,
+        target,
+        other: 1,
+        long: 0,
+        draw: 0,
+    };
+    plan.strikes = vec![other];
+    plan
+}
+
+/// Who is flawed stops, leader or not, and no other does: the observer fails a run in which a replica
+/// with a right state stops, and one in which nobody notices.
+#[test]
+fn g1_a_replica_whose_state_diverges_stops_and_no_other_does() {
+    for (seed, target) in [
+        (1, Target::Node(1)),
+        (2, Target::Node(2)),
+        (3, Target::Node(3)),
+        (4, Target::Leader),
+    ] {
+        let plan = diverging(seed, target);
+        let mut world = World::new(LedgerWorkload, plan.clone());
+        let found = world.run(10_000_000, |world| world.diverged_found == 1);
+        assert_eq!(found, Ok(true), "{plan}");
+        let report = simulate_plan(LedgerWorkload, &plan).unwrap_or_else(|why| panic!("{why}"));
+        assert_eq!(report.faults.of(Fault::Diverge), 1);
+    }
 }

@@ -29,6 +29,12 @@ pub trait Workload {
         false
     }
 
+    /// Makes the state another one, in its digest alone: what clients are answered stays right.
+    /// Whether it did.
+    fn spoil(&self, _machine: &mut Self::Machine) -> bool {
+        false
+    }
+
     /// Judges the response to command `id`, which is number `place` (from 1 on) of the commands in
     /// the log.
     ///
@@ -166,6 +172,11 @@ impl Workload for LedgerWorkload {
 
     fn command(&self, id: u64, _: &mut Random) -> u64 {
         id
+    }
+
+    fn spoil(&self, machine: &mut Ledger) -> bool {
+        machine.digest ^= 1 << 77;
+        true
     }
 
     fn check(&self, id: u64, place: u64, response: &u64) -> Result<(), String> {

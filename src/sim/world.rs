@@ -52,6 +52,8 @@ pub(crate) struct World<W: Workload> {
     pub(crate) next_look: u64,
     pub(crate) truths: u64,
     pub(crate) snapshots: SnapshotCounters,
+    /// States that were made others, and replicas that found so and stopped.
+    pub(crate) diverged_found: u64,
     events: u64,
     pub(crate) trace: u64,
 }
@@ -81,6 +83,7 @@ impl<W: Workload> World<W> {
             next_look: 1,
             truths: 0,
             snapshots: SnapshotCounters::default(),
+            diverged_found: 0,
             events: 0,
             trace: seed,
             workload,
@@ -249,6 +252,10 @@ impl<W: Workload> World<W> {
             self.faults.count_in(Fault::ClockRate, state);
         }
         self.note(|| format!("node {node} starts, life {}", at.life));
+        if let Some(who) = self.host(node).and_then(|host| host.replica()) {
+            // Its state is made anew from its log.
+            self.oracle.diverges(who, false);
+        }
         self.observe_log(at)?;
         if self.is_less_than_it_was(at)? {
             return Ok(());

@@ -184,12 +184,14 @@ part!(VoteReplyPart, 32 {
     state: u8,
     zero: [u8; 5],
 });
-part!(HeartbeatPart, 40 {
+part!(HeartbeatPart, 64 {
     epoch: U64,
     seq: U64,
     commit: U64,
     sent_at: U64,
     read_id: U64,
+    digest_index: U64,
+    digest: [u8; 16],
 });
 part!(HeartbeatReplyPart, 88 {
     incarnation: [u8; 16],
@@ -392,6 +394,7 @@ fn state(byte: u8) -> Result<ReplicaState, Malformed> {
         0 => Ok(ReplicaState::Member),
         1 => Ok(ReplicaState::Blank),
         2 => Ok(ReplicaState::Repairing),
+        3 => Ok(ReplicaState::Quarantined),
         _ => Err(Malformed::Field("an unknown state")),
     }
 }
@@ -472,6 +475,8 @@ fn heartbeat(term: Term, raw: HeartbeatPart) -> Result<Heartbeat, Malformed> {
         commit: index(raw.commit)?,
         sent_at: raw.sent_at.get(),
         read_id: raw.read_id.get(),
+        digest_index: index(raw.digest_index)?,
+        digest: u128::from_le_bytes(raw.digest),
     })
 }
 
@@ -704,6 +709,8 @@ fn heartbeat_part(m: &Heartbeat) -> HeartbeatPart {
         commit: U64::new(m.commit),
         sent_at: U64::new(m.sent_at),
         read_id: U64::new(m.read_id),
+        digest_index: U64::new(m.digest_index),
+        digest: m.digest.to_le_bytes(),
     }
 }
 

@@ -302,6 +302,14 @@ impl World {
                     "{node} counts by the configuration at {index}: {text}"
                 ));
             }
+            Event::Diverged { index, .. } => {
+                self.say(&format!(
+                    "{node} has another state than a quorum at {index}"
+                ));
+            }
+            Event::StatesDiffer { index, .. } => {
+                self.say(&format!("{node} sees states that differ at {index}"));
+            }
             Event::Advice(text) => self.say(&format!("{node} advises: {text}")),
             Event::Fatal(text) => self.say(&format!("{node} stops for good: {text}")),
         }

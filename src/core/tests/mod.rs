@@ -3,6 +3,7 @@
 
 mod bed;
 mod contract;
+mod digests;
 mod disk;
 mod drive;
 mod election;
@@ -13,6 +14,7 @@ mod links;
 mod membership;
 mod membership_changes;
 mod net;
+mod quarantine;
 mod reads;
 mod replication;
 mod script;

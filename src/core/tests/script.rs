@@ -309,6 +309,8 @@ pub(super) fn heartbeat(term: Term, commit: LogIndex) -> Heartbeat {
         commit,
         sent_at: 0,
         read_id: 0,
+        digest_index: 0,
+        digest: 0,
     }
 }
 

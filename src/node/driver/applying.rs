@@ -26,15 +26,13 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             .is_some()
         {}
         let mut bytes: usize = self.backlog.iter().map(|(_, bytes)| bytes).sum();
-        while self.dispatched < self.core.commit()
+        let end = self.may_apply();
+        while self.dispatched < end
             && bytes < APPLY_BACKLOG
             && self.failure.is_none()
             && !self.core.is_installing()
         {
-            match self
-                .log
-                .read(self.dispatched + 1, self.core.commit(), APPLY_PIECE)
-            {
+            match self.log.read(self.dispatched + 1, end, APPLY_PIECE) {
                 Ok(read) => {
                     self.dispatched = read.last;
                     self.backlog.push_back((read.last, read.bytes));

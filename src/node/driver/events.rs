@@ -7,7 +7,7 @@ use crate::core::{ChangeError, Event, Input};
 use crate::network::RaftNetwork;
 use crate::node::inbox::Request;
 use crate::state_machine::StateMachine;
-use crate::types::Micros;
+use crate::types::{LogIndex, Micros, NodeId};
 use crate::wal::Medium;
 
 impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
@@ -62,13 +62,33 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 tracing::warn!(node = self.shared.me.node, "{text}");
                 self.advice = Some(text);
             }
+            Event::Diverged { index, own, agreed } => {
+                let (own, agreed) = (format!("{own:032x}"), format!("{agreed:032x}"));
+                let node = self.shared.me.node;
+                tracing::error!(node, index, own, agreed, "its state is not the quorum's");
+            }
+            Event::StatesDiffer { index, digests } => self.states_differ(index, &digests),
             Event::Fatal(text) => self.failed(text),
         }
     }
 
+    /// Nobody can tell who is right, and nothing that could be done by itself would be safe.
+    fn states_differ(&mut self, index: LogIndex, digests: &[(NodeId, u128)]) {
+        let has = |(node, digest): &(NodeId, u128)| format!("node {node} has {digest:032x}");
+        let all: Vec<_> = digests.iter().map(has).collect();
+        let text = format!(
+            "the states of the members differ at index {index} and no majority has the same ({}): \
+             find out which is right, start another voter if one is down, and `replace` the one that \
+             is wrong",
+            all.join(", ")
+        );
+        tracing::error!(node = self.shared.me.node, "{text}");
+        self.advice = Some(text);
+    }
+
     /// The log, or a promise, is broken: take part no more (the process goes on and says why).
     pub(super) fn fail(&mut self, now: Now, reason: String) {
-        if self.failure.is_none() {
+        if !self.core.failed() {
             self.core
                 .step(now.mono, Input::Fail { reason }, &mut self.scratch);
             self.outputs.extend(self.scratch.drain(..));
@@ -92,7 +112,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             } => self.change(now, expected, changes, reply),
             Request::HandOver { to, reply } => self.begin_hand_over(now, to, reply),
             Request::Fail(reason) => {
-                self.fail(now, reason);
+                match self.shared.stopped_at() {
+                    Some(index) => self.quarantine(now, index, reason),
+                    None => self.fail(now, reason),
+                }
                 self.step(now, Input::Tick, Cause::Other);
             }
         }

@@ -20,7 +20,12 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         changes: Vec<Change>,
         reply: ChangeReply,
     ) {
-        let refused = if self.stopping || self.failure.is_some() {
+        // Whose state machine has stopped leads for this alone.
+        let skips = changes
+            .iter()
+            .all(|change| matches!(change, Change::Skip(_)));
+        let failed = self.failure.is_some() && (self.core.failed() || !skips);
+        let refused = if self.stopping || failed {
             Some(ChangeError::Stopped)
         } else {
             self.change.is_some().then_some(ChangeError::Busy)

@@ -15,7 +15,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if proposals.is_empty() && self.pending.is_empty() {
             return;
         }
-        if !self.core.is_leader() || self.stopping {
+        if !self.core.is_leader() || self.stopping || self.failure.is_some() {
             let error = self.refusal();
             let refused = self.pending.drain(..).chain(proposals.drain(..));
             return refused.for_each(|submission| submission.waiter.answer(Err(error.clone())));

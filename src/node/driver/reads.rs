@@ -140,6 +140,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
 
     /// What a handle may rely on without asking.
     pub(super) fn publish_lease(&self) {
-        self.shared.set_lease(self.core.lease());
+        let lease = self.core.lease().filter(|_| self.failure.is_none());
+        self.shared.set_lease(lease);
     }
 }

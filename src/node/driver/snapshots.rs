@@ -192,7 +192,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         let new = applied.saturating_sub(snapshots.cut_at);
         let due = options.every_entries > 0 && new >= options.every_entries
             || options.every_bytes > 0 && snapshots.bytes_since >= options.every_bytes;
-        applied > 0 && (snapshots.wanted || new > 0 && due)
+        applied > 0 && self.skips.allow_snapshot(applied) && (snapshots.wanted || new > 0 && due)
     }
 
     fn write_snapshot(&mut self, frozen: FrozenState, now: Now) -> Taking {

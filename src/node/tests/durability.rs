@@ -117,6 +117,8 @@ fn b3_what_an_older_term_was_promised_is_void_in_a_newer() {
         commit: 0,
         sent_at: 0,
         read_id: 0,
+        digest_index: 0,
+        digest: 0,
     };
     let event = NetworkEvent::Message {
         from: bed.node(other).shared.me,

@@ -21,7 +21,11 @@ fn led() -> (Bed, NodeId) {
     (bed, leader)
 }
 
-fn change(bed: &mut Bed, at: NodeId, change: Change) -> Option<Result<LogIndex, ChangeError>> {
+pub(super) fn change(
+    bed: &mut Bed,
+    at: NodeId,
+    change: Change,
+) -> Option<Result<LogIndex, ChangeError>> {
     let (reply, mut answer) = oneshot::channel();
     let request = Request::Change {
         expected: None,

@@ -234,6 +234,9 @@ impl World {
             Event::HandOverFailed { .. } | Event::ChangeRefused { .. } => {
                 self.fail("nobody asked for that".into());
             }
+            Event::Diverged { .. } | Event::StatesDiffer { .. } => {
+                self.fail("there is no state that could differ".into());
+            }
             Event::SteppedDown { .. } | Event::Configured { .. } => {}
         }
     }

@@ -171,6 +171,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.shared.waiters.abandon_above(self.dispatched);
         self.backlog.clear();
         self.dispatched = last.index;
+        self.begin_skips();
         let snapshots = &mut self.snapshots;
         (snapshots.cut_at, snapshots.bytes_since) = (last.index, 0);
         snapshots.counters.installed += 1;
