@@ -92,6 +92,12 @@ impl<S: StateMachine> Applier<S> {
         }
     }
 
+    /// How many sessions there are.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn sessions(&self) -> usize {
+        self.state.sessions.len()
+    }
+
     /// Does one job, and shows what came of it as a whole or not at all (hazard C11).
     ///
     /// # Errors
