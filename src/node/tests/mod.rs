@@ -4,5 +4,6 @@ mod bed;
 mod durability;
 mod failures;
 mod members;
+mod sessions;
 mod slow;
 mod smoke;
