@@ -177,7 +177,7 @@ impl<S: StateMachine> Applier<S> {
             if id.index != self.at.index + 1 {
                 return Err(format!("entry {} came after {}", id.index, self.at.index));
             }
-            let applied = catch_unwind(AssertUnwindSafe(|| self.apply(&entry)));
+            let applied = catch_unwind(AssertUnwindSafe(|| self.apply(entry)));
             applied
                 .unwrap_or_else(|panic| Err(panic_text(&panic)))
                 .map_err(|why| {
@@ -188,8 +188,8 @@ impl<S: StateMachine> Applier<S> {
         Ok(())
     }
 
-    fn apply(&mut self, entry: &Entry) -> Result<(), String> {
-        let outcome = self.state.apply(entry, self.time_us)?;
+    fn apply(&mut self, entry: Entry) -> Result<(), String> {
+        let outcome = self.state.apply(&entry, self.time_us)?;
         let waits = self
             .waiting
             .pop_front_if(|slot| slot.index == entry.id.index);
