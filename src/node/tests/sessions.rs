@@ -11,9 +11,8 @@ use crate::node::replica_state::{FrozenReplica, ReplicaState};
 use crate::node::shared::encode;
 use crate::node::system::SystemEntry;
 use crate::node::waiters::Outcome;
-use crate::sim::{Ledger, Registers};
 use crate::snapshot::{SnapshotFolder, SnapshotHead};
-use crate::state_machine::StateMachine;
+use crate::state_machine::{RouterCommand, RouterStateMachine, StateMachine};
 use crate::types::{Entry, EntryKind, LogId, LogIndex, NodeId};
 use crate::wal::{Crash, MemoryDisk, SyncPolicy};
 
@@ -127,10 +126,12 @@ impl<S: StateMachine> Replica<S> {
 
 #[test]
 fn f4_sessions_go_through_a_snapshot_with_the_state() {
-    let mut one = Replica::new(Ledger::default());
+    let mut one = Replica::new(RouterStateMachine::new());
     let session = one.open();
-    assert_eq!(one.command(at(session, 1), &7), Some(1));
-    assert_eq!(one.command(at(session, 2), &8), Some(2));
+    let service = |id: &str| RouterCommand::register_service(id, "t", "10.0.0.1:1");
+    let first = one.command(at(session, 1), &service("a"));
+    let first = first.expect("it is applied");
+    assert!(!first.duplicate);
     let folder = SnapshotFolder::new(&Arc::new(MemoryDisk::new()));
     let last = LogId::new(1, one.index);
     let head = SnapshotHead {
@@ -148,13 +149,16 @@ fn f4_sessions_go_through_a_snapshot_with_the_state() {
         .write(&head, frozen, &mut |_| Ok(()))
         .expect("written");
     folder.name_written(last).expect("named");
-    let mut other = Replica::new(Ledger::default());
+    let mut other = Replica::new(RouterStateMachine::new());
     let mut file = folder.open(last).expect("whole");
     assert_eq!(other.state.restore(&mut file), Ok(Ok(())));
     (other.index, other.time_us) = (one.index, one.time_us);
     for replica in [&mut one, &mut other] {
-        assert_eq!(replica.command(at(session, 1), &7), Some(1));
-        assert_eq!(replica.command(at(session, 3), &9), Some(3));
+        let again = replica.command(at(session, 1), &service("a"));
+        let again = again.expect("it is remembered");
+        assert_eq!((again.duplicate, again.index), (true, first.index));
+        let next = replica.command(at(session, 2), &service("b"));
+        assert!(!next.expect("it is applied").duplicate);
     }
     assert_eq!(one.state.digest(), other.state.digest());
     assert_ne!(one.state.digest(), one.state.machine.digest());
@@ -162,7 +166,7 @@ fn f4_sessions_go_through_a_snapshot_with_the_state() {
 
 #[test]
 fn f4_without_sessions_digest_and_snapshot_are_those_of_the_machine() {
-    let mut one = Replica::new(Registers::default());
+    let mut one = Replica::new(RouterStateMachine::new());
     let session = one.open();
     assert_ne!(one.state.digest(), one.state.machine.digest());
     let close = SystemEntry::CloseSession(session).encode();

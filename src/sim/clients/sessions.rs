@@ -79,8 +79,6 @@ pub(crate) struct SessionClients<W: Workload> {
     next_id: u64,
     /// Commands that were answered.
     pub(crate) acked: u64,
-    /// Answers to commands that had been answered before.
-    pub(crate) again: u64,
 }
 
 impl<W: Workload> SessionClients<W> {
@@ -98,7 +96,6 @@ impl<W: Workload> SessionClients<W> {
             random: Random::named(seed, "sessions", 0),
             next_id: FIRST_ID,
             acked: 0,
-            again: 0,
         }
     }
 
@@ -303,25 +300,13 @@ impl<W: Workload> Clients<W> {
             return Ok(());
         };
         let sent = client.sent.iter_mut().find(|sent| sent.seq == seq);
-        let response = match (answer, &sent) {
-            (Ok(response), _) => Some(response),
-            (Err(ProposeError::Session(SessionRefusal::AnswerNotKept)), _) => None,
-            (Err(ProposeError::Session(SessionRefusal::Expired)), _) => {
-                if oracle.session_is_open(session) {
-                    return Err(format!(
-                        "S17: a client was told that session {session} has expired"
-                    ));
-                }
+        let response = match told(answer, sent.is_some(), session, oracle)? {
+            Told::Applied(response) => response,
+            Told::Expired => {
                 client.leave();
                 return Ok(());
             }
-            (Err(ProposeError::Session(SessionRefusal::Stale { .. })), Some(sent)) => {
-                return Err(format!(
-                    "S17: command {} of session {session} is stale and its client never said so",
-                    sent.seq
-                ));
-            }
-            (Err(_), _) => return Ok(()),
+            Told::Nothing => return Ok(()),
         };
         let Some(sent) = sent else { return Ok(()) };
         let place = oracle.acked(sent.id, sent.seen)?;
@@ -336,7 +321,7 @@ impl<W: Workload> Clients<W> {
                     "S17: command {seq} of session {session} was answered twice, differently"
                 ));
             }
-            Some(_) => self.sessions.again += 1,
+            Some(_) => {}
             None => {
                 let answer = response.as_ref().map(|one| workload.answers(one));
                 if let Some(operation) = sent.operation {
@@ -350,6 +335,42 @@ impl<W: Workload> Clients<W> {
         self.reads.answered(one.place.node, one.place.life, place);
         self.floor = self.floor.max(place);
         Ok(())
+    }
+}
+
+/// What a try's answer says of its command.
+enum Told<R> {
+    /// It was applied; the response, if it was kept.
+    Applied(Option<R>),
+    /// The session is over.
+    Expired,
+    /// Not enough.
+    Nothing,
+}
+
+/// S17: a refusal by the session is true. `remembered`: its client may still send it again.
+fn told<R>(
+    answer: Result<R, ProposeError>,
+    remembered: bool,
+    session: LogIndex,
+    oracle: &Oracle,
+) -> Result<Told<R>, String> {
+    let refusal = match answer {
+        Ok(response) => return Ok(Told::Applied(Some(response))),
+        Err(ProposeError::Session(refusal)) => refusal,
+        Err(_) => return Ok(Told::Nothing),
+    };
+    match refusal {
+        SessionRefusal::AnswerNotKept => Ok(Told::Applied(None)),
+        SessionRefusal::Expired if oracle.session_is_open(session) => Err(format!(
+            "S17: a client was told that session {session} has expired"
+        )),
+        SessionRefusal::Expired => Ok(Told::Expired),
+        SessionRefusal::Stale { floor } if remembered => Err(format!(
+            "S17: a command of session {session} is below its floor, {floor}; its client never \
+             said so"
+        )),
+        SessionRefusal::Stale { .. } | SessionRefusal::TooFarAhead { .. } => Ok(Told::Nothing),
     }
 }
 
