@@ -132,6 +132,11 @@ impl Failure {
                 why: error.to_string(),
                 certainty: not_applied,
             }),
+            // Nothing at this edge is proposed in sessions.
+            ProposeError::Session(_) => Self::NotAppended(NotAppended {
+                why: error.to_string(),
+                certainty: Certainty::Unknown as i32,
+            }),
             ProposeError::ShuttingDown => Self::stopping(leader),
             ProposeError::Failed(why) => Self::replica(
                 format!("the replica has failed: {why}; mend the cause, then restart the node"),

@@ -103,6 +103,12 @@ impl<S: StateMachine> Applier<S> {
         &mut self.state.machine
     }
 
+    /// How many sessions there are.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn sessions(&self) -> usize {
+        self.state.sessions.len()
+    }
+
     /// Does one job, and shows what came of it as a whole or not at all (hazard C11).
     ///
     /// # Errors
@@ -200,7 +206,7 @@ impl<S: StateMachine> Applier<S> {
                 let waits = self.waiting.pop_front_if(|slot| slot.index == id.index);
                 waits.into_iter().for_each(Slot::give_up);
             } else {
-                let applied = catch_unwind(AssertUnwindSafe(|| self.apply(&entry)));
+                let applied = catch_unwind(AssertUnwindSafe(|| self.apply(entry)));
                 let applied = applied.unwrap_or_else(|panic| Err(panic_text(&panic)));
                 applied.map_err(|why| {
                     self.shared.set_stopped_at(id.index);
@@ -215,8 +221,8 @@ impl<S: StateMachine> Applier<S> {
         Ok(())
     }
 
-    fn apply(&mut self, entry: &Entry) -> Result<(), String> {
-        let outcome = self.state.apply(entry, self.time_us)?;
+    fn apply(&mut self, entry: Entry) -> Result<(), String> {
+        let outcome = self.state.apply(&entry, self.time_us)?;
         let waits = self
             .waiting
             .pop_front_if(|slot| slot.index == entry.id.index);

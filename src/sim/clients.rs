@@ -1,5 +1,7 @@
 //! Clients: who proposes what, what they were told, and whether that is true.
 
+mod sessions;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,6 +19,7 @@ use crate::node::shared::{Shared, encode};
 use crate::node::waiters::Waiter;
 use crate::state_machine::StateMachine;
 use crate::types::{EntryKind, Micros, NodeId};
+use sessions::SessionClients;
 
 /// How long a client waits.
 pub(crate) const PATIENCE: Micros = 3_000_000;
@@ -62,6 +65,7 @@ pub(crate) struct Clients<W: Workload> {
     history: History,
     reads: LocalReads,
     pub(crate) readers: Readers,
+    pub(crate) sessions: SessionClients<W>,
     random: Random,
     /// Draws what has to do with registers only.
     habits: Random,
@@ -80,6 +84,7 @@ impl<W: Workload> Clients<W> {
             history: History::default(),
             reads: LocalReads::default(),
             readers: Readers::new(seed),
+            sessions: SessionClients::new(seed),
             random: Random::named(seed, "clients", 0),
             habits: Random::named(seed, "habits", 0),
             floor: 0,
@@ -232,6 +237,7 @@ impl<W: Workload> Clients<W> {
             answered |= answer.is_ok();
             self.answered(workload, oracle, open, answer)?;
         }
+        self.poll_sessions(workload, oracle, node, local)?;
         if answered || self.habits.chance(50) {
             self.look(workload, oracle, node)?;
         }
@@ -323,6 +329,7 @@ impl<W: Workload> Clients<W> {
     pub(crate) fn died(&mut self, node: NodeId, life: u64) {
         self.known.remove(&node);
         self.readers.died(node, life);
+        self.sessions.died(node, life);
         let lost = |open: &mut Open<W>| open.node == node && open.life == life;
         let lost: Vec<_> = self.open.extract_if(.., lost).collect();
         for open in lost {

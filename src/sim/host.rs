@@ -397,6 +397,11 @@ impl<S: StateMachine> Process<S> {
         self.clock.abs_diff(MILLION) > 1_000
     }
 
+    /// How many sessions its state has.
+    pub(crate) fn sessions(&self) -> usize {
+        self.applier.sessions()
+    }
+
     /// Runs the driver over what came in.
     pub(crate) fn burst(&mut self, now: Micros, skew: Micros) {
         let mut lanes = Lanes::default();

@@ -39,6 +39,7 @@ mod registers;
 mod report;
 mod schedule;
 mod script;
+mod session_model;
 mod shrink;
 mod truth;
 mod wires;

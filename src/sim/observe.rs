@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::host::SESSION_LIMITS;
 use super::oracle::{Durable, is_promise};
 use super::schedule::{At, Event};
 use super::truth::Image;
@@ -291,6 +292,10 @@ impl<W: Workload> World<W> {
                 "S9: {me} has applied {index}, before {:?}",
                 process.seen
             ));
+        }
+        if process.sessions() > SESSION_LIMITS.most {
+            let sessions = process.sessions();
+            return Err(format!("S21: {me} has {sessions} sessions"));
         }
         process.seen.applied = index;
         self.oracle.applied(me, index, applied.digest)

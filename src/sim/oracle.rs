@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use super::session_model::{SessionCounts, SessionModel};
 use super::truth::{Image, Item};
 use crate::core::{AppendStatus, Configuration, Message};
 use crate::snapshot::SnapshotHead;
@@ -24,7 +25,7 @@ struct Committed {
     item: Item,
     /// The term in which it was first seen committed.
     in_term: Term,
-    /// How many commands the log holds up to here.
+    /// How many commands took effect up to here.
     place: u64,
 }
 
@@ -54,6 +55,7 @@ pub(crate) struct Oracle {
     governing: Option<(LogIndex, Arc<Configuration>)>,
     /// Every configuration that some replica knew as committed, by its index.
     configured: BTreeMap<LogIndex, Arc<Configuration>>,
+    sessions: SessionModel,
 }
 
 /// What is durable at every replica; `None` where a lying disk makes it meaningless.
@@ -73,6 +75,15 @@ impl Oracle {
 
     pub(crate) fn committed(&self) -> LogIndex {
         self.committed.len() as LogIndex
+    }
+
+    pub(crate) fn session_counts(&self) -> SessionCounts {
+        self.sessions.counts
+    }
+
+    /// By all that is committed.
+    pub(crate) fn session_is_open(&self, session: LogIndex) -> bool {
+        self.sessions.is_open(session)
     }
 
     pub(crate) fn elections(&self) -> u64 {
@@ -284,7 +295,8 @@ impl Oracle {
             });
         }
         let mut place = self.committed.last().map_or(0, |entry| entry.place);
-        if let Some(command) = item.command {
+        let takes_effect = self.sessions.commits(at, item.time_us, item.part);
+        if let Some(command) = item.command.filter(|_| takes_effect) {
             place += 1;
             self.commits_command(command, at, place)?;
         }
@@ -309,7 +321,7 @@ impl Oracle {
         })?;
         let before = self.places.insert(id, place);
         check(before.is_none(), || {
-            format!("S17: command {id} is committed a second time, at {at}")
+            format!("S17: command {id} takes effect a second time, at {at}")
         })
     }
 
@@ -404,7 +416,7 @@ impl Oracle {
         self.places.get(&id).copied()
     }
 
-    /// How many commands the committed log holds up to `at`.
+    /// How many commands of the committed log took effect up to `at`.
     pub(crate) fn place_at(&self, at: LogIndex) -> u64 {
         let last = (at as usize).min(self.committed.len()).checked_sub(1);
         let last = last.and_then(|nth| self.committed.get(nth));

@@ -184,7 +184,8 @@ impl<W: Workload> World<W> {
             let replica = host.replica();
             replica.is_some_and(|who| governing.members().any(|one| one.replica == who))
         };
-        self.clients.waiting() == 0 && self.hosts.iter().filter(belongs).all(equal)
+        let waiting = self.clients.waiting() + self.clients.sessions.waiting();
+        waiting == 0 && self.hosts.iter().filter(belongs).all(equal)
     }
 
     fn roles(&self) -> String {

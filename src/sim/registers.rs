@@ -97,6 +97,26 @@ impl StateMachine for Registers {
         answer
     }
 
+    fn encode_response(answer: &Answer) -> Option<Vec<u8>> {
+        let (kind, value) = match *answer {
+            Answer::Done => (0, 0),
+            Answer::Value(value) => (1, value),
+            Answer::Set(set) => (2, u64::from(set)),
+        };
+        Some([&[kind], value.to_le_bytes().as_slice()].concat())
+    }
+
+    fn decode_response(bytes: &[u8]) -> Option<Answer> {
+        let (kind, value) = bytes.split_first()?;
+        let value = u64::from_le_bytes(value.try_into().ok()?);
+        match kind {
+            0 => Some(Answer::Done),
+            1 => Some(Answer::Value(value)),
+            2 => Some(Answer::Set(value == 1)),
+            _ => None,
+        }
+    }
+
     fn view(&self) -> Arc<OrdMap<u64, u64>> {
         Arc::new(self.values.clone())
     }

@@ -60,6 +60,14 @@ pub struct Report {
     pub snapshots: u64,
     /// And those that a replica received and put in place of its log.
     pub installs: u64,
+    /// Sessions that clients opened.
+    pub sessions: u64,
+    /// And those that ended by being quiet for too long, or were pushed out.
+    pub sessions_expired: u64,
+    /// Commands of sessions that were answered.
+    pub session_acked: u64,
+    /// Entries with a command of a session that had been applied before.
+    pub session_repeats: u64,
     /// Terms that had a leader.
     pub elections: u64,
     /// Times that the durable state was read back from a disk.

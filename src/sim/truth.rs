@@ -4,9 +4,10 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::oracle::Oracle;
+use super::session_model::{Part, part};
 use crate::entry::entries;
 use crate::snapshot::SnapshotFolder;
-use crate::types::{ClusterId, EntryKind, HardState, LogId, LogIndex, NodeId, Term};
+use crate::types::{ClusterId, HardState, LogId, LogIndex, Micros, NodeId, Term};
 use crate::wal::{LogIdentity, LogOptions, LogStorage, Medium, Memory, MemoryDisk};
 
 /// One entry: the hash covers it and all before it.
@@ -14,8 +15,10 @@ use crate::wal::{LogIdentity, LogOptions, LogStorage, Medium, Memory, MemoryDisk
 pub(crate) struct Item {
     pub(crate) term: Term,
     pub(crate) hash: u64,
-    /// Hash of the payload, if it is a command.
+    pub(crate) time_us: Micros,
+    /// Hash of the payload, if it is a command; in a session, of the command alone.
     pub(crate) command: Option<u64>,
+    pub(crate) part: Part,
 }
 
 /// A whole log. The entry with index 1 is the first.
@@ -93,19 +96,22 @@ impl Chain {
                     return Err(format!("entry {} follows {}", entry.id.index, self.last()));
                 }
                 let before = self.hash_at(self.last()).unwrap_or_default();
-                let command = xxhash_rust::xxh3::xxh3_64(&entry.payload);
+                let payload = xxhash_rust::xxh3::xxh3_64(&entry.payload);
+                let (part, command) = part(&entry);
                 let place = [
                     before,
                     entry.id.term,
                     entry.time_us,
                     entry.kind as u64,
-                    command,
+                    payload,
                 ];
                 let place: Vec<u8> = place.iter().flat_map(|word| word.to_le_bytes()).collect();
                 self.push(Item {
                     term: entry.id.term,
                     hash: xxhash_rust::xxh3::xxh3_64(&place),
-                    command: (entry.kind == EntryKind::Command).then_some(command),
+                    time_us: entry.time_us,
+                    command,
+                    part,
                 });
             }
         }

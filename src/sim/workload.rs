@@ -114,6 +114,14 @@ impl StateMachine for Ledger {
         self.entries.len() as u64
     }
 
+    fn encode_response(response: &u64) -> Option<Vec<u8>> {
+        Some(response.to_le_bytes().into())
+    }
+
+    fn decode_response(bytes: &[u8]) -> Option<u64> {
+        bytes.try_into().ok().map(u64::from_le_bytes)
+    }
+
     fn view(&self) -> Arc<Vector<u64>> {
         Arc::new(self.entries.clone())
     }

@@ -117,6 +117,10 @@ impl<W: Workload> World<W> {
             lease_reads: self.clients.readers.by_lease,
             snapshots: self.snapshots.taken,
             installs: self.snapshots.installed,
+            sessions: self.oracle.session_counts().opened,
+            sessions_expired: self.oracle.session_counts().expired,
+            session_acked: self.clients.sessions.acked,
+            session_repeats: self.oracle.session_counts().repeated,
             elections: self.oracle.elections(),
             truths: self.truths,
         }
@@ -510,6 +514,7 @@ impl<W: Workload> World<W> {
             return Ok(());
         }
         self.read()?;
+        self.act_in_session()?;
         let nodes = self.hosts.len() as u64;
         let drawn = 1 + self.clients.random().below(nodes);
         let to_anyone = self.clients.random().chance(100);
@@ -519,6 +524,26 @@ impl<W: Workload> World<W> {
         for _ in 0..burst {
             self.propose(node)?;
         }
+        Ok(())
+    }
+
+    /// A client with a session does something at a node, if it runs.
+    fn act_in_session(&mut self) -> Result<(), String> {
+        let (now, leader, nodes) = (self.now, self.leader(), self.hosts.len() as u64);
+        let Some(node) = self.clients.sessions.draw(nodes, leader) else {
+            return Ok(());
+        };
+        let host = self.hosts.get(node as usize - 1);
+        let Some((life, process)) =
+            host.and_then(|host| Some((host.life, host.process.as_deref()?)))
+        else {
+            return Ok(());
+        };
+        let times = (now, process.local(now));
+        let (workload, oracle) = (&self.workload, &mut self.oracle);
+        self.clients
+            .act_in_session(workload, oracle, &process.shared, life, times)?;
+        self.poke(At { node, life }, 0);
         Ok(())
     }
 

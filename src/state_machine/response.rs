@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::ordered::Id;
 use super::state::{GlobalWatermark, Health};
 use crate::types::{LogIndex, Term};
 
 /// The result of a command that was committed and applied; the same on every node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouterResponse {
     /// Where in the log the command stands.
     pub index: LogIndex,
@@ -23,7 +24,43 @@ pub struct RouterResponse {
     pub outcome: Outcome,
 }
 
+/// What a rejection is about, by name.
+type Kind = &'static str;
+
+const KINDS: [Kind; 6] = [
+    "service",
+    "sidecar",
+    "pipeline",
+    "group",
+    "stage",
+    "partition",
+];
+
+fn known_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+    let word = String::deserialize(deserializer)?;
+    let known = KINDS.into_iter().find(|kind| *kind == word);
+    known.ok_or_else(|| D::Error::custom("a kind of a newer release"))
+}
+
 impl RouterResponse {
+    /// Its JSON form, as remembered for a client that sends its command again.
+    pub(crate) fn to_remembered(&self) -> Option<Vec<u8>> {
+        let first = Self {
+            duplicate: false,
+            ..self.clone()
+        };
+        serde_json::to_vec(&first).ok()
+    }
+
+    /// What was remembered, marked as such.
+    pub(crate) fn from_remembered(bytes: &[u8]) -> Option<Self> {
+        let first: Self = serde_json::from_slice(bytes).ok()?;
+        Some(Self {
+            duplicate: true,
+            ..first
+        })
+    }
+
     /// The answer, whether or not anything changed; the refusal as an error.
     ///
     /// # Errors
@@ -37,7 +74,7 @@ impl RouterResponse {
 }
 
 /// What a command came to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// It did what it says.
     Applied(Answer),
@@ -49,7 +86,7 @@ pub enum Outcome {
 
 /// What a command answers.
 #[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     /// Nothing to say.
     None,
@@ -185,7 +222,7 @@ pub enum Answer {
 }
 
 /// An assignment: which sidecar runs which pipeline.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SidecarPipeline {
     /// The sidecar.
     pub sidecar_id: Id,
@@ -194,7 +231,7 @@ pub struct SidecarPipeline {
 }
 
 /// A part of a plural command that was lower than what there is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Behind {
     /// The source.
     pub source_id: Id,
@@ -208,7 +245,7 @@ pub struct Behind {
 
 /// Why the router refused a command. Equal on every node; nothing else changed.
 #[non_exhaustive]
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rejection {
     /// A field's shape is wrong.
     Invalid {
@@ -227,7 +264,8 @@ pub enum Rejection {
     /// There is none of this id.
     NotFound {
         /// Of what: service, sidecar, pipeline or group.
-        kind: &'static str,
+        #[serde(deserialize_with = "known_kind")]
+        kind: Kind,
         /// Its id.
         id: String,
     },
@@ -264,7 +302,8 @@ pub enum Rejection {
     /// The same twice in one command.
     Duplicate {
         /// Of what: stage or partition.
-        kind: &'static str,
+        #[serde(deserialize_with = "known_kind")]
+        kind: Kind,
         /// Which.
         id: String,
     },
@@ -359,3 +398,7 @@ impl fmt::Display for Rejection {
 }
 
 impl std::error::Error for Rejection {}
+
+#[cfg(test)]
+#[path = "response_tests.rs"]
+mod tests;

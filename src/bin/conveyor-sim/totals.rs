@@ -29,6 +29,10 @@ impl Totals {
         all.lease_reads += report.lease_reads;
         all.snapshots += report.snapshots;
         all.installs += report.installs;
+        all.sessions += report.sessions;
+        all.sessions_expired += report.sessions_expired;
+        all.session_acked += report.session_acked;
+        all.session_repeats += report.session_repeats;
         all.elections += report.elections;
         all.truths += report.truths;
         all.faults.add(&report.faults);
@@ -41,7 +45,8 @@ impl Totals {
         print!("{}", pairs(&report.faults));
         println!(
             "proposed {}, answered {}, unknown {}, read by quorum {}, by lease {}, snapshots {}, \
-             installed {}, committed {}, elections {}, disks read back {}",
+             installed {}, sessions {}, expired {}, answered in sessions {}, sent again {}, \
+             committed {}, elections {}, disks read back {}",
             report.proposed,
             report.acked,
             report.unknown,
@@ -49,6 +54,10 @@ impl Totals {
             report.lease_reads,
             report.snapshots,
             report.installs,
+            report.sessions,
+            report.sessions_expired,
+            report.session_acked,
+            report.session_repeats,
             report.committed,
             report.elections,
             report.truths
@@ -60,6 +69,8 @@ impl Totals {
             ("read by lease", report.lease_reads),
             ("snapshot", report.snapshots),
             ("snapshot installed", report.installs),
+            ("session expired", report.sessions_expired),
+            ("command of a session sent again", report.session_repeats),
         ];
         missing.extend(rare.iter().filter(|it| it.1 == 0).map(|it| it.0));
         let uncovered = coverage_wanted && !missing.is_empty();

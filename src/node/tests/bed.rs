@@ -16,14 +16,16 @@ use crate::network::{
 use crate::node::applier::{Applier, ApplyJob};
 use crate::node::begin::begin;
 use crate::node::driver::{Driver, Now, Parts, SnapshotParts};
+use crate::node::envelope::InSession;
 use crate::node::inbox::{Inbox, Lanes, Submission};
 use crate::node::replica_state::ReplicaState;
 use crate::node::shared::{Clock, Shared, encode};
 use crate::node::start::settings;
-use crate::node::waiters::Waiter;
+use crate::node::system::SystemEntry;
+use crate::node::waiters::{Reply, Waiter};
 use crate::snapshot::SnapshotOptions;
 use crate::state_machine::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
-use crate::types::{ClusterId, EntryKind, Micros, NodeId, ReplicaId};
+use crate::types::{ClusterId, EntryKind, LogIndex, Micros, NodeId, ReplicaId};
 use crate::wal::{
     Crash, Lane, LogIdentity, LogOptions, LogStorage, Memory, MemoryDisk, Stepper, SyncPolicy,
 };
@@ -58,6 +60,14 @@ impl StateMachine for Journal {
         self.0.push(command);
         assert!(!half, "told to, half way");
         self.0.len()
+    }
+
+    fn encode_response(response: &usize) -> Option<Vec<u8>> {
+        Some(response.to_le_bytes().into())
+    }
+
+    fn decode_response(bytes: &[u8]) -> Option<usize> {
+        bytes.try_into().ok().map(usize::from_le_bytes)
     }
 
     fn view(&self) -> Arc<Vec<String>> {
@@ -358,19 +368,37 @@ impl Bed {
     pub(super) fn propose(&self, to: NodeId, command: &str) -> Answer {
         let (reply, answer) = oneshot::channel();
         let payload = encode::<Journal>(None, &command.to_owned()).expect("a command");
-        let waiter = Waiter {
-            reply: reply.into(),
-            deadline: self.now + PATIENCE,
-        };
-        let shared = &self.node(to).shared;
-        shared.inbox.put(|lanes| {
+        self.put(to, EntryKind::Command, payload, reply.into());
+        answer
+    }
+
+    pub(super) fn propose_in(&self, to: NodeId, at: InSession, command: &str) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let payload = encode::<Journal>(Some(at), &command.to_owned()).expect("a command");
+        self.put(to, EntryKind::Command, payload, reply.into());
+        answer
+    }
+
+    pub(super) fn open_session(
+        &self,
+        to: NodeId,
+    ) -> oneshot::Receiver<Result<LogIndex, ProposeError>> {
+        let (reply, answer) = oneshot::channel();
+        let payload = SystemEntry::OpenSession.encode();
+        self.put(to, EntryKind::System, payload, Reply::System(reply));
+        answer
+    }
+
+    fn put(&self, to: NodeId, kind: EntryKind, payload: Bytes, reply: Reply<usize>) {
+        let deadline = self.now + PATIENCE;
+        let waiter = Waiter { reply, deadline };
+        self.node(to).shared.inbox.put(|lanes| {
             lanes.proposals.push(Submission {
-                kind: EntryKind::Command,
+                kind,
                 payload,
                 waiter,
             });
         });
-        answer
     }
 
     /// Runs until `done`, at most `limit` of virtual time. Whether it was done.

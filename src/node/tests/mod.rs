@@ -5,5 +5,6 @@ mod durability;
 mod failures;
 mod members;
 mod quarantine;
+mod sessions;
 mod slow;
 mod smoke;

@@ -10,7 +10,7 @@ pub(crate) use convert::{offsets_from_proto, offsets_to_proto};
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use limits::DEFAULT_LEASE_MS;
 
@@ -272,7 +272,7 @@ fn is_false(flag: &bool) -> bool {
 }
 
 /// An event time: since the Unix epoch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct EventTime {
     /// Whole seconds, negative before the epoch.
     pub seconds: i64,

@@ -134,6 +134,14 @@ impl StateMachine for RouterStateMachine {
         }
     }
 
+    fn encode_response(response: &RouterResponse) -> Option<Vec<u8>> {
+        response.to_remembered()
+    }
+
+    fn decode_response(bytes: &[u8]) -> Option<RouterResponse> {
+        RouterResponse::from_remembered(bytes)
+    }
+
     fn begin_term(&mut self, context: &ApplyContext) {
         let clock = &mut Arc::make_mut(&mut self.state).clock;
         let gap = context.time_us.saturating_sub(clock.time_us);

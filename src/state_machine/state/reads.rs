@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::index::label_key;
 use super::{
@@ -37,7 +37,7 @@ fn hex<S: Serializer>(digest: &u128, serializer: S) -> Result<S::Ok, S::Error> {
 }
 
 /// A watermark with its partition: that of the slowest where a whole source is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GlobalWatermark {
     /// The partition.
     pub partition: u32,

@@ -321,7 +321,9 @@ impl Rig {
         let item = crate::sim::truth::Item {
             term: 1,
             hash: at,
+            time_us: at,
             command: Some(xxhash_rust::xxh3::xxh3_64(&submission.payload)),
+            part: crate::sim::session_model::Part::None,
         };
         let committed = self.oracle.commits(self.shared.me, 1, at, &item);
         committed.expect("new and proposed");
