@@ -229,8 +229,13 @@ impl<S: StateMachine> Applier<S> {
                     self.answers.push((slot, response));
                 }
             }
-            // Configurations are the core's; the crate's own entries come with sessions.
-            EntryKind::Configuration | EntryKind::System => {}
+            // Configurations are the core's.
+            EntryKind::Configuration => {}
+            EntryKind::System => {
+                let why = "it is of a kind that this release does not know: start this node with a \
+                           release that does";
+                return Err(why.to_owned());
+            }
         }
         Ok(())
     }

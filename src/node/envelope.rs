@@ -31,6 +31,15 @@ pub(crate) fn open(payload: &[u8]) -> Result<&[u8], CommandError> {
 mod tests {
     use super::*;
 
+    /// These bytes are in logs: whoever changes them makes another version.
+    #[test]
+    fn j2_golden_envelope() {
+        let mut payload = Vec::new();
+        seal(&mut payload);
+        assert_eq!(payload, [1, 0]);
+        assert_eq!(open(&[1, 0, 7, 8]), Ok(&[7, 8][..]));
+    }
+
     #[test]
     fn an_envelope_opens_and_an_unknown_one_is_refused() {
         let mut payload = Vec::new();

@@ -7,3 +7,4 @@ mod members;
 mod quarantine;
 mod slow;
 mod smoke;
+mod versions;
