@@ -425,6 +425,43 @@ mod tests {
         }
     }
 
+    /// These bytes are in logs and snapshots: whoever changes them makes another version.
+    #[test]
+    fn j2_golden_configuration() {
+        let mut configuration = sets(0b10, 0b10);
+        configuration.learners.push(member(5));
+        configuration.promotions.push(Promotion {
+            learner: member(5).replica,
+            replaces: member(1).replica,
+        });
+        configuration.tombstones.push(member(4).replica);
+        configuration.skipped = vec![0x0102];
+        configuration.feature_level = 3;
+        let hex = |bytes: &[u8]| -> String { bytes.iter().map(|b| format!("{b:02x}")).collect() };
+        let replica = |node: u8| {
+            format!(
+                "{node:02x}00000000000000{}",
+                format!("{node:02x}").repeat(16)
+            )
+        };
+        let whole = |node: u8| {
+            let address = hex(format!("host-{node}:50052").as_bytes());
+            format!("{}0c000000{address}000000000100000001000000", replica(node))
+        };
+        let one = "01000000";
+        let expected = [
+            "01".to_owned(),
+            format!("{one}{}", whole(1)),
+            format!("{one}{}", whole(1)),
+            format!("{one}{}", whole(5)),
+            format!("{one}{}{}", replica(5), replica(1)),
+            format!("{one}{}", replica(4)),
+            "03000000".to_owned(),
+            format!("{one}0201000000000000"),
+        ];
+        assert_eq!(hex(&configuration.encode()), expected.concat());
+    }
+
     #[test]
     fn e9_configurations_that_can_never_be_right_are_refused() {
         let refusal = |configuration: &Configuration| {

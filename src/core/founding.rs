@@ -18,8 +18,6 @@ use crate::types::{HardState, LogId, Micros, NodeId, ReplicaId};
 
 /// The term of entry 1. The founder's first campaign is for the next.
 const FOUNDING_TERM: u64 = 1;
-/// Lowest and highest feature level of this release.
-pub(crate) const FEATURES: (u32, u32) = (1, 1);
 
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
@@ -106,12 +104,15 @@ impl RaftCore {
             replica: self.me,
             peer_address: self.founding.list.peer_address.clone(),
             client_endpoint: self.founding.list.client_endpoint.clone(),
-            features: FEATURES,
+            features: self.features,
         });
+        // Not all of them need be of the founder's release.
+        let known = members.iter().map(|member| member.features.1);
+        let level = known.min().unwrap_or(self.features.0);
         members.sort_by_key(|member| member.replica);
         let configuration = Arc::new(Configuration {
             incoming: members,
-            feature_level: FEATURES.1,
+            feature_level: level,
             ..Configuration::default()
         });
         self.genesis = self.me.incarnation;
@@ -182,6 +183,7 @@ impl RaftCore {
 
     fn blank_members(&mut self, out: &mut Vec<Output>) -> Option<Vec<MemberInfo>> {
         let mut members = Vec::new();
+        let lowest = self.features.0;
         for node in &self.founding.list.others {
             let peer = self.peers.get(node).filter(|peer| peer.control.is_some())?;
             let replica = peer.answered?;
@@ -194,7 +196,7 @@ impl RaftCore {
                 replica,
                 peer_address: peer.hello.peer_address.clone(),
                 client_endpoint: peer.hello.client_endpoint.clone(),
-                features: FEATURES,
+                features: (lowest, peer.hello.knows_level.max(lowest)),
             });
         }
         Some(members)

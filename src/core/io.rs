@@ -75,6 +75,8 @@ pub struct PeerHello {
     pub blank: bool,
     /// Its cluster's founder.
     pub genesis: Incarnation,
+    /// The highest feature level that its release knows.
+    pub knows_level: u32,
     /// Where peers reach it.
     pub peer_address: String,
     /// Where clients reach it.

@@ -108,6 +108,10 @@ impl RaftCore {
         {
             let next = current.promoted(&promotion);
             self.append_configuration(current.towards(next), out);
+        } else if let Some(next) = self.raised(&current)
+            && self.may_change()
+        {
+            self.append_configuration(next, out);
         }
     }
 

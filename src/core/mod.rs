@@ -11,6 +11,7 @@ mod change;
 mod configuration;
 mod digests;
 mod election;
+mod features;
 mod follower;
 mod founding;
 mod hand_over;
@@ -46,7 +47,7 @@ use crate::types::{
 };
 use digests::Digests;
 use election::Campaign;
-pub(crate) use founding::FEATURES;
+pub(crate) use features::{FEATURES, is_beyond};
 use founding::Founding;
 use hand_over::HandOver;
 use peer::Peer;
@@ -126,6 +127,8 @@ pub struct RaftCore {
     disk_stalls: bool,
     /// The state machine stopped at this entry.
     quarantined: Option<LogIndex>,
+    /// Lowest and highest feature level of this release.
+    features: (u32, u32),
     failed: bool,
 }
 
@@ -178,6 +181,7 @@ impl RaftCore {
             },
             disk_stalls: false,
             quarantined: None,
+            features: FEATURES,
             failed: false,
             settings,
         };

@@ -46,6 +46,10 @@ pub struct LocalFacts {
     pub blank: bool,
     /// Incarnation of the cluster's founder; none while blank.
     pub genesis: Incarnation,
+    /// The highest feature level that its release knows.
+    pub knows_level: u32,
+    /// The cluster's feature level, which a peer must know; 0 while blank.
+    pub needs_level: u32,
     /// Update counter of META: a lower one than seen before is a rolled-back directory.
     pub meta_seq: u64,
     /// Where peers reach this node.

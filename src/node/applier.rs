@@ -66,6 +66,9 @@ pub struct FrozenState {
     pub(crate) sessions: Sessions,
 }
 
+/// Who waits, and what came of the command.
+type Answer<R> = (Slot<R>, Outcome<R>);
+
 /// The state machine with its place in the log.
 pub(crate) struct Applier<S: StateMachine> {
     state: ReplicaState<S>,
@@ -74,7 +77,7 @@ pub(crate) struct Applier<S: StateMachine> {
     time_us: Micros,
     waiting: VecDeque<Slot<S::Response>>,
     /// Answers that go out once the state that they are about can be read.
-    answers: Vec<(Slot<S::Response>, Outcome<S::Response>)>,
+    answers: Vec<Answer<S::Response>>,
     /// What is not to be applied.
     skips: BTreeSet<LogIndex>,
     /// It failed once, so what it holds may be half of something.

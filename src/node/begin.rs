@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::replica_state::ReplicaState;
-use crate::core::{Configuration, Recovered, SnapshotMark};
+use crate::core::{Configuration, FEATURES, Recovered, SnapshotMark, is_beyond};
 use crate::network::LocalFacts;
 use crate::snapshot::{SnapshotFile, SnapshotFolder, SnapshotHead, StoredSnapshot};
 use crate::state_machine::StateMachine;
@@ -92,6 +92,10 @@ fn recovered<M: Medium>(
     for entry in in_log.iter().filter(|entry| entry.id.index > *known) {
         configurations.push(read(entry.id.index, &entry.payload)?);
     }
+    let mut known = configurations.iter();
+    if let Some(why) = known.find_map(|(_, read)| is_beyond(read, FEATURES.1)) {
+        return Err(why);
+    }
     // A crash left the founder's name and not the first entry: nothing was promised to it.
     let blank = configurations.is_empty();
     Ok(Recovered {
@@ -116,6 +120,12 @@ impl Begin {
         LocalFacts {
             blank: self.recovered.configurations.is_empty(),
             genesis: self.recovered.genesis,
+            knows_level: FEATURES.1,
+            needs_level: self
+                .recovered
+                .configurations
+                .last()
+                .map_or(0, |(_, newest)| newest.feature_level),
             meta_seq,
             peer_address: at,
             client_endpoint,

@@ -246,6 +246,12 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         &self.core
     }
 
+    /// For tests of two releases.
+    #[cfg(test)]
+    pub(crate) fn core_mut(&mut self) -> &mut RaftCore {
+        &mut self.core
+    }
+
     /// See [`core`](Self::core).
     #[cfg(any(test, feature = "sim"))]
     pub(crate) fn log(&self) -> &LogStorage<M> {

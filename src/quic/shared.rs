@@ -176,8 +176,6 @@ impl Shared {
             proto_max: PROTOCOL,
             class,
             repairing: false,
-            feature_supported: FEATURE_LEVEL,
-            feature_required: FEATURE_LEVEL,
             cluster: self.credentials.cluster(),
             node: self.me.node,
             incarnation: self.me.incarnation,
@@ -237,8 +235,12 @@ impl Shared {
             let why = "another directory of this very node".to_owned();
             return refuse(CloseCode::SecondIncarnation, why);
         }
-        if hello.feature_required > FEATURE_LEVEL {
-            let why = format!("it requires level {}", hello.feature_required);
+        if hello.facts.needs_level > FEATURE_LEVEL {
+            let why = format!(
+                "its cluster is at feature level {}, and this release knows levels up to \
+                 {FEATURE_LEVEL}: start this node with a release that knows it",
+                hello.facts.needs_level
+            );
             return refuse(CloseCode::FeatureLevel, why);
         }
         self.check_meta_seq(hello)

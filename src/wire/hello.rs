@@ -56,8 +56,6 @@ pub(crate) struct Hello {
     pub(crate) proto_max: u16,
     pub(crate) class: Class,
     pub(crate) repairing: bool,
-    pub(crate) feature_supported: u32,
-    pub(crate) feature_required: u32,
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) incarnation: Incarnation,
@@ -138,8 +136,6 @@ impl Hello {
             proto_max: raw.proto_max.get(),
             class,
             repairing: raw.flags & FLAG_REPAIRING != 0,
-            feature_supported: raw.feature_supported.get(),
-            feature_required: raw.feature_required.get(),
             cluster: ClusterId(raw.cluster),
             node: raw.node.get(),
             incarnation: Incarnation(raw.incarnation),
@@ -152,7 +148,12 @@ impl Hello {
             heartbeat_ms: raw.heartbeat_ms.get(),
             wall_ms: raw.wall_ms.get(),
             election_min_ms: raw.election_min_ms.get(),
-            facts: decode_tail(tail, raw.flags & FLAG_BLANK != 0)?,
+            facts: LocalFacts {
+                blank: raw.flags & FLAG_BLANK != 0,
+                knows_level: raw.feature_supported.get(),
+                needs_level: raw.feature_required.get(),
+                ..decode_tail(tail)?
+            },
         })
     }
 
@@ -175,8 +176,8 @@ impl Hello {
             proto_max: U16::new(self.proto_max),
             class: self.class as u8,
             flags,
-            feature_supported: U32::new(self.feature_supported),
-            feature_required: U32::new(self.feature_required),
+            feature_supported: U32::new(facts.knows_level),
+            feature_required: U32::new(facts.needs_level),
             cluster: self.cluster.0,
             node: U64::new(self.node),
             incarnation: self.incarnation.0,
@@ -209,15 +210,12 @@ pub(crate) fn addresses_fit(facts: &LocalFacts) -> bool {
     facts.peer_address.len() + facts.client_endpoint.len() <= room
 }
 
-fn decode_tail(mut tail: &[u8], blank: bool) -> Result<LocalFacts, HelloError> {
+fn decode_tail(mut tail: &[u8]) -> Result<LocalFacts, HelloError> {
     let Some((fixed, rest)) = tail.split_first_chunk::<TAIL_FIXED>() else {
         return Err(HelloError::Length);
     };
     let (genesis, meta_seq) = fixed.split_at(16);
-    let mut facts = LocalFacts {
-        blank,
-        ..LocalFacts::default()
-    };
+    let mut facts = LocalFacts::default();
     facts.genesis.0.copy_from_slice(genesis);
     facts.meta_seq = U64::read_from_bytes(meta_seq).map_or(0, U64::get);
     tail = rest;

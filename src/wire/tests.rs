@@ -337,7 +337,7 @@ fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
                 (63, 0x80, wide_index),
                 (70, 1, wide_term),
             ]);
-            bad.extend([(80, 4, field("an unknown append status")), (81, 3, state)]);
+            bad.extend([(80, 4, field("an unknown append status")), (81, 4, state)]);
             bad.extend(zeros(82..88));
         }
         Message::PreVote(_) | Message::Vote(_) => {
@@ -346,7 +346,7 @@ fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
         }
         Message::PreVoteReply(_) | Message::VoteReply(_) => {
             bad.extend([(40, 2, flag), (41, 6, field("an unknown vote reason"))]);
-            bad.push((42, 3, state));
+            bad.push((42, 4, state));
             bad.extend(zeros(43..48));
         }
         Message::Heartbeat(_) => bad.push((39, 0x80, wide_index)),
@@ -354,7 +354,7 @@ fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
             bad.extend([
                 (71, 0x80, wide_index),
                 (79, 0x80, wide_index),
-                (100, 3, state),
+                (100, 4, state),
             ]);
             bad.extend(zeros(101..104));
         }
@@ -591,8 +591,6 @@ fn hello() -> Hello {
         proto_max: 3,
         class: Class::Data,
         repairing: true,
-        feature_supported: 4,
-        feature_required: 5,
         cluster: ClusterId([6; 16]),
         node: 7,
         incarnation: id(8),
@@ -608,6 +606,8 @@ fn hello() -> Hello {
         facts: LocalFacts {
             blank: true,
             genesis: id(18),
+            knows_level: 4,
+            needs_level: 5,
             meta_seq: 19,
             peer_address: "a:1".to_owned(),
             client_endpoint: "https://b:2".to_owned(),

@@ -2,20 +2,22 @@
 
 use super::super::{Event, Input, Message};
 use super::bed::T_MAX;
-use super::script::{Script, beat_reply, heartbeat};
+use super::script::{Script, beat_reply, grant, heartbeat};
 use crate::types::{LogIndex, NodeId};
 
 /// Node 1 leads, and all others are connected.
 fn leading(count: usize) -> Script {
     let mut one = Script::new(1, count, &[1, 2], 2);
     (2..=count as NodeId).for_each(|node| one.connect(node, 7));
-    if count == 3 {
-        one.lead(2);
-    } else {
-        let write = one.campaign(2);
-        one.durable(write);
-        let vote = super::script::grant(3, one.last_request());
-        one.tell(3, Message::VoteReply(vote));
+    one.time_out();
+    for granted in [Message::PreVoteReply, Message::VoteReply] {
+        let asked = one.last_request();
+        for voter in 2..=1 + count as NodeId / 2 {
+            one.tell(voter, granted(grant(voter, asked)));
+        }
+        if let Some(vote) = one.writes().last() {
+            one.durable(vote.id);
+        }
     }
     assert!(one.core.is_leader());
     one

@@ -7,6 +7,7 @@ mod digests;
 mod disk;
 mod drive;
 mod election;
+mod features;
 mod founding;
 mod ghost;
 mod hand_over;

@@ -56,6 +56,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                     // It waited for this, if it waited for anything.
                     self.advice = None;
                 }
+                // Of the first one peers hear when it is durable.
+                let level = configuration.feature_level;
+                if !self.facts.blank && level != self.facts.needs_level {
+                    self.tell_facts();
+                }
                 self.dial();
             }
             Event::Advice(text) => {

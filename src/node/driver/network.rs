@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use super::{Cause, Driver, Now};
 use crate::config::limits;
-use crate::core::{AppendEntries, Class, Configuration, EntrySummary, Input, Message, PeerHello};
+use crate::core::{
+    AppendEntries, Class, Configuration, EntrySummary, Input, Message, PeerHello, is_beyond,
+};
 use crate::entry::EntryBatch;
 use crate::network::{NetworkEvent, RaftNetwork, SendOutcome};
 use crate::state_machine::StateMachine;
@@ -78,6 +80,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 let hello = PeerHello {
                     blank: facts.facts.blank,
                     genesis: facts.facts.genesis,
+                    knows_level: facts.facts.knows_level,
                     peer_address: facts.facts.peer_address,
                     client_endpoint: facts.facts.client_endpoint,
                 };
@@ -121,13 +124,18 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         let configurations = entries.configurations().iter().map(|entry| {
             Configuration::decode(&entry.payload).map(|read| (entry.id.index, Arc::new(read)))
         });
-        let configurations = match configurations.collect() {
+        let configurations: Vec<_> = match configurations.collect() {
             Ok(configurations) => configurations,
             Err(error) => {
                 tracing::error!(%from, %error, "an entry was refused: written by a newer release?");
                 return;
             }
         };
+        let known = self.core.knows_level();
+        let mut beyond = configurations.iter();
+        if let Some(why) = beyond.find_map(|(_, read)| is_beyond(read, known)) {
+            return self.step(now, Input::Fail { reason: why }, Cause::Other);
+        }
         let summary = EntrySummary {
             first: entries.first(),
             count: entries.count(),
@@ -150,6 +158,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     pub(super) fn tell_facts(&mut self) {
         self.facts.blank = self.core.is_blank();
         self.facts.genesis = self.core.genesis();
+        self.facts.knows_level = self.core.knows_level();
+        self.facts.needs_level = self.core.feature_level();
         self.facts.meta_seq = self.log.meta_seq();
         self.network.set_local(&self.facts);
     }

@@ -172,6 +172,11 @@ impl Node {
         self.jobs.lock().expect("jobs").iter().map(bytes).sum()
     }
 
+    /// It is of a release that knows these feature levels from now on.
+    pub(super) fn upgrade(&mut self, features: (u32, u32)) {
+        self.driver.core_mut().set_features(features);
+    }
+
     /// When something is to be done, at the latest.
     fn next_at(&self, now: Micros) -> Micros {
         let works = !self.jobs.lock().expect("jobs").is_empty();
@@ -291,6 +296,12 @@ impl Bed {
             apply_pace: 0,
             next_work: 0,
         });
+    }
+
+    /// Whether this release can start with what is on a disk.
+    pub(super) fn begins(&self, id: NodeId) -> Result<(), String> {
+        let (log, _) = self.open_log(id, &Arc::default());
+        begin(&log, &mut ReplicaState::new(Journal::default()), ClusterId([7; 16])).map(|_| ())
     }
 
     fn open_log(&self, id: NodeId, inbox: &Arc<Inbox<usize>>) -> (LogStorage<Memory>, Stepper) {

@@ -269,6 +269,19 @@ fn g2_a_skipped_entry_is_not_applied_and_who_applied_it_stops() {
     assert_eq!(alone.shared.stopped_at(), None, "nothing to be skipped");
 }
 
+#[test]
+fn j2_a_system_entry_of_an_unknown_kind_is_refused_not_skipped() {
+    let alone = Alone::new();
+    let mut applier = Applier::new(ReplicaState::new(Journal::default()), Arc::clone(&alone.shared));
+    let unknown = frame(LogId::new(1, 1), EntryKind::System, 1, &[1, 255]);
+    let (runs, last) = (vec![unknown], 1);
+    let why = applier.run(ApplyJob::Entries { runs, last });
+    let why = why.expect_err("unknown");
+    assert!(why.contains("written by a newer release"), "{why}");
+    assert_eq!(alone.shared.stopped_at(), Some(1));
+    assert_eq!(alone.shows().0, 0);
+}
+
 /// What the thread of the state machine reported to the driver, once it did.
 fn reported(shared: &Shared<Journal>) -> Option<String> {
     let end = Instant::now() + Duration::from_secs(20);

@@ -8,3 +8,4 @@ mod quarantine;
 mod sessions;
 mod slow;
 mod smoke;
+mod versions;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::core::{
-    Configuration, Input, SnapshotChunk, SnapshotInput, SnapshotMark, SnapshotOffer, SnapshotStatus,
+    Configuration, Input, SnapshotChunk, SnapshotInput, SnapshotMark, SnapshotOffer,
+    SnapshotStatus, is_beyond,
 };
 use crate::network::RaftNetwork;
 use crate::node::applier::{ApplyJob, Restoring};
@@ -70,7 +71,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     ) {
         let (index, payload) = &head.configuration;
         let input = match Configuration::decode(payload) {
-            Ok(read) if head.cluster == self.shared.cluster => {
+            Ok(read)
+                if head.cluster == self.shared.cluster
+                    && is_beyond(&read, self.core.knows_level()).is_none() =>
+            {
                 let whole = &mut self.snapshots.receiving.whole;
                 *whole = whole.or(Some((stored, head.time_us)));
                 SnapshotInput::Received {
