@@ -1,6 +1,7 @@
 //! What can go wrong, one small enum per public operation.
 
 use crate::config::ConfigError;
+pub use crate::core::{ChangeError, HandOverError};
 use crate::state_machine::CommandError;
 use crate::types::{LogIndex, NodeId, Term};
 
@@ -93,6 +94,26 @@ fn leader_text(hint: &LeaderHint) -> String {
         Some(node) => format!(": node {node}"),
         None => "; none is known at the moment".to_owned(),
     }
+}
+
+/// Why nothing was read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// No leader was confirmed by a quorum, or the state did not get that far, in time.
+    #[error("the deadline passed before a leader confirmed that the state is up to date")]
+    Deadline,
+    /// Too many wait to read; try again in a moment.
+    #[error("overloaded: too many reads wait; try again in {retry_after_ms} ms")]
+    Overloaded {
+        /// When to try again, milliseconds.
+        retry_after_ms: u64,
+    },
+    /// The node stopped.
+    #[error("the node has stopped")]
+    Stopped,
+    /// The replica failed (disk, log, state machine) and confirms nothing until it is restarted.
+    #[error("the replica has failed: {0}")]
+    Failed(String),
 }
 
 /// Why waiting for an index ended.

@@ -72,9 +72,14 @@ pub mod grpc;
 
 pub use config::{Cluster, ConfigError, RaftConfig};
 pub use core::{RaftCore, RaftRole};
-pub use error::{Certainty, LeaderHint, ProposeError, StartError, WaitError};
+pub use error::{
+    Certainty, ChangeError, HandOverError, LeaderHint, ProposeError, ReadError, StartError,
+    WaitError,
+};
 pub use network::RaftNetwork;
-pub use node::{NodeStatus, ProposeOptions, RaftNode};
+pub use node::{
+    Change, ChangeOptions, NodeStatus, ProposeOptions, RaftNode, ReadConsistency, ReadOptions,
+};
 pub use quic::{Credentials, RaftTransport, RaftTransportService};
 pub use state_machine::{RouterCommand, RouterState, RouterStateMachine, StateMachine};
 pub use types::{LogId, LogIndex, NodeId, Term};

@@ -86,7 +86,7 @@ fn what_is_made_is_printed_for_programs() {
 fn every_command_explains_itself() {
     let output = run(&["--help"]);
     let help = stdout(&output);
-    for command in ["dev", "certs", "serve", "propose", "state", "status"] {
+    for command in ["dev", "certs", "serve", "propose", "state", "status", "wal"] {
         assert!(help.contains(command), "{help}");
         let own = stdout(&run(&[command, "--help"]));
         assert!(

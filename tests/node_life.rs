@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use conveyor_raft::quic::certs::{self, GeneratedCerts};
+use conveyor_raft::wal::{DirReader, LogOptions, MappedDir, Medium, plan_repair, repair};
 use conveyor_raft::{
     Certainty, Cluster, ProposeError, RaftConfig, RaftNode, RouterCommand, RouterStateMachine,
     StartError,
@@ -82,4 +83,41 @@ async fn c12_a_directory_in_use_is_refused_until_its_node_is_gone() {
         }
         assert!(begun.elapsed() < Duration::from_secs(10), "still in use");
     }
+}
+
+#[tokio::test]
+async fn c5_a_node_does_not_vote_with_a_log_that_was_repaired() {
+    let _turn = common::real_time_turn();
+    let dir = tempfile::tempdir().expect("a folder");
+    let certificates = certificates();
+    let node = leader(dir.path(), &certificates).await;
+    node.propose(service("mask-0")).await.expect("applied");
+    node.shutdown().await;
+
+    let segment = dir.path().join("seg-0000000000000001.wal");
+    let mut bytes = std::fs::read(&segment).expect("the first segment");
+    // Behind two copies of the segment's header, in the first batch.
+    bytes[2 * 4096 + 70] ^= 1;
+    std::fs::write(&segment, bytes).expect("damaged");
+    let refused = start(dir.path(), &certificates).await.expect_err("refused");
+    assert!(refused.to_string().contains("wal verify"), "{refused}");
+    let plan = plan_repair(&DirReader::open(dir.path()).expect("there")).expect("a plan");
+    let medium = MappedDir::open(
+        dir.path(),
+        std::sync::Arc::new(drop),
+        &LogOptions::default(),
+    );
+    let medium = medium.expect("nobody has it open");
+    repair(&**medium.files(), &plan, "test").expect("repaired");
+    drop(medium);
+
+    let refused = start(dir.path(), &certificates)
+        .await
+        .expect_err("no voter");
+    assert!(matches!(refused, StartError::Storage(_)), "{refused}");
+    let said = refused.to_string();
+    assert!(
+        said.contains("repaired") && said.contains("replace"),
+        "{said}"
+    );
 }

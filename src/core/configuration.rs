@@ -18,6 +18,15 @@ pub struct MemberInfo {
     pub features: (u32, u32),
 }
 
+/// A learner that is to vote as soon as it has caught up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Promotion {
+    /// Who.
+    pub learner: ReplicaId,
+    /// The voter whose place it takes; node 0 if it takes nobody's.
+    pub replaces: ReplicaId,
+}
+
 /// The members of the cluster. While `outgoing` is not empty the configuration is *joint*: a
 /// decision needs a majority of both voter sets (section 6).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +37,8 @@ pub struct Configuration {
     pub outgoing: Vec<MemberInfo>,
     /// Members that receive the log and do not vote.
     pub learners: Vec<MemberInfo>,
+    /// Which of them are to vote as soon as they have caught up.
+    pub promotions: Vec<Promotion>,
     /// Incarnations that were removed and never come back.
     pub tombstones: Vec<ReplicaId>,
     /// Feature level of the replicated state.
@@ -44,7 +55,11 @@ impl Configuration {
             .outgoing
             .iter()
             .filter(move |who| !later(&self.incoming, who));
-        let learners = self.learners.iter();
+        // A voter on its way to be a learner is both.
+        let learners = self
+            .learners
+            .iter()
+            .filter(move |who| !later(&self.outgoing, who));
         self.incoming.iter().chain(outgoing).chain(learners)
     }
 
@@ -104,15 +119,15 @@ fn majority_value(set: &[MemberInfo], reached: &impl Fn(ReplicaId) -> u64) -> u6
 /// Bytes that are no configuration of a version known here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a configuration: {0}")]
-pub struct ConfigurationError(&'static str);
+pub struct ConfigurationError(pub(super) &'static str);
 
 const VERSION: u8 = 1;
 const MAX_MEMBERS: u32 = 1024;
 const MAX_TEXT: u32 = 512;
 
 impl Configuration {
-    /// The payload of the entry: version 1, then voters, old voters, learners, tombstones and the
-    /// feature level; integers little-endian, lists and texts with their length before them.
+    /// The payload of the entry: version 1, then voters, old voters, learners, promotions (learner and
+    /// whom it replaces), tombstones and the feature level; integers little-endian, lists and texts with their length before them.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         for list in [&self.incoming, &self.outgoing, &self.learners] {
@@ -124,6 +139,11 @@ impl Configuration {
                 put_u32(&mut out, member.features.0);
                 put_u32(&mut out, member.features.1);
             }
+        }
+        put_u32(&mut out, self.promotions.len() as u32);
+        for promotion in &self.promotions {
+            put_replica(&mut out, promotion.learner);
+            put_replica(&mut out, promotion.replaces);
         }
         put_u32(&mut out, self.tombstones.len() as u32);
         self.tombstones
@@ -146,6 +166,7 @@ impl Configuration {
             incoming: take_members(&mut input)?,
             outgoing: take_members(&mut input)?,
             learners: take_members(&mut input)?,
+            promotions: take_list(&mut input, take_promotion)?,
             tombstones: take_list(&mut input, take_replica)?,
             feature_level: take_u32(&mut input)?,
         };
@@ -156,7 +177,8 @@ impl Configuration {
         Ok(configuration)
     }
 
-    fn check(&self) -> Result<(), ConfigurationError> {
+    /// Whether it can be right at all.
+    pub(super) fn check(&self) -> Result<(), ConfigurationError> {
         if self.incoming.is_empty() {
             return Err(ConfigurationError("no voter"));
         }
@@ -173,6 +195,18 @@ impl Configuration {
             if set.iter().any(|member| nobody(member.replica)) {
                 return Err(ConfigurationError("a member without id or incarnation"));
             }
+        }
+        let is = |set: &[MemberInfo], who: ReplicaId| set.iter().any(|one| one.replica == who);
+        if self
+            .learners
+            .iter()
+            .any(|one| is(&self.incoming, one.replica))
+        {
+            return Err(ConfigurationError("a learner that votes"));
+        }
+        let stray = |one: &Promotion| !is(&self.learners, one.learner);
+        if self.promotions.iter().any(stray) {
+            return Err(ConfigurationError("a promotion of no learner"));
         }
         Ok(())
     }
@@ -207,6 +241,13 @@ fn take_u32(input: &mut &[u8]) -> Result<u32, ConfigurationError> {
 fn take_replica(input: &mut &[u8]) -> Result<ReplicaId, ConfigurationError> {
     let node = take(input).map(u64::from_le_bytes)?;
     Ok(ReplicaId::new(node, Incarnation(take(input)?)))
+}
+
+fn take_promotion(input: &mut &[u8]) -> Result<Promotion, ConfigurationError> {
+    Ok(Promotion {
+        learner: take_replica(input)?,
+        replaces: take_replica(input)?,
+    })
 }
 
 fn take_text(input: &mut &[u8]) -> Result<String, ConfigurationError> {
@@ -393,7 +434,7 @@ mod tests {
             }
             for (count, why) in [(1024, None), (1025, Some("more than 1024 members"))] {
                 let mut configuration = sets(0b1110, 0b110);
-                *set(&mut configuration) = (1..=count).map(|node| in_life(node, 1)).collect();
+                *set(&mut configuration) = (1..=count).map(|node| in_life(node, 99)).collect();
                 assert_eq!(refusal(&configuration), why, "{count}");
             }
         }

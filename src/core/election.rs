@@ -15,6 +15,8 @@ pub(super) struct Campaign {
     pub(super) granted: BTreeSet<ReplicaId>,
     /// The write of the own vote, while it is not durable: until then it counts for nobody (A1).
     pub(super) own_vote: Option<WriteId>,
+    /// The leader asked for it: voters answer although they hear that leader.
+    transfer: bool,
 }
 
 impl Campaign {
@@ -22,6 +24,7 @@ impl Campaign {
         self.round += 1;
         self.granted.clear();
         self.own_vote = None;
+        self.transfer = false;
     }
 }
 
@@ -33,13 +36,16 @@ impl RaftCore {
             self.pre_campaign(now, out);
         } else {
             self.advise_if_left_out(out);
+            if self.was_removed(self.me) {
+                self.advise_removed(out);
+            }
         }
     }
 
     /// A blank node never campaigns, nor does a member while the founding is not complete: nothing
     /// can have been committed, and a second history must not begin.
-    fn may_campaign(&self) -> bool {
-        self.votes() && !self.founding_is_open()
+    pub(super) fn may_campaign(&self) -> bool {
+        self.votes() && !self.founding_is_open() && !self.disk_stalls
     }
 
     fn pre_campaign(&mut self, now: Micros, out: &mut Vec<Output>) {
@@ -53,8 +59,17 @@ impl RaftCore {
         self.ask_all(out);
     }
 
-    /// Asks for real votes: a new term, the own vote first (section 5.2).
+    /// Without a pre-vote: the leader itself wants it (thesis, section 3.10).
+    pub(super) fn campaign_for_hand_over(&mut self, now: Micros, out: &mut Vec<Output>) {
+        self.begin_campaign(now, true, out);
+    }
+
     pub(super) fn campaign_now(&mut self, now: Micros, out: &mut Vec<Output>) {
+        self.begin_campaign(now, false, out);
+    }
+
+    /// Asks for real votes: a new term, the own vote first (section 5.2).
+    fn begin_campaign(&mut self, now: Micros, transfer: bool, out: &mut Vec<Output>) {
         self.role = RaftRole::Candidate;
         self.leader = None;
         self.verified = 0;
@@ -63,6 +78,7 @@ impl RaftCore {
             voted_for: self.me,
         };
         self.campaign.begin();
+        self.campaign.transfer = transfer;
         self.restart_election_timer(now);
         let hard = self.hard;
         let write = self.persist(out, |write| write.hard_state = Some(hard));
@@ -90,7 +106,7 @@ impl RaftCore {
             incarnation: self.me.incarnation,
             round: self.campaign.round,
             last: self.log.last(),
-            transfer: false,
+            transfer: self.campaign.transfer,
         };
         let message = if pre {
             Message::PreVote(request)
@@ -126,7 +142,9 @@ impl RaftCore {
         request: VoteRequest,
         out: &mut Vec<Output>,
     ) {
-        let reason = if request.term <= self.hard.term {
+        let reason = if self.was_removed(from) {
+            VoteReason::NoVoter
+        } else if request.term <= self.hard.term {
             VoteReason::StaleTerm
         } else {
             self.refusal(now, &request)
@@ -185,6 +203,9 @@ impl RaftCore {
         request: &VoteRequest,
         out: &mut Vec<Output>,
     ) -> VoteReason {
+        if self.was_removed(from) {
+            return VoteReason::NoVoter;
+        }
         if request.term < self.hard.term {
             return VoteReason::StaleTerm;
         }
@@ -217,6 +238,9 @@ impl RaftCore {
         role: RaftRole,
         out: &mut Vec<Output>,
     ) -> bool {
+        if reply.reason == VoteReason::NoVoter && !reply.granted {
+            self.advise_removed(out);
+        }
         if !reply.granted && reply.term > self.hard.term {
             self.enter_term(now, reply.term, out);
             return false;

@@ -2,7 +2,7 @@
 
 use super::message::{AppendAck, AppendEntries, AppendStatus, Heartbeat, HeartbeatReply, Message};
 use super::{AppendSource, EntrySummary, Output, RaftCore, RaftRole};
-use crate::types::{LogId, LogIndex, Micros, NodeId, ReplicaId, Term};
+use crate::types::{Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term};
 
 impl RaftCore {
     /// Whether `from` may lead in `term`; if so it is the leader now, and the timers know it.
@@ -44,9 +44,9 @@ impl RaftCore {
         entries: EntrySummary,
         out: &mut Vec<Output>,
     ) {
-        // Entries for a node without a configuration come with membership changes.
-        if self.is_blank() || !self.accept_leader(now, from.node, append.term, out) {
-            if !self.is_blank() && !self.failed {
+        // Only a leader whose configuration names this very life sends to a blank node: it joins.
+        if !self.accept_leader(now, from.node, append.term, out) {
+            if !self.failed {
                 self.answer(
                     from,
                     &append,
@@ -100,6 +100,16 @@ impl RaftCore {
             self.fail(text, out);
             return false;
         }
+        let genesis = if self.genesis.is_none() {
+            // A log begins with its founding: nothing else can be the start of one.
+            let Some(founder) = entries.founder() else {
+                return false;
+            };
+            self.genesis = founder;
+            Some(founder)
+        } else {
+            None
+        };
         let truncate_from = conflict.then_some(new);
         if conflict {
             self.truncate(new, out);
@@ -108,6 +118,7 @@ impl RaftCore {
             .runs_from(new)
             .for_each(|(term, count)| self.log.append(term, count));
         self.persist(out, |write| {
+            write.genesis = genesis;
             write.truncate_from = truncate_from;
             write.append = AppendSource::Message { from: new };
         });
@@ -185,6 +196,14 @@ impl RaftCore {
 }
 
 impl EntrySummary {
+    /// The founder of the cluster, if these are the first entries of its log: of the first members
+    /// the one with the lowest number.
+    fn founder(&self) -> Option<Incarnation> {
+        let (_, first) = self.configurations.iter().find(|(index, _)| *index == 1)?;
+        let voters = first.incoming.iter().map(|member| member.replica);
+        voters.min().map(|founder| founder.incarnation)
+    }
+
     fn term_at(&self, index: LogIndex) -> Option<Term> {
         let after = self.terms.partition_point(|run| run.index <= index);
         after.checked_sub(1).map(|run| self.terms[run].term)

@@ -164,6 +164,15 @@ impl RaftCore {
         self.advise(text, out);
     }
 
+    /// A voter refuses this replica for good.
+    pub(super) fn advise_removed(&mut self, out: &mut Vec<Output>) {
+        let text =
+            "this node was removed from its cluster: stop it; to bring it back, start it with \
+                    an empty directory and add it"
+                .to_owned();
+        self.advise(text, out);
+    }
+
     fn advise(&mut self, text: String, out: &mut Vec<Output>) {
         if !std::mem::replace(&mut self.founding.advised, true) {
             out.push(Output::Event(Event::Advice(text)));

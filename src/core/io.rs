@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use super::change::Change;
 use super::configuration::Configuration;
+use super::hand_over::HandOverError;
+use super::membership::ChangeError;
 use super::message::{AppendEntries, Class, Message};
 use crate::types::{
     HardState, Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId,
@@ -23,6 +26,9 @@ pub struct Settings {
     pub max_inflight_appends: usize,
     /// Entry bytes in one append.
     pub max_append_bytes: usize,
+    /// Whether reads may rest on leases, and then by how many millionths one clock may run faster
+    /// than another (hazard A9).
+    pub lease_drift_ppm: Option<u32>,
     /// Seed of the election timeouts. Different on every node, or votes split.
     pub seed: u64,
 }
@@ -32,6 +38,8 @@ pub struct Settings {
 pub struct Recovered {
     /// Term and vote.
     pub hard_state: HardState,
+    /// The longest election timeout that this replica told others in any earlier life.
+    pub told_election_timeout: Micros,
     /// The cluster's founder; none while blank.
     pub genesis: Incarnation,
     /// The log starts after this entry.
@@ -146,6 +154,26 @@ pub enum Input {
         /// The newest durable write.
         id: WriteId,
     },
+    /// Somebody here wants to read what reflects everything acknowledged so far; answered by
+    /// [`Output::ReadReady`], or not at all: then ask again, as another attempt.
+    Read {
+        /// Number of the attempt, never used before: not by an earlier life of the process either.
+        id: u64,
+    },
+    /// Hand leadership over: to this member, or to the one that has most of the log.
+    HandOver {
+        /// To whom.
+        to: Option<NodeId>,
+    },
+    /// Change the members.
+    Change {
+        /// Only if the configuration in force is the one at this index.
+        expected: Option<LogIndex>,
+        /// What, all in one step.
+        changes: Vec<Change>,
+    },
+    /// The oldest write has waited for the disk for an election timeout, or waits no more.
+    DiskStalls(bool),
     /// The state machine has applied this far.
     Applied {
         /// Index.
@@ -247,6 +275,14 @@ pub enum Output {
         /// Index.
         index: LogIndex,
     },
+    /// Once the state machine has applied this far, it reflects everything that was acknowledged
+    /// before the read was asked for; so it does for all that were asked for earlier.
+    ReadReady {
+        /// Of which [`Input::Read`].
+        id: u64,
+        /// What to have applied.
+        index: LogIndex,
+    },
     /// Something to tell others.
     Event(Event),
 }
@@ -265,6 +301,16 @@ pub enum Event {
         term: Term,
         /// Why.
         why: &'static str,
+    },
+    /// Leadership was not handed over; this node goes on as it was.
+    HandOverFailed {
+        /// Why.
+        why: HandOverError,
+    },
+    /// The members were not changed.
+    ChangeRefused {
+        /// Why.
+        why: ChangeError,
     },
     /// Entries from here on were dropped from the log.
     Truncated {

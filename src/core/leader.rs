@@ -1,5 +1,6 @@
 //! Leading: replication, commit, heartbeats, check-quorum (sections 5.3 and 5.4.2; thesis, 6.2).
 
+use super::hand_over::HandOver;
 use super::message::{AppendAck, AppendEntries, AppendStatus, Heartbeat, HeartbeatReply, Message};
 use super::peer::{Inflight, Peer, Progress};
 use super::{AppendSource, Output, RaftCore, RaftRole};
@@ -9,6 +10,7 @@ impl RaftCore {
     pub(super) fn begin_leading(&mut self, now: Micros, out: &mut Vec<Output>) {
         self.role = RaftRole::Leader;
         self.leader = Some(self.me.node);
+        self.hand_over = HandOver::default();
         let index = self.log.last().index + 1;
         for member in self.others().iter() {
             self.peers
@@ -39,7 +41,8 @@ impl RaftCore {
             .peers
             .values()
             .filter_map(|peer| peer.silence_ends(patience));
-        ends.fold(self.heartbeat_due, Micros::min)
+        let first = self.heartbeat_due.min(self.hand_over_ends());
+        ends.fold(first, Micros::min)
     }
 
     pub(super) fn tick_leader(&mut self, now: Micros, out: &mut Vec<Output>) {
@@ -57,6 +60,7 @@ impl RaftCore {
         if !self.hears_quorum(now) {
             return self.step_down(now, "no quorum answers", out);
         }
+        self.tick_hand_over(now, out);
         if now >= self.heartbeat_due {
             self.heartbeat(now, out);
         }
@@ -66,25 +70,30 @@ impl RaftCore {
     fn hears_quorum(&self, now: Micros) -> bool {
         let horizon = now.saturating_sub(self.settings.election_timeout_max);
         let heard = |who: ReplicaId| {
-            let peer = self.peers.get(&who.node);
+            let peer = self.holder(who);
             who == self.me || peer.is_some_and(|peer| peer.last_contact >= horizon)
         };
         self.configuration()
             .is_some_and(|configuration| configuration.is_quorum(heard))
     }
 
-    fn heartbeat(&mut self, now: Micros, out: &mut Vec<Output>) {
+    pub(super) fn heartbeat(&mut self, now: Micros, out: &mut Vec<Output>) {
         self.heartbeat_due = now + self.settings.heartbeat_interval;
+        self.reads.begin_round();
         for member in self.others().iter() {
             // A refusal ends by a timer too, should the transport never say that there is room (B9).
-            if let Some(peer) = self.peers.get_mut(&member.node) {
+            if let Some(peer) = self.peers.get_mut(&member.node)
+                && peer.answered == Some(*member)
+            {
                 peer.refused = false;
+                self.send_heartbeat(now, member.node, out);
             }
-            self.send_heartbeat(now, member.node, out);
         }
+        self.urge_target(out);
     }
 
     pub(super) fn send_heartbeat(&mut self, now: Micros, node: NodeId, out: &mut Vec<Output>) {
+        let read_id = self.reads.round();
         let Some(peer) = self.peers.get_mut(&node) else {
             return;
         };
@@ -95,7 +104,7 @@ impl RaftCore {
             seq: peer.control_seq,
             commit: self.commit.min(peer.match_index),
             sent_at: now,
-            read_id: 0,
+            read_id,
         };
         peer.control_seq += 1;
         self.send(node, Message::Heartbeat(heartbeat), None, out);
@@ -108,10 +117,20 @@ impl RaftCore {
         reply: HeartbeatReply,
         out: &mut Vec<Output>,
     ) {
+        let round = self.reads.round();
+        let promised = Micros::from(reply.election_timeout_min_ms) * 1000;
+        let lease = self.lease_of(promised);
         if let Some(peer) = self.replying_peer(now, from, reply.term, reply.incarnation, out)
             && peer.control == Some(reply.epoch)
         {
             peer.last_contact = now;
+            peer.read_round = peer.read_round.max(reply.read_id.min(round));
+            // From when it was sent: that is when the promise began, at the latest.
+            let until = reply.sent_at.min(now) + lease;
+            if lease > 0 {
+                peer.lease_until = peer.lease_until.max(until);
+            }
+            self.confirm_reads(out);
         }
     }
 
@@ -137,11 +156,8 @@ impl RaftCore {
             && term == self.hard.term
             && member
             && incarnation == from.incarnation;
-        if counts {
-            self.peers.get_mut(&from.node)
-        } else {
-            None
-        }
+        let peer = self.peers.get_mut(&from.node).filter(|_| counts)?;
+        (peer.answered == Some(from)).then_some(peer)
     }
 
     pub(super) fn on_append_ack(
@@ -181,6 +197,12 @@ impl RaftCore {
             return;
         }
         self.commit_by_count(out);
+        self.settle_reads(now, out);
+        self.settle_hand_over(out);
+        self.settle_membership(now, out);
+        if self.role != RaftRole::Leader {
+            return;
+        }
         for member in self.others().iter() {
             self.replicate(now, *member, out);
         }
@@ -193,7 +215,7 @@ impl RaftCore {
             return;
         };
         let reached = configuration.quorum_index(|who| {
-            let peer = self.peers.get(&who.node).map_or(0, |peer| peer.match_index);
+            let peer = self.holder(who).map_or(0, |peer| peer.match_index);
             if who == self.me { self.durable } else { peer }
         });
         if self.log.term_at(reached) == Some(self.hard.term) {

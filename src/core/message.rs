@@ -198,6 +198,50 @@ pub struct FoundReply {
     pub status: FoundStatus,
 }
 
+/// Asks the leader which index a linearizable read has to reflect (thesis, section 6.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadIndex {
+    /// The asker's term.
+    pub term: Term,
+    /// The asker's incarnation.
+    pub incarnation: Incarnation,
+    /// Number of the attempt; never used twice (hazard F2).
+    pub id: u64,
+}
+
+/// The answer to [`ReadIndex`], once a quorum has confirmed the leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadIndexReply {
+    /// The answerer's term.
+    pub term: Term,
+    /// Echo.
+    pub id: u64,
+    /// What to have applied before the read; none if the asked does not lead in the asker's term.
+    pub index: Option<LogIndex>,
+}
+
+/// Tells a follower to campaign at once: leadership is handed over to it (thesis, section 3.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutNow {
+    /// The leader's term.
+    pub term: Term,
+    /// The life of the target that is meant.
+    pub target: Incarnation,
+    /// The leader's last entry, which the target must hold (hazard A12).
+    pub last: LogId,
+}
+
+/// The answer to [`TimeoutNow`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutNowReply {
+    /// The target's term, the new one if it campaigns.
+    pub term: Term,
+    /// The target's incarnation.
+    pub incarnation: Incarnation,
+    /// Whether it campaigns.
+    pub accepted: bool,
+}
+
 /// One message between peers. Which class of connection carries it is in [`Message::class`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -217,6 +261,14 @@ pub enum Message {
     Heartbeat(Heartbeat),
     /// Its answer (control).
     HeartbeatReply(HeartbeatReply),
+    /// Which index must a read reflect? (control)
+    ReadIndex(ReadIndex),
+    /// Its answer (control).
+    ReadIndexReply(ReadIndexReply),
+    /// Campaign now (control).
+    TimeoutNow(TimeoutNow),
+    /// Its answer (control).
+    TimeoutNowReply(TimeoutNowReply),
     /// The first entry (control).
     Found(Found),
     /// Its answer (control).
@@ -228,7 +280,7 @@ pub enum Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Class {
-    /// Votes, heartbeats, founding.
+    /// Votes, heartbeats, reads, hand-overs, founding.
     Control = 0,
     /// Entries and their acks.
     Data = 1,
@@ -251,6 +303,8 @@ impl Message {
                 | Self::PreVoteReply(_)
                 | Self::VoteReply(_)
                 | Self::HeartbeatReply(_)
+                | Self::ReadIndexReply(_)
+                | Self::TimeoutNowReply(_)
                 | Self::FoundReply(_)
         )
     }
@@ -264,6 +318,10 @@ impl Message {
             Self::PreVoteReply(m) | Self::VoteReply(m) => m.term,
             Self::Heartbeat(m) => m.term,
             Self::HeartbeatReply(m) => m.term,
+            Self::ReadIndex(m) => m.term,
+            Self::ReadIndexReply(m) => m.term,
+            Self::TimeoutNow(m) => m.term,
+            Self::TimeoutNowReply(m) => m.term,
             Self::Found(m) => m.term,
             Self::FoundReply(m) => m.term,
         }

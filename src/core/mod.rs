@@ -7,15 +7,19 @@
 //! Sections cited are those of the Raft paper (extended version) unless the thesis is named.
 #![forbid(unsafe_code)]
 
+mod change;
 mod configuration;
 mod election;
 mod follower;
 mod founding;
+mod hand_over;
 mod io;
 mod leader;
+mod membership;
 mod message;
 mod peer;
 mod random;
+mod reads;
 mod term_runs;
 #[cfg(test)]
 mod tests;
@@ -23,11 +27,14 @@ mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-pub use configuration::{Configuration, ConfigurationError, MemberInfo};
+pub use change::Change;
+pub use configuration::{Configuration, ConfigurationError, MemberInfo, Promotion};
+pub use hand_over::HandOverError;
 pub use io::{
     AppendSource, EntrySummary, Event, FoundingList, Input, Output, PeerHello, Persist, Recovered,
     Settings,
 };
+pub use membership::ChangeError;
 pub use message::*;
 
 use crate::types::{
@@ -35,8 +42,10 @@ use crate::types::{
 };
 use election::Campaign;
 use founding::Founding;
+use hand_over::HandOver;
 use peer::Peer;
 use random::Random;
+use reads::Reads;
 use term_runs::TermRuns;
 
 /// What a node is at the moment (section 5.1; pre-candidate: thesis, section 9.6).
@@ -85,6 +94,8 @@ pub struct RaftCore {
     campaign: Campaign,
     founding: Founding,
     peers: BTreeMap<NodeId, Peer>,
+    reads: Reads,
+    hand_over: HandOver,
     commit: LogIndex,
     applied: LogIndex,
     /// Own entries known durable.
@@ -100,6 +111,8 @@ pub struct RaftCore {
     heartbeat_due: Micros,
     /// Votes are refused until then, since a leader lives (or may, just after a start).
     sticky_until: Micros,
+    /// The own disk has not answered for an election timeout: no time to lead.
+    disk_stalls: bool,
     failed: bool,
 }
 
@@ -126,6 +139,8 @@ impl RaftCore {
             campaign: Campaign::default(),
             founding: Founding::new(founding),
             peers: BTreeMap::new(),
+            reads: Reads::default(),
+            hand_over: HandOver::default(),
             commit: recovered.snapshot.index,
             applied: recovered.snapshot.index,
             durable: recovered.last.index,
@@ -138,8 +153,11 @@ impl RaftCore {
             sticky_until: if fresh {
                 0
             } else {
-                now + settings.election_timeout_max
+                now + settings
+                    .election_timeout_max
+                    .max(recovered.told_election_timeout)
             },
+            disk_stalls: false,
             failed: false,
             settings,
         };
@@ -190,6 +208,10 @@ impl RaftCore {
             Input::Propose { count } => self.propose(count, out),
             Input::Replicated { to, seq, sent } => self.replicated(now, to, seq, sent, out),
             Input::Durable { id } => self.written(now, id, out),
+            Input::Read { id } => self.read(id, out),
+            Input::HandOver { to } => self.begin_hand_over(now, to, out),
+            Input::Change { expected, changes } => self.change(expected, &changes, out),
+            Input::DiskStalls(stalls) => self.disk_stalls(now, stalls, out),
             Input::Applied { index } => self.applied = self.applied.max(index),
             Input::Settle => self.settle(now, out),
             Input::Fail { reason } => self.fail(reason, out),
@@ -228,6 +250,10 @@ impl RaftCore {
             Message::AppendAck(ack) => self.on_append_ack(now, from, ack, out),
             Message::Heartbeat(heartbeat) => self.on_heartbeat(now, from, heartbeat, out),
             Message::HeartbeatReply(reply) => self.on_heartbeat_reply(now, from, reply, out),
+            Message::ReadIndex(ask) => self.on_read_index(from, ask, out),
+            Message::ReadIndexReply(reply) => self.on_read_index_reply(now, from, reply, out),
+            Message::TimeoutNow(urge) => self.on_timeout_now(now, from, urge, out),
+            Message::TimeoutNowReply(reply) => self.on_timeout_now_reply(now, from, reply, out),
             Message::PreVote(request) => self.on_pre_vote(now, from, request, out),
             Message::PreVoteReply(reply) => self.on_pre_vote_reply(now, from, reply, out),
             Message::Vote(request) => self.on_vote(now, from, request, out),
@@ -323,9 +349,13 @@ impl RaftCore {
         configuration: Arc<Configuration>,
         out: &mut Vec<Output>,
     ) {
+        let before = self.others();
         self.configurations
             .push((index, Arc::clone(&configuration)));
         self.configuration_changed();
+        if self.role == RaftRole::Leader {
+            self.welcome(&before);
+        }
         out.push(Output::Event(Event::Configured {
             index,
             configuration,
@@ -356,10 +386,25 @@ impl RaftCore {
                 why,
             }));
             self.leader = None;
+            self.hand_over = HandOver::default();
+            self.drop_reads(out);
         }
         if self.role != RaftRole::Follower {
             self.role = RaftRole::Follower;
             self.restart_election_timer(now);
+        }
+    }
+
+    /// A leader whose disk hangs can only hold the others up: appends of its own become durable on
+    /// a majority of others, but a disk like that seldom hangs alone (hazards B12, C10).
+    fn disk_stalls(&mut self, now: Micros, stalls: bool, out: &mut Vec<Output>) {
+        self.disk_stalls = stalls;
+        if stalls && self.role == RaftRole::Leader {
+            self.step_down(
+                now,
+                "its disk has not answered for an election timeout",
+                out,
+            );
         }
     }
 
@@ -449,6 +494,16 @@ impl RaftCore {
         self.durable
     }
 
+    /// A disk that keeps a write waiting for longer has stalled, microseconds.
+    pub(crate) fn stall_limit(&self) -> Micros {
+        self.settings.election_timeout_max
+    }
+
+    /// How often a leader says that it lives, microseconds.
+    pub(crate) fn heartbeat_interval(&self) -> Micros {
+        self.settings.heartbeat_interval
+    }
+
     /// Whether it takes part no more.
     pub fn failed(&self) -> bool {
         self.failed
@@ -459,6 +514,17 @@ impl RaftCore {
         self.configurations
             .last()
             .map(|(_, configuration)| configuration)
+    }
+
+    /// Index of the configuration in force; 0 while there is none.
+    pub fn configured_at(&self) -> LogIndex {
+        self.configurations.last().map_or(0, |(index, _)| *index)
+    }
+
+    /// All configurations in the log, by index.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn configurations(&self) -> &[(LogIndex, Arc<Configuration>)] {
+        &self.configurations
     }
 
     /// Whether the log holds no configuration.
@@ -495,6 +561,17 @@ impl RaftCore {
             members.filter(|who| *who != self.me).collect()
         });
         self.others = members.unwrap_or_default();
+        // Promises were made to the leader of another configuration (hazard A9).
+        self.peers
+            .values_mut()
+            .for_each(|peer| peer.lease_until = 0);
+    }
+
+    /// What this leader knows of a peer in the life that a configuration names: another life of the
+    /// same number counts for nobody (hazard E8).
+    fn holder(&self, who: ReplicaId) -> Option<&Peer> {
+        let peer = self.peers.get(&who.node);
+        peer.filter(|peer| peer.answered == Some(who))
     }
 
     fn votes(&self) -> bool {

@@ -44,6 +44,13 @@ pub(super) struct Peer {
     pub(super) inflight_bytes: usize,
     /// The transport refused; wait until it says that there is room.
     pub(super) refused: bool,
+    /// The newest round of reads whose heartbeat it answered in this term.
+    pub(super) read_round: u64,
+    /// It refuses votes until then, by this node's clock; 0 where nothing is promised.
+    pub(super) lease_until: Micros,
+    /// A learner that is to vote has to get this far, and since when.
+    pub(super) round_goal: LogIndex,
+    pub(super) round_began: Micros,
     /// Last reply of this term.
     pub(super) last_contact: Micros,
 }
@@ -63,6 +70,10 @@ impl Default for Peer {
             inflight: VecDeque::new(),
             inflight_bytes: 0,
             refused: false,
+            read_round: 0,
+            lease_until: 0,
+            round_goal: 0,
+            round_began: 0,
             last_contact: 0,
         }
     }
@@ -70,6 +81,10 @@ impl Default for Peer {
 
 impl Peer {
     pub(super) fn link_up(&mut self, peer: ReplicaId, class: Class, epoch: u64, hello: PeerHello) {
+        if self.answered.is_some_and(|before| before != peer) {
+            // Another life has promised nothing of what this one did (hazard E8).
+            self.start_term(self.next, 0);
+        }
         self.answered = Some(peer);
         self.hello = hello;
         match class {
@@ -101,6 +116,9 @@ impl Peer {
         self.match_index = 0;
         self.last_contact = now;
         self.refused = false;
+        self.read_round = 0;
+        self.lease_until = 0;
+        self.round_goal = 0;
         self.probe_at(next);
     }
 

@@ -4,27 +4,33 @@
 //! is carried out at once: nothing here waits. Threads and clocks are around it, so a simulation
 //! runs this very code.
 
+mod applying;
+mod events;
+mod hand_over;
+mod membership;
+mod network;
+mod proposals;
+mod reads;
+mod writes;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::applier::ApplyJob;
-use super::inbox::{Lanes, Request, Submission};
+use super::inbox::{Lanes, Submission};
 use super::log_time::LogTime;
 pub(crate) use super::log_time::Now;
 use super::shared::Shared;
-use crate::config::limits;
-use crate::core::{
-    AppendEntries, AppendSource, Configuration, EntrySummary, Event, Input, Message, Output,
-    PeerHello, Persist, RaftCore, RaftRole,
-};
+use crate::core::{ChangeError, Input, Message, Output, RaftCore, RaftRole};
 use crate::entry::EntryBatch;
-use crate::error::ProposeError;
-use crate::network::{LocalFacts, NetworkEvent, PeerAddress, RaftNetwork, SendOutcome};
+use crate::error::{HandOverError, ProposeError, ReadError};
+use crate::network::{LocalFacts, PeerAddress, RaftNetwork};
 use crate::state_machine::StateMachine;
-use crate::types::{EntryKind, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId};
-use crate::wal::{Append, LogStorage, Medium, MediumEvent, NewEntry, Write};
+use crate::types::{LogIndex, Micros, NodeId, WriteId};
+use crate::wal::{LogStorage, Medium, NewEntry};
+pub(crate) use hand_over::HandOverReply;
+pub(crate) use membership::ChangeReply;
+use reads::Reads;
 
 /// How often the slow part of the status is published.
 const STATUS_INTERVAL: Micros = 100_000;
@@ -54,8 +60,15 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     /// Admitted by a leader and not yet appended, for want of prepared room.
     pending: VecDeque<Submission<S::Response>>,
     entries: Vec<NewEntry>,
+    reads: Reads,
     log_time: LogTime,
     next_due: Micros,
+    /// The disk has kept a write waiting for an election timeout.
+    disk_stalls: bool,
+    /// Who wants to know how the hand-over under way ends.
+    hand_over: Option<HandOverReply>,
+    /// Who wants to know how the change of members under way ends.
+    change: Option<ChangeReply>,
     /// The write that makes the founding durable, until it is.
     founding_write: Option<WriteId>,
     /// When the slow part of the status is published again.
@@ -111,6 +124,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             facts,
             listed,
         } = parts;
+        let reads = Reads::new(log.meta_seq(), core.heartbeat_interval());
         let mut driver = Self {
             core,
             log,
@@ -124,8 +138,12 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             deferred: Vec::new(),
             pending: VecDeque::new(),
             entries: Vec::new(),
+            reads,
             log_time: LogTime::default(),
             next_due: 0,
+            disk_stalls: false,
+            hand_over: None,
+            change: None,
             founding_write: None,
             next_status: 0,
             dispatched: 0,
@@ -166,6 +184,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             .drain(..)
             .for_each(|event| self.network_event(now, event));
         self.propose(now, &mut lanes.proposals);
+        self.read(now, &mut lanes.reads);
         let index = self.shared.applied_index();
         self.step(now, Input::Applied { index }, Cause::Other);
         self.step(now, Input::Settle, Cause::Other);
@@ -174,6 +193,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.log.note_commit(self.core.commit());
         self.log.tick(now.mono);
         self.log.pump();
+        self.notice_stall(now);
+        self.notice_hand_over();
+        self.notice_change();
         self.publish(now.mono);
         self.next_call(now.mono)
     }
@@ -183,7 +205,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     fn next_call(&self, now: Micros) -> Micros {
         match self.failure {
             Some(_) if !self.shared.waiters.is_empty() => now + STATUS_INTERVAL,
-            _ => self.core.deadline(),
+            _ => self.core.deadline().min(self.reads.deadline()),
         }
     }
 
@@ -215,7 +237,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     /// Stops: everyone who waits is answered, the log is closed.
-    pub(crate) fn close(self) -> Result<(), crate::wal::LogFailure> {
+    pub(crate) fn close(mut self) -> Result<(), crate::wal::LogFailure> {
+        self.reads.refuse(&ReadError::Stopped);
+        self.hand_over_failed(HandOverError::Stopped);
+        self.change_failed(ChangeError::Stopped);
         for submission in self.pending {
             submission.waiter.answer(Err(ProposeError::ShuttingDown));
         }
@@ -270,523 +295,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 Err(error) => self.fail(now, error.to_string()),
             },
             Output::Commit { index } => self.committed(index),
+            Output::ReadReady { id, index } => self.reads.ready(id, index),
             Output::Event(event) => self.event(now, event),
-        }
-    }
-
-    // ---- the log ----
-
-    fn persist(&mut self, now: Now, persist: Persist, cause: &mut Cause<'_, S::Response>) {
-        let hard = persist.hard_state;
-        if hard.is_some_and(|hard| hard.term > self.log.hard_state().term) {
-            // What was promised in an older term is void now.
-            let valid = |message: &Message| message.term() >= persist.term;
-            self.deferred.retain(|(_, _, message)| valid(message));
-        }
-        let suffix = match (&persist.append, &cause) {
-            (AppendSource::Message { from }, Cause::Entries(batch)) => {
-                EntryBatch::clone(batch).suffix(*from)
-            }
-            _ => EntryBatch::default(),
-        };
-        let mut entries = std::mem::take(&mut self.entries);
-        let first = self.own_entries(now, &persist, cause, &mut entries);
-        let append = match first {
-            Some(first) => Append::Entries {
-                first,
-                term: persist.term,
-                entries: &entries,
-            },
-            None if suffix.is_empty() => Append::None,
-            None => Append::Frames(&suffix),
-        };
-        let written = self.log.write(Write {
-            id: persist.id,
-            now: now.mono,
-            hard_state: hard,
-            genesis: persist.genesis,
-            truncate_from: persist.truncate_from,
-            append,
-        });
-        entries.clear();
-        self.entries = entries;
-        if let Err(error) = written {
-            self.fail(now, error.to_string());
-        }
-        if persist.genesis.is_some() {
-            self.founding_write = Some(persist.id);
-        }
-    }
-
-    /// The entries that this node makes itself, and the index of the first.
-    fn own_entries(
-        &mut self,
-        now: Now,
-        persist: &Persist,
-        cause: &mut Cause<'_, S::Response>,
-        entries: &mut Vec<NewEntry>,
-    ) -> Option<LogIndex> {
-        let (index, kind, payload) = match &persist.append {
-            AppendSource::None | AppendSource::Message { .. } => return None,
-            AppendSource::Proposals { first, .. } => {
-                self.take_proposals(now, *first, persist.term, entries, cause);
-                return Some(*first);
-            }
-            AppendSource::Noop { index } => (*index, EntryKind::Noop, Bytes::new()),
-            AppendSource::Configuration {
-                index,
-                configuration,
-            } => {
-                let payload = Bytes::from(configuration.encode());
-                (*index, EntryKind::Configuration, payload)
-            }
-        };
-        let time_us = self.log_time.begin_term(self.log.last_time_us(), now);
-        entries.push(NewEntry {
-            kind,
-            time_us,
-            payload,
-        });
-        Some(index)
-    }
-
-    fn log_event(&mut self, now: Now, event: MediumEvent) {
-        match self.log.handle(event) {
-            Ok(Some(id)) => {
-                // Peers remember the highest update counter they were told: it must not be taken
-                // back by a crash.
-                if self.founding_write.is_some_and(|write| write <= id) {
-                    self.founding_write = None;
-                    self.tell_facts();
-                }
-                self.step(now, Input::Durable { id }, Cause::Other);
-                self.send_deferred(id);
-            }
-            Ok(None) => {}
-            Err(error) => self.fail(now, error.to_string()),
-        }
-    }
-
-    fn send_deferred(&mut self, durable: WriteId) {
-        let mut deferred = std::mem::take(&mut self.deferred);
-        deferred.retain(|(write, to, message)| {
-            let ready = *write <= durable;
-            if ready {
-                self.send(*to, message, &[]);
-            }
-            !ready
-        });
-        self.deferred = deferred;
-    }
-
-    // ---- the network ----
-
-    /// What is refused for want of room, or has no way to go, is lost; the core's timers know.
-    fn send(&mut self, to: NodeId, message: &Message, body: &[Bytes]) {
-        let _ = self.network.send(to, message, body);
-    }
-
-    fn replicate(
-        &mut self,
-        now: Now,
-        to: NodeId,
-        mut append: AppendEntries,
-        last: LogIndex,
-        max_bytes: usize,
-    ) {
-        let first = append.prev.index + 1;
-        let last = last.min(append.prev.index + u64::from(limits::MAX_FRAME_ENTRIES));
-        let seq = append.seq;
-        let read = if first <= last {
-            Some(self.log.read(first, last, max_bytes))
-        } else {
-            None
-        };
-        let (runs, end, bytes) = match read {
-            None => (Vec::new(), append.prev.index, 0),
-            Some(Ok(read)) => (read.runs, read.last, read.bytes),
-            Some(Err(error)) => {
-                // A leader that cannot read its log must not lead (hazards B11, B12).
-                return self.fail(now, format!("cannot read entries for node {to}: {error}"));
-            }
-        };
-        append.count = (end - append.prev.index) as u32;
-        let outcome = self.network.send(to, &Message::Append(append), &runs);
-        let sent = (outcome == SendOutcome::Sent).then_some((end, bytes));
-        self.core.step(
-            now.mono,
-            Input::Replicated { to, seq, sent },
-            &mut self.scratch,
-        );
-        self.outputs.extend(self.scratch.drain(..));
-    }
-
-    fn network_event(&mut self, now: Now, event: NetworkEvent) {
-        match event {
-            NetworkEvent::Message {
-                from,
-                message,
-                entries,
-                ..
-            } => {
-                self.message(now, from, message, &entries);
-            }
-            NetworkEvent::Up {
-                peer,
-                class,
-                epoch,
-                facts,
-            } => {
-                let hello = PeerHello {
-                    blank: facts.facts.blank,
-                    genesis: facts.facts.genesis,
-                    peer_address: facts.facts.peer_address,
-                    client_endpoint: facts.facts.client_endpoint,
-                };
-                self.step(
-                    now,
-                    Input::PeerUp {
-                        peer,
-                        class,
-                        epoch,
-                        hello,
-                    },
-                    Cause::Other,
-                );
-            }
-            NetworkEvent::Down {
-                node,
-                class,
-                epoch,
-                reason,
-            } => {
-                tracing::debug!(node, ?class, epoch, reason, "a stream ended");
-                self.step(now, Input::PeerDown { node, class, epoch }, Cause::Other);
-            }
-            NetworkEvent::Writable { node, epoch } => {
-                self.step(now, Input::Writable { node, epoch }, Cause::Other);
-            }
-        }
-    }
-
-    fn message(&mut self, now: Now, from: ReplicaId, message: Message, entries: &EntryBatch) {
-        let configurations = entries.configurations().iter().map(|entry| {
-            Configuration::decode(&entry.payload).map(|read| (entry.id.index, Arc::new(read)))
-        });
-        let configurations = match configurations.collect() {
-            Ok(configurations) => configurations,
-            Err(error) => {
-                tracing::error!(%from, %error, "an entry was refused: written by a newer release?");
-                return;
-            }
-        };
-        let summary = EntrySummary {
-            first: entries.first(),
-            count: entries.count(),
-            terms: entries.terms().to_vec(),
-            configurations,
-            fits: entries.len() <= self.log.ready_bytes(),
-        };
-        let input = Input::Message {
-            from,
-            message,
-            entries: summary,
-        };
-        self.step(now, input, Cause::Entries(entries));
-    }
-
-    /// Whom to dial: the configuration's members once there is one, the listed ones before.
-    fn dial(&mut self) {
-        let members = self.core.configuration().map(|configuration| {
-            let others = configuration
-                .members()
-                .filter(|who| who.replica != self.core.me());
-            let address = others.map(|who| PeerAddress {
-                node: who.replica.node,
-                incarnation: Some(who.replica.incarnation),
-                address: who.peer_address.clone(),
-            });
-            address.collect::<Vec<_>>()
-        });
-        self.network
-            .set_peers(members.as_deref().unwrap_or(&self.listed));
-    }
-
-    fn tell_facts(&mut self) {
-        self.facts.blank = self.core.is_blank();
-        self.facts.genesis = self.core.genesis();
-        self.facts.meta_seq = self.log.meta_seq();
-        self.network.set_local(&self.facts);
-    }
-
-    // ---- proposals ----
-
-    fn propose(&mut self, now: Now, proposals: &mut Vec<Submission<S::Response>>) {
-        if proposals.is_empty() && self.pending.is_empty() {
-            return;
-        }
-        if !self.core.is_leader() || self.stopping {
-            let error = self.refusal();
-            let refused = self.pending.drain(..).chain(proposals.drain(..));
-            return refused.for_each(|submission| submission.waiter.answer(Err(error.clone())));
-        }
-        if self.pending.is_empty() && self.all_fit(proposals) {
-            return self.append(now, proposals);
-        }
-        self.pending.extend(proposals.drain(..));
-        let count = self.fitting();
-        proposals.extend(self.pending.drain(..count));
-        self.append(now, proposals);
-        self.shed();
-    }
-
-    /// Why nothing can be proposed here.
-    fn refusal(&self) -> ProposeError {
-        match &self.failure {
-            Some(why) => ProposeError::Failed(why.clone()),
-            None if self.stopping => ProposeError::ShuttingDown,
-            None => ProposeError::NotLeader(self.shared.brief().leader_hint()),
-        }
-    }
-
-    fn room(&self) -> usize {
-        let budget = limits::MAX_UNCOMMITTED.saturating_sub(self.uncommitted_bytes);
-        self.log.ready_bytes().min(budget)
-    }
-
-    fn all_fit(&self, proposals: &[Submission<S::Response>]) -> bool {
-        let bytes: usize = proposals.iter().map(Submission::frame_len).sum();
-        bytes <= self.room()
-    }
-
-    /// How many of the pending fit the prepared part of the log and the budget.
-    fn fitting(&self) -> usize {
-        let mut room = self.room();
-        let fits = self.pending.iter().take_while(|submission| {
-            let left = room.checked_sub(submission.frame_len());
-            room = left.unwrap_or(0);
-            left.is_some()
-        });
-        fits.count()
-    }
-
-    /// What found no room until its deadline never will enter the log.
-    fn expire_pending(&mut self, now: Micros) {
-        for submission in std::mem::take(&mut self.pending) {
-            if submission.waiter.deadline > now {
-                self.pending.push_back(submission);
-            } else {
-                submission.waiter.answer(Err(ProposeError::Deadline));
-            }
-        }
-    }
-
-    /// What did not fit waits for room to be prepared, unless the disk is full or the budget is
-    /// used up: then it is refused, since memory is no place to queue.
-    fn shed(&mut self) {
-        let budget = if self.log.disk_full() {
-            Some("the disk")
-        } else if self.uncommitted_bytes >= limits::MAX_UNCOMMITTED / 2 {
-            Some("the budget for uncommitted entries")
-        } else {
-            None
-        };
-        if let Some(budget) = budget {
-            for submission in self.pending.drain(..) {
-                let error = ProposeError::Overloaded {
-                    budget,
-                    retry_after_ms: 50,
-                };
-                submission.waiter.answer(Err(error));
-            }
-        }
-    }
-
-    fn append(&mut self, now: Now, proposals: &mut Vec<Submission<S::Response>>) {
-        if !proposals.is_empty() {
-            let count = proposals.len() as u32;
-            self.step(now, Input::Propose { count }, Cause::Proposals(proposals));
-        }
-    }
-
-    fn take_proposals(
-        &mut self,
-        now: Now,
-        first: LogIndex,
-        term: Term,
-        entries: &mut Vec<NewEntry>,
-        cause: &mut Cause<'_, S::Response>,
-    ) {
-        let Cause::Proposals(proposals) = cause else {
-            return;
-        };
-        let count = proposals.len() as u64;
-        let time_us = self.log_time.at(now);
-        let mut bytes = 0;
-        let waiters = proposals.drain(..).map(|submission| {
-            bytes += submission.frame_len();
-            let payload = submission.payload;
-            entries.push(NewEntry {
-                kind: EntryKind::Command,
-                time_us,
-                payload,
-            });
-            submission.waiter
-        });
-        self.shared.waiters.add(first, term, waiters);
-        self.uncommitted.push_back((first + count - 1, bytes));
-        self.uncommitted_bytes += bytes;
-    }
-
-    // ---- applying ----
-
-    fn committed(&mut self, index: LogIndex) {
-        while let Some((_, bytes)) = self.uncommitted.pop_front_if(|(last, _)| *last <= index) {
-            self.uncommitted_bytes -= bytes;
-        }
-    }
-
-    /// Hands committed entries to the applier, within a bounded backlog (hazard H2).
-    fn dispatch(&mut self, now: Now) {
-        let applied = self.shared.applied_index();
-        while self
-            .backlog
-            .pop_front_if(|(last, _)| *last <= applied)
-            .is_some()
-        {}
-        let mut bytes: usize = self.backlog.iter().map(|(_, bytes)| bytes).sum();
-        while self.dispatched < self.core.commit()
-            && bytes < APPLY_BACKLOG
-            && self.failure.is_none()
-        {
-            match self
-                .log
-                .read(self.dispatched + 1, self.core.commit(), APPLY_PIECE)
-            {
-                Ok(read) => {
-                    self.dispatched = read.last;
-                    self.backlog.push_back((read.last, read.bytes));
-                    bytes += read.bytes;
-                    (self.apply)(ApplyJob::Entries {
-                        runs: read.runs,
-                        last: read.last,
-                    });
-                }
-                Err(error) => {
-                    self.fail(now, format!("cannot read committed entries: {error}"));
-                    self.carry_out_all(now, &mut Cause::Other);
-                }
-            }
-        }
-        self.shared
-            .set_apply_is_behind(self.dispatched < self.core.commit());
-    }
-
-    fn ask_what_is_due(&mut self, now: Now) {
-        if now.mono < self.next_due || !self.core.is_leader() || self.stopping {
-            return;
-        }
-        self.next_due = now.mono + DUE_INTERVAL;
-        let shared = Arc::clone(&self.shared);
-        let found = Box::new(move |command| shared.propose_due(&command));
-        (self.apply)(ApplyJob::Due {
-            time_us: self.log_time.at(now),
-            found,
-        });
-    }
-
-    // ---- events, failure, status ----
-
-    fn event(&mut self, now: Now, event: Event) {
-        match event {
-            Event::BecameLeader { term } => {
-                self.next_due = now.mono + DUE_INTERVAL;
-                tracing::info!(node = self.shared.me.node, term, "leads");
-            }
-            Event::SteppedDown { term, why } => {
-                tracing::info!(node = self.shared.me.node, term, why, "leads no more");
-                self.shared.waiters.abandon_above(self.core.commit());
-                self.uncommitted.clear();
-                self.uncommitted_bytes = 0;
-            }
-            Event::Truncated { from } => {
-                tracing::info!(
-                    node = self.shared.me.node,
-                    from,
-                    "dropped a conflicting suffix"
-                );
-            }
-            Event::Configured {
-                index,
-                configuration,
-            } => {
-                let members = configuration.members().count();
-                tracing::info!(node = self.shared.me.node, index, members, "configuration");
-                self.dial();
-            }
-            Event::Advice(text) => {
-                tracing::warn!(node = self.shared.me.node, "{text}");
-                self.advice = Some(text);
-            }
-            Event::Fatal(text) => self.failed(text),
-        }
-    }
-
-    /// The log, or a promise, is broken: take part no more (the process goes on and says why).
-    fn fail(&mut self, now: Now, reason: String) {
-        if self.failure.is_none() {
-            self.core
-                .step(now.mono, Input::Fail { reason }, &mut self.scratch);
-            self.outputs.extend(self.scratch.drain(..));
-        }
-    }
-
-    fn failed(&mut self, reason: String) {
-        tracing::error!(node = self.shared.me.node, reason, "the replica has failed");
-        self.deferred.clear();
-        self.shared.waiters.abandon_above(self.dispatched);
-        self.failure = Some(reason);
-    }
-
-    fn request(&mut self, now: Now, request: Request) {
-        match request {
-            Request::Shutdown => self.stopping = true,
-            Request::Fail(reason) => {
-                self.fail(now, reason);
-                self.step(now, Input::Tick, Cause::Other);
-            }
-        }
-    }
-
-    fn publish(&mut self, now: Micros) {
-        let mut brief = self.shared.brief();
-        brief.role = self.core.role();
-        brief.term = self.core.term();
-        brief.leader = self.core.leader();
-        brief.last = self.core.last();
-        brief.durable = self.core.durable();
-        brief.commit = self.core.commit();
-        let configuration = self.core.configuration();
-        let same = match (&brief.configuration, configuration) {
-            (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-            (None, None) => true,
-            _ => false,
-        };
-        if !same {
-            brief.configuration = configuration.cloned();
-        }
-        let ended = brief.failure != self.failure || brief.stopping != self.stopping;
-        if now >= self.next_status || !same || ended {
-            self.next_status = now + STATUS_INTERVAL;
-            brief.syncs = self.log.counters().syncs;
-            brief.stopping = self.stopping;
-            brief.advice.clone_from(&self.advice);
-            brief.failure.clone_from(&self.failure);
-            let members = configuration.into_iter().flat_map(|c| c.members());
-            let nodes = members.map(|member| member.replica.node);
-            let peers = nodes.filter_map(|node| Some((node, self.core.peer(node)?)));
-            brief.peers.clear();
-            brief.peers.extend(peers);
         }
     }
 }

@@ -16,7 +16,7 @@ use super::status::{Brief, NodeStatus};
 use super::waiters::Waiter;
 use crate::config::limits;
 use crate::core::RaftRole;
-use crate::error::{ProposeError, WaitError};
+use crate::error::{HandOverError, ProposeError, WaitError};
 use crate::quic::{PeerTransportStats, TransportObserver};
 use crate::state_machine::{RouterStateMachine, StateMachine};
 use crate::types::{LogIndex, Micros, NodeId, Term};
@@ -85,7 +85,7 @@ impl<S: StateMachine> RaftNode<S> {
         }
     }
 
-    fn shared(&self) -> &Shared<S> {
+    pub(super) fn shared(&self) -> &Shared<S> {
         &self.inner.shared
     }
 
@@ -295,7 +295,31 @@ impl<S: StateMachine> RaftNode<S> {
         answer.await.map_err(|_| WaitError::Stopped)
     }
 
-    /// Closes cleanly: takes no more proposals, gives those under way a moment to end, answers the
+    /// Hands leadership over to member `to`, or to whichever voter has most of the log, and says
+    /// who leads then. New commands wait meanwhile (and are then refused with the new leader's
+    /// name: none of them entered the log).
+    ///
+    /// # Errors
+    /// See [`HandOverError`]. Except for `Stopped` this node leads on if it led and still can.
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, HandOverError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::HandOver { to, reply };
+        let open = self.shared().inbox.put(|lanes| {
+            if !lanes.closed {
+                lanes.requests.push(request);
+            }
+            !lanes.closed
+        });
+        if !open {
+            return Err(HandOverError::Stopped);
+        }
+        match tokio::time::timeout(DEFAULT_DEADLINE, answer).await {
+            Ok(answer) => answer.unwrap_or(Err(HandOverError::Stopped)),
+            Err(_) => Err(HandOverError::TimedOut),
+        }
+    }
+
+    /// Closes cleanly: hands leadership over, takes no more proposals, gives those under way a moment to end, answers the
     /// rest as unknown, syncs and closes the log. Returns when all threads are done. Later calls
     /// get [`ProposeError::ShuttingDown`]; reads go on from the last state.
     pub async fn shutdown(&self) {

@@ -6,9 +6,14 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
+use super::driver::{ChangeReply, HandOverReply};
 use super::waiters::Waiter;
+use crate::core::Change;
+use crate::error::ReadError;
 use crate::network::NetworkEvent;
+use crate::types::{LogIndex, Micros, NodeId};
 use crate::wal::MediumEvent;
 
 /// A command on its way into the log.
@@ -26,10 +31,36 @@ impl<R> Submission<R> {
     }
 }
 
+/// One who waits to read what reflects everything acknowledged before.
+pub(crate) struct ReadWaiter {
+    /// Where the index goes that has to be applied first. Nobody listening is fine.
+    pub(crate) reply: oneshot::Sender<Result<LogIndex, ReadError>>,
+    /// When to give up, on the driver's clock.
+    pub(crate) deadline: Micros,
+}
+
+impl ReadWaiter {
+    /// Answers.
+    pub(crate) fn answer(self, result: Result<LogIndex, ReadError>) {
+        let _ = self.reply.send(result);
+    }
+}
+
 /// What a handle asks of the driver.
 pub(crate) enum Request {
     /// Close cleanly.
     Shutdown,
+    /// Change the members, if the configuration in force is still the expected one.
+    Change {
+        expected: Option<LogIndex>,
+        changes: Vec<Change>,
+        reply: ChangeReply,
+    },
+    /// Hand leadership over, to this member or to the one that has most of the log.
+    HandOver {
+        to: Option<NodeId>,
+        reply: HandOverReply,
+    },
     /// The state machine cannot go on.
     Fail(String),
 }
@@ -39,6 +70,7 @@ pub(crate) struct Lanes<R> {
     pub(crate) network: Vec<NetworkEvent>,
     pub(crate) log: Vec<MediumEvent>,
     pub(crate) proposals: Vec<Submission<R>>,
+    pub(crate) reads: Vec<ReadWaiter>,
     pub(crate) requests: Vec<Request>,
     /// The driver looks no more.
     pub(crate) closed: bool,
@@ -50,6 +82,7 @@ impl<R> Default for Lanes<R> {
             network: Vec::new(),
             log: Vec::new(),
             proposals: Vec::new(),
+            reads: Vec::new(),
             requests: Vec::new(),
             closed: false,
         }
@@ -62,6 +95,7 @@ impl<R> Lanes<R> {
         self.network.is_empty()
             && self.log.is_empty()
             && self.proposals.is_empty()
+            && self.reads.is_empty()
             && self.requests.is_empty()
     }
 }
@@ -113,9 +147,13 @@ impl<R> Inbox<R> {
     }
 
     /// Says that nobody takes anything any more, and gives back the proposals that nobody took.
+    /// Readers are answered.
     pub(crate) fn close(&self) -> Vec<Submission<R>> {
         let mut lanes = self.lanes();
         lanes.closed = true;
+        for reader in lanes.reads.drain(..) {
+            reader.answer(Err(ReadError::Stopped));
+        }
         std::mem::take(&mut lanes.proposals)
     }
 

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
@@ -29,18 +28,24 @@ pub struct Applied<V> {
     pub view: Arc<V>,
 }
 
-/// The node's monotonic clock, from its start on.
+/// The node's monotonic clock, from its start on. It counts the time that the machine sleeps: who
+/// slept must know that its leases are over (hazards A9, A10).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock(Instant);
+pub(crate) struct Clock(Micros);
 
 impl Clock {
     pub(crate) fn start() -> Self {
-        Self(Instant::now())
+        Self(since_boot())
     }
 
     pub(crate) fn now(&self) -> Micros {
-        self.0.elapsed().as_micros() as Micros
+        since_boot().saturating_sub(self.0)
     }
+}
+
+fn since_boot() -> Micros {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_nsec.unsigned_abs() / 1_000
 }
 
 /// Shared by the driver, the applier and every handle.
@@ -57,6 +62,10 @@ pub(crate) struct Shared<S: StateMachine> {
     applied_changed: watch::Sender<LogIndex>,
     /// The driver holds committed entries back until the applier has caught up.
     apply_is_behind: AtomicBool,
+    /// Until when no other leader can have been elected, by `clock`; 0 = there is no such promise.
+    lease: AtomicU64,
+    /// Highest index known committed, never behind what a peer was told.
+    commit: AtomicU64,
     pub(crate) stopped: watch::Sender<bool>,
 }
 
@@ -87,6 +96,8 @@ impl<S: StateMachine> Shared<S> {
             applied_index: AtomicU64::new(0),
             applied_changed: watch::Sender::new(0),
             apply_is_behind: AtomicBool::new(false),
+            lease: AtomicU64::new(0),
+            commit: AtomicU64::new(0),
             stopped: watch::Sender::new(false),
         }
     }
@@ -105,6 +116,26 @@ impl<S: StateMachine> Shared<S> {
         if self.apply_is_behind.load(Ordering::Acquire) {
             self.inbox.wake();
         }
+    }
+
+    pub(crate) fn set_lease(&self, until: Option<Micros>) {
+        self.lease
+            .store(until.unwrap_or_default(), Ordering::SeqCst);
+    }
+
+    /// By a lease: once the state machine has applied this far, it reflects everything that anybody
+    /// was told or shown so far. None without one.
+    ///
+    /// The commit index first, then the question: while the lease holds, nobody else has committed
+    /// anything. What this node has applied would not do: a follower may have shown more.
+    pub(crate) fn lease_index(&self, now: impl FnOnce() -> Micros) -> Option<LogIndex> {
+        let commit = self.commit.load(Ordering::SeqCst);
+        (now() < self.lease.load(Ordering::SeqCst)).then_some(commit)
+    }
+
+    /// Before anything is sent that tells a peer of it.
+    pub(crate) fn set_commit(&self, commit: LogIndex) {
+        self.commit.store(commit, Ordering::SeqCst);
     }
 
     pub(crate) fn set_apply_is_behind(&self, behind: bool) {

@@ -90,7 +90,8 @@ fn run<S: StateMachine, M: Medium, N: RaftNetwork>(
         let deadline = driver.burst(now, &mut lanes);
         if driver.stopping() {
             stop_at = stop_at.min(now.mono + DRAIN);
-            if shared.waiters.is_empty() || now.mono >= stop_at {
+            let done = shared.waiters.is_empty() && !driver.is_handing_over();
+            if done || now.mono >= stop_at {
                 return;
             }
         }

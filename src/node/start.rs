@@ -18,7 +18,7 @@ use crate::error::StartError;
 use crate::network::{LocalFacts, NetworkEvent, PeerAddress, RaftNetwork};
 use crate::quic::{RaftTransport, TransportOptions};
 use crate::state_machine::{RouterStateMachine, StateMachine};
-use crate::types::{ClusterId, Incarnation, ReplicaId};
+use crate::types::{ClusterId, Incarnation, Micros, ReplicaId};
 use crate::wal::{LogIdentity, LogOptions, LogStorage, MappedDir, Medium};
 
 /// Sets up a node beyond what [`RaftConfig`] says. Begins with [`RaftNode::builder`].
@@ -26,12 +26,25 @@ use crate::wal::{LogIdentity, LogOptions, LogStorage, MappedDir, Medium};
 pub struct NodeBuilder {
     config: RaftConfig,
     log: LogOptions,
+    lease_drift_ppm: Option<u32>,
 }
 
 impl NodeBuilder {
     /// Options of the log: segment size, sync policy and so on.
     pub fn log(mut self, options: LogOptions) -> Self {
         self.log = options;
+        self
+    }
+
+    /// Lets [`ReadConsistency::Lease`](super::ReadConsistency::Lease) rest on leases (off by
+    /// default): a leader that heard from a quorum within an election timeout reads without asking.
+    /// `drift_ppm` bounds, in millionths, how much faster one member's clock may run than
+    /// another's; 1000 (0.1 %) is generous for machines whose clocks are disciplined. Beyond it,
+    /// lease reads can be stale; nothing else depends on it.
+    ///
+    /// Set it on every member or on none: each tells the others how long it refuses votes.
+    pub fn lease_reads(mut self, drift_ppm: u32) -> Self {
+        self.lease_drift_ppm = Some(drift_ppm);
         self
     }
 
@@ -73,6 +86,7 @@ impl RaftNode<RouterStateMachine> {
         NodeBuilder {
             config,
             log: LogOptions::default(),
+            lease_drift_ppm: None,
         }
     }
 }
@@ -98,8 +112,10 @@ fn start_blocking<S: StateMachine>(
 ) -> Result<RaftNode<S>, StartError> {
     let NodeBuilder {
         config,
-        log: options,
+        log: mut options,
+        lease_drift_ppm,
     } = builder;
+    options.election_timeout_min_ms = config.election_timeout_min_ms as u32;
     let inbox = Arc::new(Inbox::default());
     let log = open_log(&config, &cluster, options, Arc::clone(&inbox))?;
     let facts = local_facts(&log, cluster.advertised(), cluster.client_endpoint.clone());
@@ -130,7 +146,11 @@ fn start_blocking<S: StateMachine>(
         facts,
         listening,
     };
-    let (shared, jobs) = launch(&config, machine, log, network, inbox, placement)?;
+    let settings = Settings {
+        lease_drift_ppm,
+        ..settings(&config, ReplicaId::new(config.node_id, log.incarnation()))
+    };
+    let (shared, jobs) = launch(settings, machine, log, network, inbox, placement)?;
     Ok(RaftNode::from_parts(shared, jobs, observer))
 }
 
@@ -153,7 +173,18 @@ fn open_log<R: Send + 'static>(
         cluster: cluster.credentials.cluster(),
         node: config.node_id,
     };
-    LogStorage::open(medium, identity, options).map_err(storage)
+    let log = LogStorage::open(medium, identity, options).map_err(storage)?;
+    if log.repairing().is_some() {
+        // It has forgotten what it may have acknowledged: with its vote, two leaders (hazard C5).
+        return Err(StartError::Storage(format!(
+            "the log in {} was repaired and lacks entries that this replica may have \
+             acknowledged, so it must not vote; this release cannot bring such a replica back: \
+             move the directory away, start the node with an empty one and let the leader \
+             `replace` it, or keep the directory for a release that can rejoin with it",
+            cluster.data_dir.display()
+        )));
+    }
+    Ok(log)
 }
 
 /// Where a node stands among the others.
@@ -166,7 +197,7 @@ struct Placement {
 type Launched<S> = (Arc<Shared<S>>, mpsc::Sender<ApplyJob<S>>);
 
 fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
-    config: &RaftConfig,
+    settings: Settings,
     machine: S,
     log: LogStorage<M>,
     network: N,
@@ -181,7 +212,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     if facts.peer_address.is_empty() {
         facts.peer_address = listening.to_string();
     }
-    let me = ReplicaId::new(config.node_id, log.incarnation());
+    let me = ReplicaId::new(cluster.credentials.node(), log.incarnation());
     let others = cluster
         .members
         .iter()
@@ -201,7 +232,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     };
     let clock = Clock::start();
     let recovered = recovered(&log).map_err(StartError::Storage)?;
-    let core = RaftCore::new(me, settings(config, me), recovered, founding, clock.now());
+    let core = RaftCore::new(me, settings, recovered, founding, clock.now());
     let cluster_id: ClusterId = cluster.credentials.cluster();
     let shared = Shared::new(me, cluster_id, listening, clock, inbox, &machine);
     let shared = Arc::new(shared);
@@ -242,6 +273,7 @@ pub(crate) fn recovered<M: Medium>(log: &LogStorage<M>) -> Result<Recovered, Str
     });
     Ok(Recovered {
         hard_state: log.hard_state(),
+        told_election_timeout: Micros::from(log.told_election_timeout_ms()) * 1000,
         genesis: local_facts(log, String::new(), String::new()).genesis,
         snapshot: log.snapshot(),
         last: log.last(),
@@ -287,6 +319,7 @@ pub(crate) fn settings(config: &RaftConfig, me: ReplicaId) -> Settings {
         max_inflight_bytes: limits::MAX_INFLIGHT,
         max_inflight_appends: limits::MAX_INFLIGHT_APPENDS,
         max_append_bytes: limits::MAX_APPEND,
+        lease_drift_ppm: None,
         seed: seed(me),
     }
 }

@@ -69,6 +69,8 @@ pub(crate) struct Brief {
     pub(crate) commit: LogIndex,
     pub(crate) syncs: u64,
     pub(crate) configuration: Option<Arc<Configuration>>,
+    /// Its index.
+    pub(crate) configured: LogIndex,
     pub(crate) peers: Vec<(NodeId, PeerProgress)>,
     pub(crate) advice: Option<String>,
     pub(crate) failure: Option<String>,

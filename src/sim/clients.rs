@@ -9,6 +9,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 use super::linear::{self, History, LocalReads, Shown};
 use super::oracle::Oracle;
 use super::random::Random;
+use super::readers::{Readers, Ready};
 use super::workload::Workload;
 use crate::error::{Certainty, ProposeError};
 use crate::node::inbox::Submission;
@@ -22,7 +23,7 @@ pub(crate) const PATIENCE: Micros = 3_000_000;
 /// How long one waits that is in a hurry.
 const HURRY: Micros = 300_000;
 /// A waiter is answered at most this long after its deadline (S22): at the next tick.
-const GRACE: Micros = 1_000_000;
+pub(crate) const GRACE: Micros = 1_000_000;
 /// How many clients there are.
 const CLIENTS: u64 = 8;
 /// How many operations on registers each has under way at most.
@@ -60,6 +61,7 @@ pub(crate) struct Clients<W: Workload> {
     known: BTreeMap<NodeId, Known<W>>,
     history: History,
     reads: LocalReads,
+    pub(crate) readers: Readers,
     random: Random,
     /// Draws what has to do with registers only.
     habits: Random,
@@ -77,6 +79,7 @@ impl<W: Workload> Clients<W> {
             known: BTreeMap::new(),
             history: History::default(),
             reads: LocalReads::default(),
+            readers: Readers::new(seed),
             random: Random::named(seed, "clients", 0),
             habits: Random::named(seed, "habits", 0),
             floor: 0,
@@ -91,7 +94,7 @@ impl<W: Workload> Clients<W> {
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        self.open.len()
+        self.open.len() + self.readers.waiting()
     }
 
     /// Proposes the next command to a process, unless all clients have enough under way.
@@ -103,14 +106,8 @@ impl<W: Workload> Clients<W> {
         life: u64,
         local: Micros,
     ) -> Result<(), String> {
-        let (node, known) = (shared.me.node, Arc::clone(shared));
-        self.known.insert(
-            node,
-            Known {
-                life,
-                shared: known,
-            },
-        );
+        let node = shared.me.node;
+        self.meet(shared, life);
         let Some((client, command)) = self.next(workload) else {
             return Ok(());
         };
@@ -138,6 +135,40 @@ impl<W: Workload> Clients<W> {
             operation,
             answer,
         });
+        Ok(())
+    }
+
+    fn meet(&mut self, shared: &Arc<Shared<W::Machine>>, life: u64) {
+        let shared = Arc::clone(shared);
+        self.known.insert(shared.me.node, Known { life, shared });
+    }
+
+    /// Somebody reads at a process what must reflect everything acknowledged.
+    pub(crate) fn read(&mut self, shared: &Arc<Shared<W::Machine>>, life: u64, local: Micros) {
+        self.meet(shared, life);
+        self.readers.read(shared, life, local, self.floor);
+    }
+
+    /// S16: what a read shows reflects everything that anybody had been told or shown before it
+    /// began. From now on so does everything else.
+    fn shows(
+        &mut self,
+        workload: &W,
+        oracle: &mut Oracle,
+        node: NodeId,
+        ready: &Ready,
+    ) -> Result<(), String> {
+        let Some(place) = self.look(workload, oracle, node)? else {
+            return Ok(());
+        };
+        if place < ready.floor {
+            return Err(format!(
+                "S16: a read at node {node} by {} shows command number {place}, and number {} was \
+                 seen before it began",
+                ready.how, ready.floor
+            ));
+        }
+        self.floor = self.floor.max(place);
         Ok(())
     }
 
@@ -200,6 +231,16 @@ impl<W: Workload> Clients<W> {
         if answered || self.habits.chance(50) {
             self.look(workload, oracle, node)?;
         }
+        let applied = self
+            .known
+            .get(&node)
+            .map(|known| known.shared.applied_index());
+        for ready in self
+            .readers
+            .ready(node, applied.unwrap_or_default(), local)?
+        {
+            self.shows(workload, oracle, node, &ready)?;
+        }
         Ok(())
     }
 
@@ -245,10 +286,16 @@ impl<W: Workload> Clients<W> {
         }
     }
 
-    /// A client reads the state that a node shows, as `RaftNode::state` does.
-    fn look(&mut self, workload: &W, oracle: &mut Oracle, node: NodeId) -> Result<(), String> {
+    /// A client reads the state that a node shows, as `RaftNode::state` does. How many commands it
+    /// reflects.
+    fn look(
+        &mut self,
+        workload: &W,
+        oracle: &mut Oracle,
+        node: NodeId,
+    ) -> Result<Option<u64>, String> {
         let Some(Known { life, shared }) = self.known.get(&node) else {
-            return Ok(());
+            return Ok(None);
         };
         let applied = shared.applied();
         let index = applied.id.index;
@@ -265,12 +312,13 @@ impl<W: Workload> Clients<W> {
                 value,
             });
         }
-        Ok(())
+        Ok(Some(place))
     }
 
     /// A process died: nobody will answer those who wait.
     pub(crate) fn died(&mut self, node: NodeId, life: u64) {
         self.known.remove(&node);
+        self.readers.died(node, life);
         let lost = |open: &mut Open<W>| open.node == node && open.life == life;
         let lost: Vec<_> = self.open.extract_if(.., lost).collect();
         for open in lost {

@@ -82,6 +82,18 @@ names! {
         SlowApply = "slow-apply",
         /// A clock runs fast or slow.
         ClockRate = "clock-rate",
+        /// A node joins, as a learner or to vote.
+        Join = "join",
+        /// A member is removed.
+        Remove = "remove",
+        /// An empty directory takes the place of a lost one.
+        Replace = "replace",
+        /// A learner is to vote.
+        Promote = "promote",
+        /// A voter becomes a learner.
+        Demote = "demote",
+        /// An operator hands leadership over.
+        HandOver = "hand-over",
         /// No client asks for anything for a while.
         Quiet = "quiet",
         /// Clients ask for much at once.

@@ -22,6 +22,8 @@ use crate::wal::{Crash, Lane, LogStorage, Memory, MemoryDisk, OpenError, Stepper
 
 pub(crate) const ELECTION_MAX: Micros = 300_000;
 const MILLION: u128 = 1_000_000;
+/// Two clocks that are off as far as plans let them be, one fast and one slow.
+const LEASE_DRIFT_PPM: u32 = 45_000;
 /// When the first node started, by the wall clock.
 const EPOCH: Micros = 1_700_000_000_000_000;
 
@@ -76,8 +78,10 @@ pub(crate) struct Host<S: StateMachine> {
     pub(crate) stalled_until: Micros,
     pub(crate) full_until: Micros,
     pub(crate) slow_until: Micros,
-    /// Its first directory is gone; it takes no part until somebody replaces it.
+    /// Its directory was lost; it takes no part until somebody replaces it.
     pub(crate) wiped: bool,
+    /// Index of the newest configuration that was seen in its log.
+    pub(crate) configured: LogIndex,
     pub(crate) failed_starts: u32,
     truth: Option<(u64, Arc<Image>)>,
     skew: Micros,
@@ -122,6 +126,7 @@ impl<S: StateMachine> Host<S> {
             full_until: 0,
             slow_until: 0,
             wiped: false,
+            configured: 0,
             failed_starts: 0,
             truth: None,
             skew: random.below(10_000_000),
@@ -282,7 +287,7 @@ impl Made {
         let state = recovered(&self.log).unwrap_or_default();
         let core = RaftCore::new(
             self.me,
-            small_appends(settings(&config, self.me)),
+            simulated(settings(&config, self.me)),
             state,
             founding,
             1,
@@ -410,10 +415,11 @@ impl<S: StateMachine> Host<S> {
 }
 
 /// An append must fit the small logs of a simulation, as every append fits any log that
-/// `LogOptions::validate` lets through.
-fn small_appends(settings: Settings) -> Settings {
+/// `LogOptions::validate` lets through. Leases are on: nothing else depends on them.
+fn simulated(settings: Settings) -> Settings {
     Settings {
         max_append_bytes: 16 << 10,
+        lease_drift_ppm: Some(LEASE_DRIFT_PPM),
         ..settings
     }
 }

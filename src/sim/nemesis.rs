@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::faults::Fault;
 use super::host::{Host, Spoiled};
 use super::plan::{Strike, Target};
-use super::schedule::Event;
+use super::schedule::{At, Event};
 use super::workload::Workload;
 use super::world::World;
 use crate::core::Class;
+use crate::node::inbox::Request;
 use crate::types::{Micros, NodeId};
 use crate::wal::{Crash, Files, MemoryDisk, SyncFault};
 
@@ -38,6 +39,10 @@ impl<W: Workload> World<W> {
             Fault::SyncRevert => self.fail_sync(node, SyncFault::Revert, strike.draw),
             Fault::SyncLate => self.fail_sync(node, SyncFault::Late, strike.draw),
             Fault::ReadError => self.fail_read(node, strike.draw),
+            Fault::Join | Fault::Remove | Fault::Replace | Fault::Promote | Fault::Demote => {
+                self.change_members(strike, node)?
+            }
+            Fault::HandOver => self.hand_over(node, other),
             Fault::Cut | Fault::Isolate | Fault::Clog | Fault::Reset => {
                 self.disturb_links(strike, node, other)
             }
@@ -53,6 +58,25 @@ impl<W: Workload> World<W> {
             self.note(|| format!("{name} at node {node}, {state} (other {other}), for {long} us"));
         }
         Ok(())
+    }
+
+    /// An operator asks `node` to hand leadership over, which it can do if it leads.
+    fn hand_over(&mut self, node: NodeId, other: NodeId) -> bool {
+        let to = (other != node).then_some(other);
+        let Some(host) = self.running(node).filter(|host| host.leads().is_some()) else {
+            return false;
+        };
+        let life = host.life;
+        if let Some(process) = host.process.as_deref() {
+            let (reply, _) = tokio::sync::oneshot::channel();
+            let request = Request::HandOver { to, reply };
+            process
+                .shared
+                .inbox
+                .put(|lanes| lanes.requests.push(request));
+        }
+        self.poke(At { node, life }, 0);
+        true
     }
 
     fn disturb_links(&mut self, strike: &Strike, node: NodeId, other: NodeId) -> bool {
@@ -157,13 +181,20 @@ impl<W: Workload> World<W> {
         true
     }
 
-    /// Only a minority may lose what it had promised, and only once the cluster exists.
+    /// Only a minority of the voters may lose what it had promised, only once the cluster exists, and
+    /// not while it changes.
     fn may_spoil(&mut self, node: NodeId) -> bool {
-        let most = (self.hosts.len() - 1) / 2;
-        let spoiled = self.hosts.iter().filter(|host| host.is_spoiled()).count();
-        let founded = self.oracle.committed() > 0;
-        let sound = self.running(node).is_some_and(|host| !host.is_spoiled());
-        sound && founded && spoiled < most
+        let Some((index, governing)) = self.oracle.governing() else {
+            return false;
+        };
+        let running = self.running(node).filter(|host| !host.is_spoiled());
+        let Some(who) = running.and_then(|host| host.replica()) else {
+            return false;
+        };
+        let voters = governing.incoming.iter().map(|one| one.replica);
+        let lost = voters.filter(|voter| *voter == who || !self.is_sound(*voter));
+        let most = (governing.incoming.len().max(1) - 1) / 2;
+        lost.count() <= most && governing.is_voter(who) && !self.change_in_flight(index)
     }
 
     /// A directory is lost for good. What its node had promised stays promised.
@@ -189,6 +220,8 @@ impl<W: Workload> World<W> {
         let replica = host.replica();
         host.wiped = true;
         host.spoiled = Spoiled::No;
+        host.configured = 0;
+        host.incarnation = None;
         host.disk = MemoryDisk::seeded(draw);
         if let Some(replica) = replica {
             self.oracle.bury(replica, image);

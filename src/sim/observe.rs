@@ -136,10 +136,20 @@ impl<W: Workload> World<W> {
             self.oracle.commits(me, term, *index, item)?;
         }
         self.mark(&[self.now, at.node, term, commit, last, role as u64]);
+        self.observe_configured(at);
         if leading {
             self.observe_leader(at, commit > seen.commit)?;
         }
         Ok(())
+    }
+
+    fn observe_configured(&mut self, at: At) {
+        if let Some(host) = self.host(at.node).filter(|host| host.life == at.life)
+            && let Some(process) = host.process.as_deref()
+        {
+            let newest = process.driver.core().configurations().last();
+            host.configured = newest.map_or(0, |(index, _)| *index);
+        }
     }
 
     fn mark(&mut self, words: &[u64]) {
@@ -184,6 +194,7 @@ impl<W: Workload> World<W> {
         let (me, core) = (process.me, process.driver.core());
         let (term, commit) = (core.term(), core.commit());
         let configuration = core.configuration().cloned();
+        let configurations = core.configurations().to_vec();
         let first_seen = process.seen.led != term;
         process.seen.led = term;
         let Some(configuration) = configuration else {
@@ -203,6 +214,8 @@ impl<W: Workload> World<W> {
         }
         if commits {
             self.oracle.commits_own_term(me, term, commit)?;
+            self.oracle.governs(me, commit, &configurations)?;
+            self.note_who_belongs();
         }
         if commits && self.looks() {
             let durable = self.all_durable()?;
@@ -210,6 +223,18 @@ impl<W: Workload> World<W> {
                 .commits_durably(me, commit, &configuration, &durable)?;
         }
         Ok(())
+    }
+
+    /// Whoever took the place of a lost directory is a member like any other from now on.
+    fn note_who_belongs(&mut self) {
+        let Some((_, governing)) = self.oracle.governing() else {
+            return;
+        };
+        for host in self.hosts.iter_mut().filter(|host| host.wiped) {
+            if host.replica().is_some_and(|who| governing.is_voter(who)) {
+                host.wiped = false;
+            }
+        }
     }
 
     pub(crate) fn observe_applied(&mut self, at: At) -> Result<(), String> {
@@ -255,8 +280,7 @@ impl<W: Workload> World<W> {
     fn all_durable(&mut self) -> Result<Durable, String> {
         let mut durable: Durable = self.oracle.graves().clone();
         for node in 1..=self.hosts.len() as NodeId {
-            let sound = |host: &&mut super::host::Host<W::Machine>| !host.wiped;
-            let Some(host) = self.host(node).filter(sound) else {
+            let Some(host) = self.host(node) else {
                 continue;
             };
             let replica: Option<ReplicaId> = host.replica();

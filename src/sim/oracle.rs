@@ -7,6 +7,7 @@
 //!   committed outlives every crash.
 //! * S9 terms, commit and applied never fall. S10 applied, commit and last are in order.
 //! * S11 and S12 what is applied is committed, with equal digests at equal index.
+//! * S13 one change of members at a time, over quorums that intersect.
 //! * S17 what clients were told is true. S19 what is promised to a peer is durable.
 
 use std::collections::{BTreeMap, HashMap};
@@ -46,8 +47,8 @@ pub(crate) struct Oracle {
     /// The last image of directories that are lost: what they promised stays promised. `None` if
     /// nobody knows what it was.
     graves: BTreeMap<ReplicaId, Option<Arc<Image>>>,
-    /// The last configuration that a leader had.
-    configuration: Option<Arc<Configuration>>,
+    /// The newest configuration that is committed, and its index.
+    governing: Option<(LogIndex, Arc<Configuration>)>,
 }
 
 /// What is durable at every replica; `None` where a lying disk makes it meaningless.
@@ -162,7 +163,6 @@ impl Oracle {
         configuration: &Arc<Configuration>,
         durable: &Durable,
     ) -> Result<(), String> {
-        self.configuration = Some(Arc::clone(configuration));
         let voted = |voter: ReplicaId| match durable.get(&voter) {
             Some(Some(image)) => {
                 let hard = image.hard;
@@ -177,6 +177,49 @@ impl Oracle {
         check(configuration.is_quorum(voted), || {
             format!("S2: {who} leads term {term} without a durable quorum of votes")
         })
+    }
+
+    /// The newest configuration that is committed.
+    pub(crate) fn governing(&self) -> Option<(LogIndex, Arc<Configuration>)> {
+        self.governing.clone()
+    }
+
+    /// S13, for the configurations in a leader's log, which has committed up to `commit`: at most
+    /// one is not committed, and any two quorums of neighbours have a replica in common.
+    pub(crate) fn governs(
+        &mut self,
+        who: ReplicaId,
+        commit: LogIndex,
+        configurations: &[(LogIndex, Arc<Configuration>)],
+    ) -> Result<(), String> {
+        let open = configurations.iter().filter(|(index, _)| *index > commit);
+        check(open.count() <= 1, || {
+            format!("S13: {who} has more than one change under way")
+        })?;
+        for pair in configurations.windows(2) {
+            let [(_, before), (index, after)] = pair else {
+                continue;
+            };
+            let known = self.governing.as_ref().map_or(0, |(known, _)| *known);
+            check(*index <= known || intersect(before, after), || {
+                format!(
+                    "S13: quorums of the configuration at {index} and before have nobody in common"
+                )
+            })?;
+        }
+        let newest = configurations
+            .iter()
+            .rev()
+            .find(|(index, _)| *index <= commit);
+        if let Some((index, newest)) = newest
+            && self
+                .governing
+                .as_ref()
+                .is_none_or(|(known, _)| known < index)
+        {
+            self.governing = Some((*index, Arc::clone(newest)));
+        }
+        Ok(())
     }
 
     /// S6, for an entry that a node commits.
@@ -262,7 +305,8 @@ impl Oracle {
     /// S8: no quorum could be formed of replicas that lack what is committed. Those that are lost
     /// never vote again.
     pub(crate) fn survives(&self, durable: &Durable) -> Result<(), String> {
-        let (Some(configuration), Some(last)) = (&self.configuration, self.committed.last()) else {
+        let (Some((_, configuration)), Some(last)) = (&self.governing, self.committed.last())
+        else {
             return Ok(());
         };
         let at = self.committed();
@@ -383,4 +427,22 @@ pub(crate) fn is_promise(message: &Message) -> bool {
         Message::Vote(_) | Message::FoundReply(_) => true,
         _ => false,
     }
+}
+
+/// Whether every quorum of one configuration shares a replica with every quorum of the other.
+fn intersect(one: &Configuration, other: &Configuration) -> bool {
+    let mut all: Vec<_> = one
+        .members()
+        .chain(other.members())
+        .map(|who| who.replica)
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    (0..1_u32 << all.len().min(16)).all(|chosen| {
+        let is_in = |who: ReplicaId| {
+            let at = all.iter().position(|known| *known == who);
+            at.is_some_and(|at| chosen >> at & 1 == 1)
+        };
+        !(one.is_quorum(is_in) && other.is_quorum(|who| !is_in(who)))
+    })
 }

@@ -77,9 +77,14 @@ impl<W: Workload> World<W> {
     }
 
     fn quorum_serves(&mut self) -> Result<(), String> {
-        let hosts = self.hosts.iter().filter(|host| !host.is_spoiled());
-        let mut serving: Vec<_> = hosts.map(|host| host.node).collect();
-        while serving.len() > self.hosts.len() / 2 + 1 {
+        self.finishes_changes()?;
+        let Some((_, governing)) = self.oracle.governing() else {
+            return Ok(());
+        };
+        let voters = governing.incoming.iter().map(|one| one.replica);
+        let sound = voters.filter(|who| self.is_sound(*who));
+        let mut serving: Vec<_> = sound.map(|who| who.node).collect();
+        while serving.len() > governing.incoming.len() / 2 + 1 {
             let nth = self.chooser.below(serving.len() as u64) as usize;
             serving.swap_remove(nth);
         }
@@ -94,6 +99,21 @@ impl<W: Workload> World<W> {
         let back = std::mem::take(&mut self.kept_down);
         for node in back {
             self.schedule.add(self.now + 1, Event::Start(node));
+        }
+        Ok(())
+    }
+
+    /// L3: a change that is under way is finished by whoever leads, and the cluster is not joint.
+    fn finishes_changes(&mut self) -> Result<(), String> {
+        let settled = |world: &Self| {
+            let governing = world.oracle.governing();
+            governing.is_none_or(|(index, _)| !world.change_in_flight(index))
+        };
+        if !settled(self) && !self.run(self.now + ECHO + PATIENCE, settled)? {
+            return Err(format!(
+                "L3: a change of members does not end: {}",
+                self.roles()
+            ));
         }
         Ok(())
     }
@@ -135,8 +155,14 @@ impl<W: Workload> World<W> {
                 process.shared.applied_index() == committed && process.chain.last() == committed
             })
         };
-        let mut voters = self.hosts.iter().filter(|host| !host.wiped);
-        self.clients.waiting() == 0 && voters.all(equal)
+        let Some((_, governing)) = self.oracle.governing() else {
+            return false;
+        };
+        let belongs = |host: &&Host<W::Machine>| {
+            let replica = host.replica();
+            replica.is_some_and(|who| governing.members().any(|one| one.replica == who))
+        };
+        self.clients.waiting() == 0 && self.hosts.iter().filter(belongs).all(equal)
     }
 
     fn roles(&self) -> String {

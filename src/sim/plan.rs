@@ -65,6 +65,8 @@ pub struct Plan {
     pub seed: u64,
     /// How many nodes.
     pub nodes: usize,
+    /// Nodes beyond those, which are no members at first.
+    pub spares: usize,
     /// How long faults last, microseconds of virtual time.
     pub chaos_us: Micros,
     /// See [`SimOptions::truth_every`].
@@ -92,6 +94,12 @@ const STRIKES: &[Fault] = &[
     Fault::Stall,
     Fault::DiskFull,
     Fault::SlowApply,
+    Fault::Join,
+    Fault::Remove,
+    Fault::Replace,
+    Fault::Promote,
+    Fault::Demote,
+    Fault::HandOver,
     Fault::Quiet,
     Fault::Surge,
 ];
@@ -111,11 +119,13 @@ impl Plan {
         let drawn = if random.chance(300) { 5 } else { 3 };
         let nodes = options.nodes.unwrap_or(drawn);
         let mut random = Random::named(seed, "swarm", 0);
+        let spares = if random.chance(500) { 2 } else { 0 };
         let rates = Rates::draw(&mut random, options.chaos_us);
-        let strikes = strikes(&mut random, nodes as u64, options.chaos_us);
+        let strikes = strikes(&mut random, (nodes + spares) as u64, options.chaos_us);
         Self {
             seed,
             nodes,
+            spares,
             chaos_us: options.chaos_us,
             truth_every: options.truth_every,
             rates,

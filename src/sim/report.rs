@@ -52,6 +52,10 @@ pub struct Report {
     pub acked: u64,
     /// Proposals whose outcome stayed unknown.
     pub unknown: u64,
+    /// Linearizable reads that were answered after a quorum's word.
+    pub quorum_reads: u64,
+    /// And by a lease.
+    pub lease_reads: u64,
     /// Terms that had a leader.
     pub elections: u64,
     /// Times that the durable state was read back from a disk.

@@ -25,6 +25,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "seed {}", self.seed)?;
         writeln!(f, "nodes {}", self.nodes)?;
+        writeln!(f, "spares {}", self.spares)?;
         writeln!(f, "chaos {}", self.chaos_us)?;
         writeln!(f, "truth-every {}", self.truth_every)?;
         let mut rates = self.rates.clone();
@@ -84,6 +85,7 @@ impl FromStr for Plan {
         let mut plan = Self {
             seed: 0,
             nodes: 0,
+            spares: 0,
             chaos_us: 0,
             truth_every: 1,
             rates: Rates {
@@ -123,6 +125,7 @@ impl Plan {
             [first, ..] if first.starts_with('#') => {}
             ["seed", seed] => self.seed = number(seed)?,
             ["nodes", nodes] => self.nodes = number(nodes)? as usize,
+            ["spares", spares] => self.spares = number(spares)? as usize,
             ["chaos", chaos] => self.chaos_us = number(chaos)?,
             ["truth-every", every] => self.truth_every = number(every)?,
             ["at", strike @ ..] => self.strikes.push(read_strike(strike)?),

@@ -58,11 +58,12 @@ impl<W: Workload> World<W> {
     pub(crate) fn new(workload: W, plan: Plan) -> Self {
         let seed = plan.seed;
         let nodes = plan.nodes as NodeId;
+        let all = nodes + plan.spares as NodeId;
         let mut world = Self {
             wires: Wires::new(seed, plan.rates.links.clone()),
             rates: plan.rates.clone(),
             now: 1,
-            hosts: (1..=nodes).map(|node| Host::new(seed, node)).collect(),
+            hosts: (1..=all).map(|node| Host::new(seed, node)).collect(),
             schedule: Schedule::default(),
             oracle: Oracle::new(workload.proposes_by_itself()),
             clients: Clients::new(seed),
@@ -82,7 +83,7 @@ impl<W: Workload> World<W> {
             workload,
             plan,
         };
-        for node in 1..=nodes {
+        for node in 1..=all {
             let at = 1 + Random::named(seed, "start", node).below(500_000);
             world.schedule.add(at, Event::Start(node));
         }
@@ -106,6 +107,8 @@ impl<W: Workload> World<W> {
             proposed: self.clients.proposed,
             acked: self.clients.acked,
             unknown: self.clients.unknown,
+            quorum_reads: self.clients.readers.by_quorum,
+            lease_reads: self.clients.readers.by_lease,
             elections: self.oracle.elections(),
             truths: self.truths,
         }
@@ -185,7 +188,7 @@ impl<W: Workload> World<W> {
     // ---- processes ----
 
     pub(crate) fn start(&mut self, node: NodeId) -> Result<(), String> {
-        let (now, nodes) = (self.now, self.hosts.len());
+        let (now, nodes) = (self.now, self.plan.nodes);
         if self.kept_down.contains(&node) {
             return Ok(());
         }
@@ -313,7 +316,7 @@ impl<W: Workload> World<W> {
     }
 
     /// Has the driver look, at once or when its deadline is here.
-    fn poke(&mut self, at: At, delay: Micros) {
+    pub(crate) fn poke(&mut self, at: At, delay: Micros) {
         let now = self.now;
         let Some(process) = self.process(at) else {
             return;
@@ -462,6 +465,7 @@ impl<W: Workload> World<W> {
         if !self.proposing || self.now < self.quiet_until || self.clients.waiting() >= 200 {
             return Ok(());
         }
+        self.read()?;
         let nodes = self.hosts.len() as u64;
         let drawn = 1 + self.clients.random().below(nodes);
         let to_anyone = self.clients.random().chance(100);
@@ -472,6 +476,29 @@ impl<W: Workload> World<W> {
             self.propose(node)?;
         }
         Ok(())
+    }
+
+    /// Somebody reads at a node, if it runs.
+    fn read(&mut self) -> Result<(), String> {
+        let (now, nodes) = (self.now, self.hosts.len() as u64);
+        let Some(node) = self.clients.readers.draw(nodes) else {
+            return Ok(());
+        };
+        let host = self.hosts.get(node as usize - 1);
+        let Some((life, process)) =
+            host.and_then(|host| Some((host.life, host.process.as_deref()?)))
+        else {
+            return Ok(());
+        };
+        // A process that does not run shows nothing to anybody.
+        if process.paused_until > now {
+            return Ok(());
+        }
+        let local = process.local(now);
+        self.clients.read(&process.shared, life, local);
+        let at = At { node, life };
+        self.poke(at, 0);
+        self.poll(at)
     }
 
     pub(crate) fn propose(&mut self, node: NodeId) -> Result<(), String> {

@@ -42,6 +42,12 @@ pub enum OpenError {
         /// In which cluster.
         cluster: ClusterId,
     },
+    /// There is no log to look at. (Opening would make one.)
+    #[error("{directory} holds no log")]
+    NoLog {
+        /// The directory.
+        directory: String,
+    },
     /// Neither slot of META is valid although there are segments: term and vote are lost, and peers
     /// cannot tell them.
     #[error(
@@ -113,14 +119,29 @@ impl fmt::Display for Damage {
         }
         write!(
             f,
-            ". Evidence that this was durable: {}. Nothing was changed. Move the directory away, \
-             start the node with an empty one and let the leader `replace` it",
+            ". Evidence that this was durable: {}. Nothing was changed. Look at it with \
+             `conveyor-raft wal verify` and `wal dump`; then move the directory away, start the \
+             node with an empty one and let the leader `replace` it",
             self.evidence
         )
     }
 }
 
 impl std::error::Error for Damage {}
+
+/// Why a log was not repaired.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// It opens: there is nothing to repair.
+    #[error("the log in {0} is not refused as corrupt: it opens as it is, and nothing was changed")]
+    NotNeeded(String),
+    /// The log is not what it was when the repair was planned.
+    #[error("the log in {0} is not as it was when this was planned; nothing was changed")]
+    Changed(String),
+    /// It is refused for a reason that a repair does not cure.
+    #[error(transparent)]
+    Refused(#[from] OpenError),
+}
 
 /// Why a write was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -151,6 +172,9 @@ pub enum WriteError {
         /// What would fit.
         wanted: String,
     },
+    /// A repair does not go on like this. Nothing was done.
+    #[error("the log's repair: {0}")]
+    Repair(String),
     /// The log failed earlier and takes nothing more.
     #[error("the log has failed and takes nothing more until the node is restarted: {0}")]
     Poisoned(String),

@@ -215,7 +215,6 @@ impl<M: Medium> LogStorage<M> {
         let flight = self.flight.take()?;
         if flight.meta {
             self.counters.meta_updates += 1;
-            self.start_durable();
         }
         if let Some((seq, upto)) = flight.upto {
             self.chain.durable = Lsn::new(seq, upto);
@@ -228,6 +227,7 @@ impl<M: Medium> LogStorage<M> {
                 self.since_hint = self.since_hint.saturating_add(flight.bytes);
             }
         }
+        self.start_durable(flight.upto.map(|upto| upto.0));
         let ended = |tail: &super::tail::Tail| tail.sealed && tail.synced == tail.closed;
         if self.tails.len() > 1 && self.tails.front().is_some_and(ended) {
             self.tails.pop_front();

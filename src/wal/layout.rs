@@ -68,6 +68,9 @@ pub(crate) fn parse_name(name: &str, prefix: &str) -> Option<u64> {
     (canonical && seq >> 32 == 0).then_some(seq)
 }
 
+/// META's flag that the log lost entries which may have been acknowledged.
+const META_REPAIRING: u32 = 1;
+
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub(crate) struct MetaSlot {
@@ -159,6 +162,24 @@ impl MetaSlot {
         self.term = U64::new(state.term);
         self.voted_node = U64::new(state.voted_for.node);
         self.voted_incarnation = state.voted_for.incarnation.0;
+    }
+
+    pub(crate) fn repairing(&self) -> bool {
+        self.flags.get() & META_REPAIRING != 0
+    }
+
+    /// Sets or clears the flag, with the floor that the repair ends at: 0.0 while it is not known.
+    pub(crate) fn set_repairing(&mut self, floor: Option<LogId>) {
+        let others = self.flags.get() & !META_REPAIRING;
+        let flag = if floor.is_some() { META_REPAIRING } else { 0 };
+        self.flags = U32::new(others | flag);
+        let floor = floor.unwrap_or_default();
+        self.repair_index = U64::new(floor.index);
+        self.repair_term = U64::new(floor.term);
+    }
+
+    pub(crate) fn repair_floor(&self) -> LogId {
+        LogId::new(self.repair_term.get(), self.repair_index.get())
     }
 
     pub(crate) fn start(&self) -> LogId {

@@ -20,24 +20,14 @@ use bytes::Bytes;
 use memmap2::{Advice, MmapMut, MmapRaw};
 
 use super::layout::BATCH_HEADER;
-
-const NO_HOLE: usize = usize::MAX;
+use super::published::Published;
 
 /// A mapped file, or memory that stands for one. Opaque: only the log writes to it, and readers
 /// get at published bytes through the log.
 #[derive(Debug)]
 pub struct Mapping {
     raw: MmapRaw,
-    /// Where published bytes begin; before it stand the segment header's copies.
-    data: AtomicUsize,
-    /// Where published bytes end. Never falls.
-    readable: AtomicUsize,
-    /// Start of the open batch's header, which lies below `readable` but is still to be written.
-    hole: AtomicUsize,
-    /// Below this nothing (the segment header aside) is ever stored again.
-    closed: AtomicUsize,
-    /// Whether the segment header is final too.
-    head_final: AtomicBool,
+    marks: Published,
     writer_taken: AtomicBool,
     /// Runs that were handed out and are still held.
     runs: AtomicUsize,
@@ -63,11 +53,7 @@ impl Mapping {
     fn new(raw: MmapRaw) -> Arc<Self> {
         Arc::new(Self {
             raw,
-            data: AtomicUsize::new(0),
-            readable: AtomicUsize::new(0),
-            hole: AtomicUsize::new(NO_HOLE),
-            closed: AtomicUsize::new(0),
-            head_final: AtomicBool::new(false),
+            marks: Published::nothing(),
             writer_taken: AtomicBool::new(false),
             runs: AtomicUsize::new(0),
         })
@@ -83,9 +69,7 @@ impl Mapping {
         if end > self.len() || data > end || self.writer_taken.swap(true, Ordering::AcqRel) {
             return None;
         }
-        self.data.store(data, Ordering::Relaxed);
-        self.closed.store(end, Ordering::Release);
-        self.readable.store(end, Ordering::Release);
+        self.marks.begin(data, end);
         Some(Writer {
             map: Arc::clone(self),
             readable: end,
@@ -100,14 +84,7 @@ impl Mapping {
 
     /// Published bytes; `None` if part of the range is not.
     pub(crate) fn bytes(&self, range: Range<usize>) -> Option<&[u8]> {
-        // `readable` before `hole`: a header that opened below this `readable` is then seen.
-        let end = self.readable.load(Ordering::Acquire);
-        let hole = self.hole.load(Ordering::Acquire);
-        let clear = hole == NO_HOLE
-            || range.end <= hole
-            || range.start >= hole.saturating_add(BATCH_HEADER);
-        let published = range.start >= self.data.load(Ordering::Relaxed) && range.end <= end;
-        if !published || !clear || range.start > range.end {
+        if !self.marks.shows(&range, BATCH_HEADER) {
             return None;
         }
         // SAFETY: the range lies within the mapping (`readable` never exceeds its length), which
@@ -135,11 +112,7 @@ impl Mapping {
 
     /// Copies bytes that are final into `to`; false if some are not, or no writer was ever taken.
     pub(crate) fn copy_final(&self, range: Range<usize>, to: &mut [u8]) -> bool {
-        let closed = self.closed.load(Ordering::Acquire);
-        let head = self.head_final.load(Ordering::Acquire);
-        let is_final = range.end <= closed
-            && (head || range.start >= self.data.load(Ordering::Relaxed))
-            && self.writer_taken.load(Ordering::Acquire);
+        let is_final = self.marks.is_final(&range) && self.writer_taken.load(Ordering::Acquire);
         if !is_final || range.len() != to.len() || range.start > range.end {
             return false;
         }
@@ -246,7 +219,7 @@ impl Writer {
     /// # Panics
     /// If that was done before or does not fit.
     pub(crate) fn put_head(&mut self, copy_at: usize, header: &[u8]) {
-        let data = self.map.data.load(Ordering::Relaxed);
+        let data = self.map.marks.data();
         let fits = header.len() <= copy_at && copy_at + header.len() <= data;
         assert!(
             fits && !self.head_is_final(),
@@ -258,11 +231,11 @@ impl Writer {
     }
 
     pub(crate) fn set_head_final(&mut self) {
-        self.map.head_final.store(true, Ordering::Release);
+        self.map.marks.set_head_final();
     }
 
     fn head_is_final(&self) -> bool {
-        self.map.head_final.load(Ordering::Relaxed)
+        self.map.marks.head_is_final()
     }
 
     /// Opens a batch at `at`: its header's first 8 bytes become zero, so that an open batch can be
@@ -272,7 +245,7 @@ impl Writer {
         self.put(at, &[0; 8]);
         let end = at + BATCH_HEADER;
         assert!(end <= self.map.len(), "batch header outside");
-        self.map.hole.store(at, Ordering::Release);
+        self.map.marks.open(at);
         self.publish(end);
     }
 
@@ -284,14 +257,14 @@ impl Writer {
             "publishing backwards"
         );
         self.readable = end;
-        self.map.readable.store(end, Ordering::Release);
+        self.map.marks.publish(end);
     }
 
     /// Closes the open batch; nothing below `end` is stored again. The first 8 bytes go last, as
     /// one store, so that a header is never seen half closed by who finds the page cache.
     pub(crate) fn close_header(&mut self, header: &[u8; BATCH_HEADER], end: usize) {
-        let at = self.map.hole.load(Ordering::Relaxed);
-        assert!(at != NO_HOLE && end >= self.readable, "no batch is open");
+        assert!(end >= self.readable, "publishing backwards");
+        let at = self.map.marks.opened().expect("a batch is open");
         let (first, rest) = header.split_at(8);
         let mut magic = [0; 8];
         magic.copy_from_slice(first);
@@ -303,16 +276,14 @@ impl Writer {
             let to = self.map.raw.as_mut_ptr().add(at);
             AtomicU64::from_ptr(to.cast()).store(u64::from_ne_bytes(magic), Ordering::Release);
         }
-        self.publish(end);
-        self.map.hole.store(NO_HOLE, Ordering::Release);
-        self.map.closed.store(end, Ordering::Release);
+        assert!(end <= self.map.len(), "publishing outside");
+        self.readable = end;
+        self.map.marks.close(end);
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Nobody can store any more: all of it is final, published or not.
-        self.set_head_final();
-        self.map.closed.store(self.map.len(), Ordering::Release);
+        self.map.marks.end(self.map.len());
     }
 }

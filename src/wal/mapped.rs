@@ -1,18 +1,18 @@
 //! Real files: a locked directory, mapped segments, and a thread per lane.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
+use super::lanes::{Worker, lock};
 use super::layout::{LOCK_FILE, MAX_UNIT, MIN_UNIT};
 use super::map::Mapping;
 use super::medium::{EventSink, Files, Lane, Medium, Task};
@@ -26,11 +26,6 @@ const TMPFS: u64 = 0x0102_1994;
 /// the log never waits behind a whole segment of them.
 const ZEROS: usize = 256 << 10;
 const ZEROS_PER_SYNC: u64 = 8;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What these guard is whole between any two statements.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The files of a directory on disk.
 #[derive(Debug)]
@@ -95,22 +90,11 @@ impl Files for DirFiles {
     }
 
     fn boot_id(&self) -> Option<[u8; 16]> {
-        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        let digits: String = text.trim().chars().filter(|&c| c != '-').collect();
-        let id: crate::types::Incarnation = digits.parse().ok()?;
-        Some(id.0)
+        boot_id()
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            // Our own names are ASCII; others are nobody's business.
-            if let Ok(name) = entry?.file_name().into_string() {
-                names.push(name);
-            }
-        }
-        names.sort();
-        Ok(names)
+        names_in(&self.path)
     }
 
     fn size(&self, name: &str) -> io::Result<u64> {
@@ -178,71 +162,23 @@ impl Files for DirFiles {
     }
 }
 
-/// The lanes of one thread.
-#[derive(Default)]
-struct Queue {
-    tasks: VecDeque<(Instant, Task)>,
-    stop: bool,
+pub(super) fn boot_id() -> Option<[u8; 16]> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let digits: String = text.trim().chars().filter(|&c| c != '-').collect();
+    let id: crate::types::Incarnation = digits.parse().ok()?;
+    Some(id.0)
 }
 
-struct Worker {
-    shared: Arc<(Mutex<Queue>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Worker {
-    /// A thread that runs tasks one by one. `finish`: what was submitted before a stop still runs.
-    fn spawn(name: &str, finish: bool, sink: EventSink) -> io::Result<Self> {
-        let shared = Arc::new((Mutex::new(Queue::default()), Condvar::new()));
-        let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                while let Some(task) = next_task(&theirs, finish) {
-                    sink(task());
-                }
-            })?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
-    }
-
-    fn submit(&self, delay: Duration, task: Task) {
-        let (queue, wake) = &*self.shared;
-        lock(queue).tasks.push_back((Instant::now() + delay, task));
-        wake.notify_one();
-    }
-
-    fn stop(&mut self) {
-        let (queue, wake) = &*self.shared;
-        lock(queue).stop = true;
-        wake.notify_one();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("a thread of the log panicked");
+pub(super) fn names_in(directory: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        // Our own names are ASCII; others are nobody's business.
+        if let Ok(name) = entry?.file_name().into_string() {
+            names.push(name);
         }
     }
-}
-
-fn next_task((queue, wake): &(Mutex<Queue>, Condvar), finish: bool) -> Option<Task> {
-    let mut held = lock(queue);
-    loop {
-        let due = held.tasks.front().map(|task| task.0);
-        if held.stop && (!finish || due.is_none()) {
-            return None;
-        }
-        let now = Instant::now();
-        held = match due {
-            Some(due) if due <= now || held.stop => return held.tasks.pop_front().map(|it| it.1),
-            Some(due) => {
-                let waited = wake.wait_timeout(held, due - now);
-                waited.unwrap_or_else(PoisonError::into_inner).0
-            }
-            None => wake.wait(held).unwrap_or_else(PoisonError::into_inner),
-        };
-    }
+    names.sort();
+    Ok(names)
 }
 
 /// The medium over a directory.
@@ -253,9 +189,9 @@ pub struct MappedDir {
     files: Arc<DirFiles>,
     sink: EventSink,
     inline_sync: bool,
-    sync: Worker,
-    prepare: Worker,
-    warm: Worker,
+    sync: Worker<Task>,
+    prepare: Worker<Task>,
+    warm: Worker<Task>,
 }
 
 impl MappedDir {
@@ -291,7 +227,8 @@ impl MappedDir {
             _lock: lock,
         });
         let spawn = |name, finish| {
-            let worker = Worker::spawn(name, finish, Arc::clone(&sink));
+            let sink = Arc::clone(&sink);
+            let worker = Worker::spawn(name, finish, move |task: Task| sink(task()));
             worker.map_err(OpenError::io("starting a thread"))
         };
         Ok(Self {
@@ -344,7 +281,7 @@ fn check_file_system(kind: u64, place: &str, options: &LogOptions) -> Result<(),
 }
 
 /// The largest of 4096, the page size and the device's physical block.
-fn unit_of(dir: &File) -> u32 {
+pub(super) fn unit_of(dir: &File) -> u32 {
     let page = rustix::param::page_size() as u32;
     let block = physical_block(dir).unwrap_or(MIN_UNIT);
     let unit = MIN_UNIT.max(page).max(block).next_power_of_two();

@@ -77,6 +77,8 @@ struct Inode {
     map: Option<Arc<Mapping>>,
     /// Pages that a failed sync gave up, with what they held.
     given_up: HashMap<usize, Vec<u8>>,
+    /// Those of them of which a sync said that they were written.
+    lied: HashSet<usize>,
 }
 
 impl Inode {
@@ -140,8 +142,21 @@ impl Inode {
                 }
             } else {
                 self.given_up.insert(page, now);
+                if fault == SyncFault::Late {
+                    self.lied.insert(page);
+                }
             }
         }
+    }
+
+    /// Whether the process sees bytes that a sync wrongly called durable and no later one will
+    /// write.
+    fn deceives(&mut self) -> bool {
+        self.settle_all();
+        self.lied.iter().any(|page| {
+            let now = self.page(*page);
+            self.given_up.get(page).is_some_and(|held| held == now)
+        })
     }
 
     fn after_crash(&mut self, crash: Crash, random: &mut Random) {
@@ -156,6 +171,7 @@ impl Inode {
         if crash != Crash::Kill {
             self.cache = Arc::clone(&self.durable);
             self.given_up.clear();
+            self.lied.clear();
         }
     }
 
@@ -265,6 +281,19 @@ impl MemoryDisk {
         disk.fault = Some((disk.syncs + nth, fault));
     }
 
+    /// Whether a file holds bytes that a sync wrongly called durable and that were not written
+    /// anew since: a power cut would take what somebody was told is there. The log over this disk
+    /// must have been dropped.
+    pub fn deceives(&self) -> bool {
+        let mut disk = self.lock();
+        let numbers: Vec<u64> = disk.names.values().copied().collect();
+        let mut lies = false;
+        for number in numbers {
+            lies |= disk.files.get_mut(&number).is_some_and(Inode::deceives);
+        }
+        lies
+    }
+
     /// Limits what can be allocated; `None` lifts the limit.
     pub fn set_quota(&self, bytes: Option<u64>) {
         self.lock().quota = bytes;
@@ -325,6 +354,7 @@ impl MemoryDisk {
                 durable: Arc::clone(&inode.durable),
                 map: None,
                 given_up: inode.given_up.clone(),
+                lied: inode.lied.clone(),
             };
             copy.files.insert(*number, twin);
         }

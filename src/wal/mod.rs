@@ -20,8 +20,14 @@
 
 mod error;
 mod flush;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod hint;
 mod index;
+mod inspect;
+mod judge;
+mod lanes;
 mod layout;
 mod log;
 mod map;
@@ -31,18 +37,26 @@ mod memory;
 mod meta;
 mod options;
 mod prepare;
+mod published;
 mod read;
+mod readonly;
 mod recovery;
+mod repair;
 mod rewrite;
 mod scan;
+mod sync;
 mod tail;
 mod trim;
+mod verify;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
-pub use error::{Damage, LogFailure, OpenError, ReadError, WriteError};
+pub use error::{Damage, LogFailure, OpenError, ReadError, RepairError, WriteError};
+pub use inspect::{
+    BatchItem, EntryItem, HeaderItem, HintItem, Item, MetaItem, SegmentItem, StopItem, inspect,
+};
 pub use log::LogStorage;
 pub use map::Mapping;
 pub use mapped::{DirFiles, MappedDir};
@@ -51,4 +65,7 @@ pub use medium::{EventSink, Files, Lane, Medium, MediumEvent, Task};
 pub use memory::{Crash, Memory, MemoryDisk, Stepper, SyncFault};
 pub use options::{LogCounters, LogIdentity, LogOptions, SyncPolicy};
 pub use read::Runs;
+pub use readonly::DirReader;
+pub use repair::{RepairPlan, plan_repair, repair};
+pub use verify::{LogEnd, Verified, VerifiedSegment, verify};
 pub use write::{Append, NewEntry, Write};

@@ -253,15 +253,17 @@ impl<M: Medium> LogStorage<M> {
         place.ok().map(|place| place.at)
     }
 
-    /// The log time of an entry.
-    pub(super) fn time_of(&self, index: LogIndex) -> Option<Micros> {
-        let segment = self.segment_of(index)?;
-        let (piece, near) = seek(segment, index)?;
-        let place = self
-            .walk(segment, &piece, near, |place, _| place.index < index)
-            .ok()?;
-        let header = self.header_at(segment, place).ok()?;
-        Some(header.time_us())
+    /// The log time of an entry; `None` if the log does not hold it.
+    pub(super) fn time_of(&self, index: LogIndex) -> Result<Option<Micros>, ReadError> {
+        let Some(segment) = self.segment_of(index) else {
+            return Ok(None);
+        };
+        let Some((piece, near)) = seek(segment, index) else {
+            return Ok(None);
+        };
+        let place = self.walk(segment, &piece, near, |place, _| place.index < index)?;
+        let header = self.header_at(segment, place)?;
+        Ok(Some(header.time_us()))
     }
 }
 

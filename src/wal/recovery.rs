@@ -8,15 +8,16 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::index::SegmentIndex;
-use super::layout::{HintRecord, Lsn, META_FILE, MetaSlot, pool_name, segment_name};
+use super::judge::{Judge, Recovered};
+use super::layout::{HintRecord, Lsn, META_FILE, MetaSlot, pool_name};
 use super::log::{LogStorage, Segment};
 use super::medium::{Files, Medium};
 use super::options::{LogIdentity, LogOptions};
 use super::rewrite::{self, NewTail};
-use super::scan::{self, Batch, Beyond, Cursor, Listing, Live, Reader, Replay};
+use super::scan::{self, Batch, Listing, Live, Reader, Replay};
 use super::tail::Chain;
 use super::trim::Trim;
-use super::{Damage, LogCounters, OpenError, hint, meta};
+use super::{LogCounters, OpenError, ReadError, meta};
 use crate::types::{Entry, HardState, Incarnation, LogId};
 
 /// What is known before the segments are read.
@@ -24,24 +25,8 @@ pub(super) struct Ground<'a, F> {
     pub(super) files: &'a F,
     pub(super) options: &'a LogOptions,
     pub(super) meta: MetaSlot,
-    hint: Option<HintRecord>,
-    boot_id: Option<[u8; 16]>,
     pub(super) next_seq: u64,
     pub(super) pool: Vec<String>,
-}
-
-/// The log as it was found.
-pub(super) struct Recovered {
-    pub(super) chain: Vec<Live>,
-    pub(super) replay: Replay,
-    /// Where the sequence of batches stands at the end.
-    pub(super) cursor: Cursor,
-    /// The whole batches of the last segment that the replay does not hold yet.
-    pub(super) pending: Vec<Batch>,
-    /// End of the last whole batch of the last segment.
-    pub(super) end: u32,
-    /// Part of the chain was damaged and is not needed.
-    pub(super) skipped: bool,
 }
 
 impl<M: Medium> LogStorage<M> {
@@ -64,17 +49,24 @@ impl<M: Medium> LogStorage<M> {
         options.validate_sizes()?;
         let files = Arc::clone(medium.files());
         let meta = open_meta(&*files, identity)?;
+        let judge = Judge::new(&*files, meta, options.distrust_page_cache);
         let listing = scan::list(&*files, &meta.log_id)?;
+        let mut recovered = judge.examine(&listing)?;
+        if let Some(torn) = &recovered.torn {
+            tracing::warn!(
+                place = files.place(),
+                bytes = torn.bytes,
+                what = torn.what,
+                "torn tail dropped"
+            );
+        }
         let mut ground = Ground {
             files: &*files,
             options: &options,
-            hint: hint::read(&*files, &meta.log_id),
-            boot_id: files.boot_id(),
             next_seq: meta.next_segment.get().max(listing.highest + 1),
             pool: usable_pool(&listing, options.segment_bytes),
             meta,
         };
-        let mut recovered = ground.recover(&listing)?;
         ground.reuse_dead(&listing)?;
         let tail = ground.settle_tail(&mut recovered)?;
         let told = ground.finish_meta(&recovered)?;
@@ -91,7 +83,7 @@ impl<M: Medium> LogStorage<M> {
             pool,
             told,
         };
-        let mut log = Self::assemble(medium, options, opened, recovered, tail);
+        let mut log = Self::assemble(medium, options, opened, recovered, tail)?;
         log.fasten_loose_ends();
         log.order_segment(Duration::ZERO);
         log.order_pages();
@@ -104,7 +96,7 @@ impl<M: Medium> LogStorage<M> {
         opened: Opened,
         recovered: Recovered,
         tail: NewTail,
-    ) -> Self {
+    ) -> Result<Self, OpenError> {
         let files = Arc::clone(medium.files());
         let (meta, start) = (opened.meta, opened.meta.start());
         let Recovered {
@@ -162,8 +154,10 @@ impl<M: Medium> LogStorage<M> {
             counters: LogCounters::default(),
         };
         log.drop_runs_below(start);
-        log.last_time_us = log.time_of(last.index).unwrap_or(0);
-        log
+        // A leader that does not know it could stamp an entry with an earlier time.
+        let last_time = log.time_of(last.index);
+        log.last_time_us = last_time.map_err(unreadable)?.unwrap_or(0);
+        Ok(log)
     }
 
     /// Where truncations cut into a batch, finds the place.
@@ -178,6 +172,10 @@ impl<M: Medium> LogStorage<M> {
             }
         }
     }
+}
+
+fn unreadable(error: ReadError) -> OpenError {
+    OpenError::io("the time of the last entry")(std::io::Error::other(error))
 }
 
 struct Opened {
@@ -276,266 +274,6 @@ fn usable_pool(listing: &Listing, size: u64) -> Vec<String> {
 }
 
 impl<F: Files> Ground<'_, F> {
-    /// Reads all segments. Changes nothing.
-    fn recover(&mut self, listing: &Listing) -> Result<Recovered, OpenError> {
-        let start = self.meta.start();
-        let chain = scan::chain(self.files, listing, start)?;
-        self.check_dead(listing, &chain)?;
-        let base = chain
-            .first()
-            .map_or(start, |first| first.header.prev_last());
-        let mut recovered = Recovered {
-            replay: Replay::begin(base),
-            cursor: Cursor {
-                next_seq: 1,
-                last: start,
-                crc: 0,
-                synced_upto: Lsn::default(),
-            },
-            pending: Vec::new(),
-            end: 0,
-            skipped: false,
-            chain: Vec::new(),
-        };
-        for (nth, live) in chain.iter().enumerate() {
-            recovered.replay.next_segment();
-            match chain.get(nth + 1) {
-                Some(next) => self.read_sealed(live, next, &mut recovered)?,
-                None => self.read_last(live, &mut recovered)?,
-            }
-        }
-        recovered.chain = chain;
-        self.check_commit(&recovered)?;
-        Ok(recovered)
-    }
-
-    /// What was committed with this replica's help and durable here cannot be missing (hazard C5).
-    fn check_commit(&self, recovered: &Recovered) -> Result<(), OpenError> {
-        let last = recovered.cursor.last.index.max(self.meta.start().index);
-        let commit = self.hint.map_or(0, |hint| hint.commit.get());
-        if commit <= last {
-            return Ok(());
-        }
-        Err(OpenError::Corrupt(Box::new(Damage {
-            file: self.files.place(),
-            offset: 0,
-            first: last + 1,
-            last: Some(commit),
-            what: format!("the log ends at index {last}"),
-            evidence: format!("HINT says that everything up to {commit} was committed and durable"),
-        })))
-    }
-
-    /// A segment that another one follows holds exactly what that one says.
-    fn read_sealed(
-        &self,
-        live: &Live,
-        next: &Live,
-        recovered: &mut Recovered,
-    ) -> Result<(), OpenError> {
-        let until = Lsn(next.header.prev_end_lsn.get());
-        let mut cursor = Cursor::at_start_of(&live.header);
-        let mut reader = Reader::new(self.files, &live.name, live.size);
-        let mut at = live.data();
-        let evidence = || format!("segment {:x} follows and says so", next.seq);
-        while at < until.offset() {
-            let found = scan::read_batch(&mut reader, live, at, &self.meta.secret, &mut cursor)?;
-            let batch = match found {
-                Ok(batch) => batch,
-                Err(what) => match self.skip_covered(live, at, &mut cursor, recovered)? {
-                    Some(later) => {
-                        at = later;
-                        continue;
-                    }
-                    None => {
-                        let (first, last) = (cursor.last.index + 1, next.header.prev_last_index);
-                        let last = Some(last.get());
-                        return Err(self.damage(live, at, first, last, what, evidence()));
-                    }
-                },
-            };
-            if let Some(body) = reader.bytes(batch.body())? {
-                recovered.replay.add(&batch, body);
-            }
-            at = scan::next_at(live, &batch);
-        }
-        let same = at == until.offset()
-            && cursor.next_seq == next.header.first_batch_seq.get()
-            && recovered.replay.last == next.header.prev_last()
-            && cursor.crc == next.header.prev_batch_crc.get();
-        if !same {
-            let what = format!("it ends with {}, not as expected", recovered.replay.last);
-            let (first, last) = (cursor.last.index + 1, next.header.prev_last_index.get());
-            return Err(self.damage(live, at, first, Some(last), what, evidence()));
-        }
-        Ok(())
-    }
-
-    /// The last segment: batch by batch up to the first bad place, which is then judged.
-    fn read_last(&self, live: &Live, recovered: &mut Recovered) -> Result<(), OpenError> {
-        let mut cursor = Cursor::at_start_of(&live.header);
-        let mut reader = Reader::new(self.files, &live.name, live.size);
-        let mut at = live.data();
-        let what = loop {
-            match scan::read_batch(&mut reader, live, at, &self.meta.secret, &mut cursor)? {
-                Ok(batch) => {
-                    at = scan::next_at(live, &batch);
-                    recovered.pending.push(batch);
-                }
-                Err(what) => match self.skip_covered(live, at, &mut cursor, recovered)? {
-                    Some(later) => at = later,
-                    None => break what,
-                },
-            }
-        };
-        recovered.end = at;
-        recovered.cursor = cursor;
-        self.judge(live, at, cursor.last.index + 1, what)
-    }
-
-    /// Damage of which every entry is covered by the snapshot is stepped over: the log goes on with
-    /// the first whole batch behind it, if that one begins at or below the first index needed.
-    fn skip_covered(
-        &self,
-        live: &Live,
-        at: u32,
-        cursor: &mut Cursor,
-        recovered: &mut Recovered,
-    ) -> Result<Option<u32>, OpenError> {
-        let start = self.meta.start().index;
-        if cursor.last.index >= start {
-            return Ok(None);
-        }
-        let shape = (live.seq, live.size, live.header.unit.get());
-        let beyond = scan::look_ahead(self.files, &live.name, shape, at, &self.meta.secret)?;
-        let first = |batch: &Batch| batch.header.first_index.get();
-        let Some(later) = beyond.valid.filter(|batch| first(batch) <= start + 1) else {
-            return Ok(None);
-        };
-        tracing::warn!(
-            file = live.name,
-            offset = at,
-            "damage below the snapshot stepped over"
-        );
-        cursor.next_seq = later.header.batch_seq.get();
-        let before = first(&later).saturating_sub(1);
-        let known = before == start;
-        cursor.last = if known {
-            self.meta.start()
-        } else {
-            LogId::new(0, before)
-        };
-        recovered.replay.step_over(cursor.last);
-        recovered.pending.clear();
-        recovered.skipped = true;
-        Ok(Some(later.at))
-    }
-
-    /// Torn, or damaged? Torn is what nothing proves to have been durable.
-    fn judge(&self, live: &Live, at: u32, first: u64, what: String) -> Result<(), OpenError> {
-        let place = Lsn::new(live.seq, at);
-        let shape = (live.seq, live.size, live.header.unit.get());
-        let secret = &self.meta.secret;
-        let beyond = scan::look_ahead(self.files, &live.name, shape, at, secret)?;
-        let Some(evidence) = self.evidence(place, &beyond) else {
-            let torn = beyond.valid.is_some() || beyond.closed_here;
-            if torn {
-                tracing::warn!(file = live.name, offset = at, what, "torn tail dropped");
-            }
-            return Ok(());
-        };
-        Err(self.damage(live, at, first, beyond.last, what, evidence))
-    }
-
-    fn evidence(&self, place: Lsn, beyond: &Beyond) -> Option<String> {
-        if beyond.synced_upto > place {
-            let upto = beyond.synced_upto;
-            return Some(format!(
-                "a later batch says that everything up to {upto} was durable"
-            ));
-        }
-        let hint = self.hint.map(|hint| Lsn(hint.durable.get()));
-        if let Some(upto) = hint.filter(|&upto| upto > place) {
-            return Some(format!(
-                "HINT says that everything up to {upto} was durable"
-            ));
-        }
-        let clean = Lsn(self.meta.clean_end.get());
-        if clean > place {
-            return Some(format!("the log was closed cleanly at {clean}"));
-        }
-        let poisoned = self.hint.is_some_and(|hint| hint.poisoned.get() != 0);
-        let same_boot = self.boot_id.is_some_and(|boot| boot == self.meta.boot_id);
-        let trusted = same_boot && !poisoned && !self.options.distrust_page_cache;
-        (trusted && (beyond.closed_here || beyond.valid.is_some())).then(|| {
-            "the machine was not restarted since, so the page cache should hold all of it (this \
-             is the only evidence: if a disk error was logged, open once with \
-             distrust_page_cache set, or restart the machine)"
-                .to_owned()
-        })
-    }
-
-    /// A file without a header of its own must not hold anything that says it had one.
-    fn check_dead(&self, listing: &Listing, chain: &[Live]) -> Result<(), OpenError> {
-        let last = chain.last().map_or(0, |live| live.seq);
-        for (seq, name) in listing.dead.iter().filter(|dead| dead.0 > last) {
-            let size = self.files.size(name).map_err(OpenError::io(name.clone()))?;
-            let unit = self.files.unit();
-            let shape = (*seq, size.min(1 << 31) as u32, unit);
-            let beyond = scan::look_ahead(self.files, name, shape, 0, &self.meta.secret)?;
-            let begin = Lsn::new(*seq, 0);
-            let hinted = self.hint.map_or(0, |hint| hint.durable.get());
-            let clean = self.meta.clean_end.get();
-            if beyond.synced_upto > begin || hinted.max(clean) > begin.0 {
-                return Err(OpenError::Corrupt(Box::new(Damage {
-                    file: format!("{name} in {}", self.files.place()),
-                    offset: 0,
-                    first: beyond.valid.map_or(0, |it| it.header.first_index.get()),
-                    last: beyond.last,
-                    what: "neither copy of its header is valid".to_owned(),
-                    evidence: "something says that batches in it were durable".to_owned(),
-                })));
-            }
-        }
-        let newest = Lsn(self.hint.map_or(0, |hint| hint.durable.get()));
-        let clean = Lsn(self.meta.clean_end.get());
-        let named = newest.max(clean);
-        if named.segment() > listing.highest && named.offset() > 0 {
-            return Err(OpenError::Corrupt(Box::new(Damage {
-                file: format!(
-                    "{} in {}",
-                    segment_name(named.segment()),
-                    self.files.place()
-                ),
-                offset: 0,
-                first: self.meta.start().index + 1,
-                last: None,
-                what: "the segment is missing".to_owned(),
-                evidence: format!("META or HINT says that the log reached {named}"),
-            })));
-        }
-        Ok(())
-    }
-
-    fn damage(
-        &self,
-        live: &Live,
-        at: u32,
-        first: u64,
-        last: Option<u64>,
-        what: String,
-        evidence: String,
-    ) -> OpenError {
-        OpenError::Corrupt(Box::new(Damage {
-            file: format!("{} in {}", live.name, self.files.place()),
-            offset: u64::from(at),
-            first,
-            last,
-            what,
-            evidence,
-        }))
-    }
-
     /// Adds batches of the last segment to the replay.
     pub(super) fn replay_last(
         &self,
@@ -587,7 +325,7 @@ impl<F: Files> Ground<'_, F> {
 
     /// Whether the log holds the entry at its start, or follows it. If not, the snapshot does not
     /// fit the log, and the log has to go.
-    fn start_is_known(&self, recovered: &Recovered) -> bool {
+    pub(super) fn start_is_known(&self, recovered: &Recovered) -> bool {
         let start = self.meta.start();
         recovered.replay.term(start.index) == Some(start.term)
             || recovered
@@ -609,7 +347,7 @@ impl<F: Files> Ground<'_, F> {
             });
         }
         self.meta.clean_end = 0.into();
-        self.meta.boot_id = self.boot_id.unwrap_or_default();
+        self.meta.boot_id = self.files.boot_id().unwrap_or_default();
         self.meta.next_segment = self.next_seq.into();
         self.meta.election_timeout_ms = told.max(self.options.election_timeout_min_ms).into();
         self.meta.seq = (self.meta.seq.get() + 1).into();

@@ -8,13 +8,14 @@
 use zerocopy::IntoBytes;
 
 use super::OpenError;
+use super::judge::Recovered;
 use super::layout::{
     BATCH_HEADER, BatchFacts, BatchHeader, BatchKind, Lsn, SegmentHeader, SegmentStart, pool_name,
     segment_name,
 };
 use super::medium::Files;
 use super::prepare::{Order, Prepared, prepare};
-use super::recovery::{Ground, Recovered};
+use super::recovery::Ground;
 use super::scan::{Batch, Cursor, Live, Reader, Replay};
 use super::tail::Tail;
 use crate::types::LogId;
@@ -156,8 +157,11 @@ fn next_order<F: Files>(ground: &mut Ground<'_, F>, size: u64) -> Order {
     }
 }
 
-/// Writes everything of the last segment that no header proves durable to a new segment, in order
-/// and with its flags, and goes on there. An empty or wholly copied segment leaves the chain.
+/// Writes everything of the last segment that no header proves durable to a new segment, and goes
+/// on there.
+///
+/// After a failure nothing in it counts as proven: the kernel may have reported an error late, after
+/// the sync that lost the pages had succeeded (hazard C2). The cache still holds them.
 pub(super) fn copy_unproven<F: Files>(
     ground: &mut Ground<'_, F>,
     recovered: &mut Recovered,
@@ -166,38 +170,52 @@ pub(super) fn copy_unproven<F: Files>(
     let Some(old) = recovered.chain.last().cloned() else {
         return first_segment(ground);
     };
-    let proven = recovered.cursor.synced_upto;
+    let (header, end) = move_unproven(ground, &old, recovered, batches)?;
+    let name = segment_name(header.segment_seq.get());
+    let tail = tail_over(ground, &header, name, end, recovered.replay.last)?;
+    Ok(NewTail {
+        durable: Lsn::new(tail.seq, end),
+        tail,
+    })
+}
+
+/// Writes everything of the last segment that no header proves durable to a new segment, in order
+/// and with its flags. An empty or wholly copied segment leaves the chain. Returns the new header
+/// and where the copies end.
+pub(super) fn move_unproven<F: Files>(
+    ground: &mut Ground<'_, F>,
+    old: &Live,
+    recovered: &mut Recovered,
+    batches: &[Batch],
+) -> Result<(SegmentHeader, u32), OpenError> {
+    let proven = match recovered.poisoned {
+        true => Lsn::default(),
+        false => recovered.cursor.synced_upto,
+    };
     let is_proven = |batch: &&Batch| {
         let end = batch.body().end as u32;
         proven.segment() == old.seq && end <= proven.offset()
     };
     let kept = batches.iter().take_while(is_proven).count();
     let (kept, moved) = batches.split_at(kept);
-    ground.replay_last(&old, kept, &mut recovered.replay)?;
-    let start = follow(ground, &old, (kept, moved), recovered);
-    let copied = copy(ground, &old, moved, &start, &mut recovered.cursor)?;
+    ground.replay_last(old, kept, &mut recovered.replay)?;
+    let start = follow(ground, old, (kept, moved), recovered);
+    let copied = copy(ground, old, moved, &start, &mut recovered.cursor)?;
     if kept.is_empty() {
         recovered.chain.pop();
         recovered.replay.indexes.pop();
     }
     let header = copied.header;
-    recovered.chain.push(Live {
+    let new = Live {
         seq: header.segment_seq.get(),
-        name: copied.name.clone(),
+        name: copied.name,
         size: header.segment_size.get() as u32,
         header,
-    });
+    };
     recovered.replay.next_segment();
-    let new = recovered.chain.last().cloned();
-    if let Some(new) = new {
-        ground.replay_last(&new, &copied.batches, &mut recovered.replay)?;
-    }
-    let last = recovered.replay.last;
-    let tail = tail_over(ground, &header, copied.name, copied.end, last)?;
-    Ok(NewTail {
-        durable: Lsn::new(tail.seq, copied.end),
-        tail,
-    })
+    ground.replay_last(&new, &copied.batches, &mut recovered.replay)?;
+    recovered.chain.push(new);
+    Ok((header, copied.end))
 }
 
 /// What the new segment says of what it follows: the place where the copied range begins, so that
@@ -358,6 +376,20 @@ pub(super) fn reset<F: Files>(
     ground: &mut Ground<'_, F>,
     recovered: &mut Recovered,
 ) -> Result<NewTail, OpenError> {
+    let (header, end) = write_reset(ground, recovered)?;
+    let name = segment_name(header.segment_seq.get());
+    let tail = tail_over(ground, &header, name, end, ground.meta.start())?;
+    Ok(NewTail {
+        durable: Lsn::new(tail.seq, end),
+        tail,
+    })
+}
+
+/// The segment with RESET, durable: its header, and where its batches begin.
+pub(super) fn write_reset<F: Files>(
+    ground: &mut Ground<'_, F>,
+    recovered: &mut Recovered,
+) -> Result<(SegmentHeader, u32), OpenError> {
     let files = ground.files;
     let start = ground.meta.start();
     let order = next_order(ground, ground.options.segment_bytes);
@@ -387,15 +419,11 @@ pub(super) fn reset<F: Files>(
     recovered.cursor.crc = 0;
     recovered.chain = vec![Live {
         seq: order.seq,
-        name: name.clone(),
+        name,
         size: order.size as u32,
         header,
     }];
     recovered.replay = Replay::begin(start);
     recovered.replay.next_segment();
-    let tail = tail_over(ground, &header, name, end, start)?;
-    Ok(NewTail {
-        durable: Lsn::new(order.seq, end),
-        tail,
-    })
+    Ok((header, end))
 }

@@ -7,7 +7,7 @@ use zerocopy::FromBytes;
 use super::index::{LOOSE, SegmentIndex};
 use super::layout::{
     BATCH_HEADER, BatchHeader, BatchKind, Lsn, MAX_UNIT, MIN_UNIT, Record, SegmentHeader, VERSION,
-    looks_closed, parse_name, segment_name,
+    looks_closed, parse_name,
 };
 use super::medium::Files;
 use super::{Damage, OpenError};
@@ -32,11 +32,28 @@ impl Live {
     }
 }
 
+/// A segment file with a valid header that cannot be one of this log.
+#[derive(Clone, Debug)]
+pub(crate) struct Misfit {
+    pub(crate) name: String,
+    pub(crate) damage: Damage,
+}
+
+/// What the header of a segment file says.
+enum Headed {
+    Live(Live),
+    /// It never had one under this number.
+    Dead,
+    Misfit(Misfit),
+}
+
 /// The segment files of a directory.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Listing {
     /// By number, rising.
     pub(crate) live: Vec<Live>,
+    /// Copied in from elsewhere, or cut.
+    pub(crate) misfits: Vec<Misfit>,
     /// Prepared, half made or used up: no valid header of their own.
     pub(crate) dead: Vec<(u64, String)>,
     /// Free files and their sizes.
@@ -70,8 +87,9 @@ pub(crate) fn list<F: Files>(files: &F, log_id: &[u8; 16]) -> Result<Listing, Op
         } else if let Some(seq) = parse_name(&name, "seg-") {
             listing.highest = listing.highest.max(seq);
             match read_header(files, &name, seq, log_id)? {
-                Some(live) => listing.live.push(live),
-                None => listing.dead.push((seq, name)),
+                Headed::Live(live) => listing.live.push(live),
+                Headed::Dead => listing.dead.push((seq, name)),
+                Headed::Misfit(misfit) => listing.misfits.push(misfit),
             }
         }
     }
@@ -79,13 +97,24 @@ pub(crate) fn list<F: Files>(files: &F, log_id: &[u8; 16]) -> Result<Listing, Op
     Ok(listing)
 }
 
-/// The header of a segment, from either copy. `None`: it never had one under this number.
 fn read_header<F: Files>(
     files: &F,
     name: &str,
     seq: u64,
     log_id: &[u8; 16],
-) -> Result<Option<Live>, OpenError> {
+) -> Result<Headed, OpenError> {
+    let size = files.size(name).map_err(io_error(files, name))?;
+    let header = any_header(files, name)?;
+    Ok(header.map_or(Headed::Dead, |header| {
+        own(files, name, seq, size, header, log_id)
+    }))
+}
+
+/// The header of a segment file, from either copy, whosever it is.
+pub(crate) fn any_header<F: Files>(
+    files: &F,
+    name: &str,
+) -> Result<Option<SegmentHeader>, OpenError> {
     let size = files.size(name).map_err(io_error(files, name))?;
     let mut copy = 0;
     while copy <= MAX_UNIT && u64::from(copy) + 128 <= size {
@@ -95,7 +124,7 @@ fn read_header<F: Files>(
             .map_err(io_error(files, name))?;
         match SegmentHeader::parse(&bytes) {
             Record::Valid(header) if copy == 0 || header.unit.get() == copy => {
-                return own(files, name, seq, size, header, log_id);
+                return Ok(Some(header));
             }
             Record::Newer(found) => {
                 return Err(OpenError::Version {
@@ -117,33 +146,36 @@ fn own<F: Files>(
     size: u64,
     header: SegmentHeader,
     log_id: &[u8; 16],
-) -> Result<Option<Live>, OpenError> {
-    let damage = |what: &str| {
-        OpenError::Corrupt(Box::new(Damage {
-            file: format!("{name} in {}", files.place()),
-            offset: 0,
-            first: header.base_index.get(),
-            last: None,
-            what: what.to_owned(),
-            evidence: "its header is whole".to_owned(),
-        }))
+) -> Headed {
+    let misfit = |what: &str| {
+        Headed::Misfit(Misfit {
+            name: name.to_owned(),
+            damage: Damage {
+                file: format!("{name} in {}", files.place()),
+                offset: 0,
+                first: header.base_index.get(),
+                last: None,
+                what: what.to_owned(),
+                evidence: "its header is whole".to_owned(),
+            },
+        })
     };
     if header.log_id != *log_id {
-        return Err(damage("it belongs to another log; a file was copied in"));
+        return misfit("it belongs to another log; a file was copied in");
     }
     if header.segment_seq.get() != seq {
         // A free file's header of an earlier life.
-        return Ok(None);
+        return Headed::Dead;
     }
     if header.segment_size.get() != size || size > 1 << 31 {
-        return Err(damage("its size is not what its header says"));
+        return misfit("its size is not what its header says");
     }
-    Ok(Some(Live {
+    Headed::Live(Live {
         seq,
         name: name.to_owned(),
         size: size as u32,
         header,
-    }))
+    })
 }
 
 /// Reads a segment front to back through a window.
@@ -314,6 +346,8 @@ pub(crate) struct Beyond {
     pub(crate) last: Option<LogIndex>,
     /// At the bad place itself stands our magic with this segment's number.
     pub(crate) closed_here: bool,
+    /// Where the last of what was found here ends, in whole units.
+    pub(crate) until: u32,
 }
 
 /// Looks at every unit from `at` on for whole batch headers.
@@ -334,6 +368,7 @@ pub(crate) fn look_ahead<F: Files>(
         };
         if place == at {
             beyond.closed_here = looks_closed(bytes, seq);
+            beyond.until = place + unit;
         }
         if let Some(header) = BatchHeader::parse(bytes, Lsn::new(seq, place), secret)
             && place > at
@@ -343,10 +378,36 @@ pub(crate) fn look_ahead<F: Files>(
             beyond.synced_upto = beyond.synced_upto.max(header.synced_upto());
             let last = first + u64::from(header.entry_count.get());
             beyond.last = beyond.last.max(last.checked_sub(1));
+            let body = header.body_len.get().saturating_add(BATCH_HEADER as u32);
+            let end = place.saturating_add(body).min(size);
+            beyond.until = beyond.until.max(end.next_multiple_of(unit));
         }
         place += unit;
     }
     Ok(beyond)
+}
+
+/// The first whole batch header at `at` or a later unit.
+pub(crate) fn next_header<F: Files>(
+    files: &F,
+    name: &str,
+    (seq, size, unit): (u64, u32, u32),
+    at: u32,
+    secret: &[u8; 16],
+) -> Result<Option<Batch>, OpenError> {
+    let mut reader = Reader::new(files, name, size);
+    let mut place = at;
+    while place < size {
+        let start = place as usize;
+        let Some(bytes) = reader.bytes(start..start + BATCH_HEADER)? else {
+            break;
+        };
+        if let Some(header) = BatchHeader::parse(bytes, Lsn::new(seq, place), secret) {
+            return Ok(Some(Batch { at: place, header }));
+        }
+        place += unit;
+    }
+    Ok(None)
 }
 
 /// What the batches add up to.
@@ -385,14 +446,14 @@ impl Replay {
 
     /// The term of an index within the chain, or of what it follows.
     pub(crate) fn term(&self, index: LogIndex) -> Option<u64> {
-        if index == self.base.index {
-            return Some(self.base.term);
-        }
         if index > self.last.index {
             return None;
         }
+        // A truncation may have replaced even what the chain follows.
         let after = self.runs.partition_point(|run| run.index <= index);
-        Some(self.runs.get(after.checked_sub(1)?)?.term)
+        let run = after.checked_sub(1).and_then(|nth| self.runs.get(nth));
+        run.map(|run| run.term)
+            .or_else(|| (index == self.base.index).then_some(self.base.term))
     }
 
     /// Adds a batch that was checked, with its body.
@@ -459,12 +520,18 @@ impl Replay {
     }
 }
 
+/// A segment that another one follows is not there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Missing {
+    pub(crate) wanted: u64,
+    /// Its last entry.
+    pub(crate) last: LogIndex,
+    /// The segment that says so.
+    pub(crate) by: u64,
+}
+
 /// The chain of live segments that ends in the newest, oldest first. Others are left over.
-pub(crate) fn chain<F: Files>(
-    files: &F,
-    listing: &Listing,
-    start: LogId,
-) -> Result<Vec<Live>, OpenError> {
+pub(crate) fn chain(listing: &Listing, start: LogId) -> Result<Vec<Live>, Missing> {
     let Some(newest) = listing.live.last() else {
         return Ok(Vec::new());
     };
@@ -476,18 +543,13 @@ pub(crate) fn chain<F: Files>(
             break;
         }
         let wanted = header.prev_segment_seq.get();
-        let Some(found) = listing.live.iter().find(|live| live.seq == wanted) else {
-            return Err(OpenError::Corrupt(Box::new(Damage {
-                file: format!("{} in {}", segment_name(wanted), files.place()),
-                offset: 0,
-                first: start.index + 1,
-                last: Some(header.prev_last_index.get()),
-                what: "the segment is missing or has no valid header".to_owned(),
-                evidence: format!(
-                    "segment {:x} says that it follows",
-                    header.segment_seq.get()
-                ),
-            })));
+        let older = |live: &&Live| live.seq == wanted && wanted < header.segment_seq.get();
+        let Some(found) = listing.live.iter().find(older) else {
+            return Err(Missing {
+                wanted,
+                last: header.prev_last_index.get(),
+                by: header.segment_seq.get(),
+            });
         };
         chain.push(found.clone());
         header = found.header;

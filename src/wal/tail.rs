@@ -169,7 +169,7 @@ impl<M: Medium> LogStorage<M> {
         if let Some(segment) = self.segments.back_mut() {
             segment.index.push(id.index, at, len);
         }
-        if self.last.term != id.term {
+        if self.runs.last().is_none_or(|run| run.term != id.term) {
             self.runs.push(id);
         }
         self.last = id;

@@ -17,6 +17,8 @@ pub(crate) struct Trim {
     waiting: Vec<Segment>,
     /// In META's update that is in flight or to come.
     pub(crate) in_meta: bool,
+    /// The segment with RESET whose header is not durable: until then the old segments are the log.
+    pub(crate) reset: Option<u64>,
 }
 
 /// What became of them.
@@ -151,6 +153,7 @@ impl<M: Medium> LogStorage<M> {
             prev_batch_crc: 0,
             synced_upto: prev_end,
         };
+        self.trim.reset = Some(next.seq);
         self.chain.batch_crc = 0;
         self.follow(next, &header);
         if let Some(tail) = self.tails.back_mut() {
@@ -182,9 +185,13 @@ impl<M: Medium> LogStorage<M> {
         }
     }
 
-    /// META has become durable: what it no longer needs can go.
-    pub(super) fn start_durable(&mut self) {
-        if self.trim.waiting.is_empty() || !self.trim.in_meta {
+    /// A job that brought META, or a segment's header, is durable: what is no longer needed can go.
+    pub(super) fn start_durable(&mut self, segment: Option<u64>) {
+        if segment.is_some() && segment == self.trim.reset {
+            self.trim.reset = None;
+        }
+        let needed = !self.trim.in_meta || self.trim.reset.is_some();
+        if self.trim.waiting.is_empty() || needed {
             return;
         }
         let (mut reuse, mut remove) = (Vec::new(), Vec::new());

@@ -211,10 +211,12 @@ impl<M: Medium> LogStorage<M> {
         }
     }
 
-    /// An entry of a term holds that term as well as META does; the next update of META carries
-    /// it, with no vote.
+    /// An entry of a term holds that term as well as META does, with no vote. The core has written
+    /// the term before; where it has not, META goes with the entry.
     pub(super) fn note_term(&mut self) {
         if self.last.term > self.meta.term.get() {
+            // Acknowledged with the entry, so it must outlive a truncation of the entry.
+            self.meta_dirty = true;
             self.meta.set_hard_state(HardState {
                 term: self.last.term,
                 ..HardState::default()
@@ -284,7 +286,11 @@ impl<M: Medium> LogStorage<M> {
         self.runs.truncate(keep);
         let index = from - 1;
         self.last = LogId::new(self.term(index).unwrap_or(0), index);
-        self.last_time_us = self.time_of(index).unwrap_or(self.last_time_us);
+        // Log time must never fall. Where that of the new end cannot be read, the one of the old
+        // end, which is no earlier, does as well.
+        if let Ok(Some(time_us)) = self.time_of(index) {
+            self.last_time_us = time_us;
+        }
         self.durable = self.durable.min(index);
         if let Some(flight) = &mut self.flight {
             flight.last = flight.last.min(index);

@@ -1,4 +1,4 @@
-//! Frame headers and fixed parts of the ten kinds of message.
+//! Frame headers and fixed parts of the kinds of message.
 
 use bytes::{BufMut, BytesMut};
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
@@ -8,15 +8,16 @@ use super::{FrameLimits, HEADER, MAX_INDEX, Malformed};
 use crate::config::limits::MAX_FRAME_ENTRIES;
 use crate::core::{
     AppendAck, AppendEntries, AppendStatus, Class, Found, FoundReply, FoundStatus, Heartbeat,
-    HeartbeatReply, Message, ReplicaState, VoteReason, VoteReply, VoteRequest,
+    HeartbeatReply, Message, ReadIndex, ReadIndexReply, ReplicaState, TimeoutNow, TimeoutNowReply,
+    VoteReason, VoteReply, VoteRequest,
 };
 use crate::types::{Incarnation, LogId, LogIndex, MAX_TERM, Term};
 
 /// The largest fixed part, bytes.
 pub(crate) const MAX_FIXED: usize = size_of::<HeartbeatReplyPart>();
 
-/// What a frame is. The numbers are those on the wire; those of later issues (reads, transfer,
-/// forwarding, snapshots) are unknown kinds until a protocol version has them.
+/// What a frame is. The numbers are those on the wire; those of what is not built yet
+/// (forwarding, snapshots) are unknown kinds until a protocol version has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -28,12 +29,16 @@ pub(crate) enum Kind {
     VoteReply = 0x23,
     Heartbeat = 0x30,
     HeartbeatReply = 0x31,
+    ReadIndex = 0x32,
+    ReadIndexReply = 0x33,
+    TimeoutNow = 0x38,
+    TimeoutNowReply = 0x39,
     Found = 0x3a,
     FoundReply = 0x3b,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Append,
         Self::AppendAck,
         Self::PreVote,
@@ -42,6 +47,10 @@ impl Kind {
         Self::VoteReply,
         Self::Heartbeat,
         Self::HeartbeatReply,
+        Self::ReadIndex,
+        Self::ReadIndexReply,
+        Self::TimeoutNow,
+        Self::TimeoutNowReply,
         Self::Found,
         Self::FoundReply,
     ];
@@ -60,6 +69,10 @@ impl Kind {
             Message::VoteReply(_) => Self::VoteReply,
             Message::Heartbeat(_) => Self::Heartbeat,
             Message::HeartbeatReply(_) => Self::HeartbeatReply,
+            Message::ReadIndex(_) => Self::ReadIndex,
+            Message::ReadIndexReply(_) => Self::ReadIndexReply,
+            Message::TimeoutNow(_) => Self::TimeoutNow,
+            Message::TimeoutNowReply(_) => Self::TimeoutNowReply,
             Message::Found(_) => Self::Found,
             Message::FoundReply(_) => Self::FoundReply,
         }
@@ -84,6 +97,10 @@ impl Kind {
             Self::PreVoteReply | Self::VoteReply => size_of::<VoteReplyPart>(),
             Self::Heartbeat => size_of::<HeartbeatPart>(),
             Self::HeartbeatReply => size_of::<HeartbeatReplyPart>(),
+            Self::ReadIndex => size_of::<ReadIndexPart>(),
+            Self::ReadIndexReply => size_of::<ReadIndexReplyPart>(),
+            Self::TimeoutNow => size_of::<TimeoutNowPart>(),
+            Self::TimeoutNowReply => size_of::<TimeoutNowReplyPart>(),
             Self::Found => size_of::<FoundPart>(),
             Self::FoundReply => size_of::<FoundReplyPart>(),
         }
@@ -170,6 +187,26 @@ part!(HeartbeatReplyPart, 88 {
     state: u8,
     zero: [u8; 3],
 });
+part!(ReadIndexPart, 24 {
+    incarnation: [u8; 16],
+    id: U64,
+});
+part!(ReadIndexReplyPart, 24 {
+    id: U64,
+    index: U64,
+    status: u8,
+    zero: [u8; 7],
+});
+part!(TimeoutNowPart, 32 {
+    target: [u8; 16],
+    last_index: U64,
+    last_term: U64,
+});
+part!(TimeoutNowReplyPart, 24 {
+    incarnation: [u8; 16],
+    accepted: u8,
+    zero: [u8; 7],
+});
 part!(FoundPart, 16 { founder: [u8; 16], });
 part!(FoundReplyPart, 24 {
     incarnation: [u8; 16],
@@ -247,6 +284,12 @@ impl Head {
             Kind::VoteReply => Message::VoteReply(vote_reply(term, part(fixed)?)?),
             Kind::Heartbeat => Message::Heartbeat(heartbeat(term, part(fixed)?)?),
             Kind::HeartbeatReply => Message::HeartbeatReply(heartbeat_reply(term, part(fixed)?)?),
+            Kind::ReadIndex => Message::ReadIndex(read_index(term, part(fixed)?)),
+            Kind::ReadIndexReply => Message::ReadIndexReply(read_index_reply(term, part(fixed)?)?),
+            Kind::TimeoutNow => Message::TimeoutNow(timeout_now(term, part(fixed)?)?),
+            Kind::TimeoutNowReply => {
+                Message::TimeoutNowReply(timeout_now_reply(term, part(fixed)?)?)
+            }
             Kind::Found => {
                 let raw: FoundPart = part(fixed)?;
                 let founder = Incarnation(raw.founder);
@@ -399,6 +442,47 @@ fn heartbeat_reply(term: Term, raw: HeartbeatReplyPart) -> Result<HeartbeatReply
     })
 }
 
+fn read_index(term: Term, raw: ReadIndexPart) -> ReadIndex {
+    ReadIndex {
+        term,
+        incarnation: Incarnation(raw.incarnation),
+        id: raw.id.get(),
+    }
+}
+
+fn read_index_reply(term: Term, raw: ReadIndexReplyPart) -> Result<ReadIndexReply, Malformed> {
+    zero(&raw.zero)?;
+    let reflects = index(raw.index)?;
+    let index = match (raw.status, reflects) {
+        (0, index) => Some(index),
+        (1, 0) => None,
+        (1, _) => return Err(Malformed::Field("an index in a refusal")),
+        _ => return Err(Malformed::Field("an unknown read status")),
+    };
+    Ok(ReadIndexReply {
+        term,
+        id: raw.id.get(),
+        index,
+    })
+}
+
+fn timeout_now(term: Term, raw: TimeoutNowPart) -> Result<TimeoutNow, Malformed> {
+    Ok(TimeoutNow {
+        term,
+        target: Incarnation(raw.target),
+        last: log_id(raw.last_term, raw.last_index)?,
+    })
+}
+
+fn timeout_now_reply(term: Term, raw: TimeoutNowReplyPart) -> Result<TimeoutNowReply, Malformed> {
+    zero(&raw.zero)?;
+    Ok(TimeoutNowReply {
+        term,
+        incarnation: Incarnation(raw.incarnation),
+        accepted: flag(raw.accepted)?,
+    })
+}
+
 fn found_reply(term: Term, raw: FoundReplyPart) -> Result<FoundReply, Malformed> {
     zero(&raw.zero)?;
     let status = match raw.status {
@@ -434,6 +518,10 @@ pub(crate) fn encode_into(message: &Message, body_len: usize, out: &mut BytesMut
         }
         Message::Heartbeat(m) => out.put_slice(heartbeat_part(m).as_bytes()),
         Message::HeartbeatReply(m) => out.put_slice(heartbeat_reply_part(m).as_bytes()),
+        Message::ReadIndex(m) => out.put_slice(read_index_part(m).as_bytes()),
+        Message::ReadIndexReply(m) => out.put_slice(read_index_reply_part(m).as_bytes()),
+        Message::TimeoutNow(m) => out.put_slice(timeout_now_part(m).as_bytes()),
+        Message::TimeoutNowReply(m) => out.put_slice(timeout_now_reply_part(m).as_bytes()),
         Message::Found(m) => out.put_slice(&m.founder.0),
         Message::FoundReply(m) => {
             let (incarnation, status) = (m.incarnation.0, m.status as u8);
@@ -521,5 +609,37 @@ fn heartbeat_reply_part(m: &HeartbeatReply) -> HeartbeatReplyPart {
         election_timeout_min_ms: U32::new(m.election_timeout_min_ms),
         state: m.state as u8,
         zero: [0; 3],
+    }
+}
+
+fn read_index_part(m: &ReadIndex) -> ReadIndexPart {
+    ReadIndexPart {
+        incarnation: m.incarnation.0,
+        id: U64::new(m.id),
+    }
+}
+
+fn read_index_reply_part(m: &ReadIndexReply) -> ReadIndexReplyPart {
+    ReadIndexReplyPart {
+        id: U64::new(m.id),
+        index: U64::new(m.index.unwrap_or_default()),
+        status: m.index.is_none().into(),
+        zero: [0; 7],
+    }
+}
+
+fn timeout_now_part(m: &TimeoutNow) -> TimeoutNowPart {
+    TimeoutNowPart {
+        target: m.target.0,
+        last_index: U64::new(m.last.index),
+        last_term: U64::new(m.last.term),
+    }
+}
+
+fn timeout_now_reply_part(m: &TimeoutNowReply) -> TimeoutNowReplyPart {
+    TimeoutNowReplyPart {
+        incarnation: m.incarnation.0,
+        accepted: m.accepted.into(),
+        zero: [0; 7],
     }
 }

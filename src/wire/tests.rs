@@ -3,7 +3,8 @@ use bytes::{Bytes, BytesMut};
 use super::*;
 use crate::core::{
     AppendAck, AppendEntries, AppendStatus, Class, Found, FoundReply, FoundStatus, Heartbeat,
-    HeartbeatReply, Message, ReplicaState, VoteReason, VoteReply, VoteRequest,
+    HeartbeatReply, Message, ReadIndex, ReadIndexReply, ReplicaState, TimeoutNow, TimeoutNowReply,
+    VoteReason, VoteReply, VoteRequest,
 };
 use crate::entry::frame as entry_frame;
 use crate::network::LocalFacts;
@@ -36,7 +37,7 @@ fn vote_reply() -> VoteReply {
 
 /// One message of each kind with all fields different.
 fn samples() -> Vec<Message> {
-    vec![
+    let mut samples = vec![
         Message::Append(AppendEntries {
             term: 0x0102_0304_0506,
             epoch: 0x11,
@@ -90,6 +91,33 @@ fn samples() -> Vec<Message> {
             term: 1,
             incarnation: id(0xb4),
             status: FoundStatus::Refused,
+        }),
+    ];
+    samples.splice(8..8, reads_and_hand_overs());
+    samples
+}
+
+fn reads_and_hand_overs() -> [Message; 4] {
+    [
+        Message::ReadIndex(ReadIndex {
+            term: 9,
+            incarnation: id(0xb5),
+            id: 0x51,
+        }),
+        Message::ReadIndexReply(ReadIndexReply {
+            term: 9,
+            id: 0x52,
+            index: Some(0x53),
+        }),
+        Message::TimeoutNow(TimeoutNow {
+            term: 9,
+            target: id(0xb6),
+            last: LogId::new(0x54, 0x55),
+        }),
+        Message::TimeoutNowReply(TimeoutNowReply {
+            term: 9,
+            incarnation: id(0xb7),
+            accepted: true,
         }),
     ]
 }
@@ -203,6 +231,15 @@ fn golden_frames() {
          4200000000000000 4300000000000000 4400000000000000 4500000000000000 4600000000000000 \
          4700000000000000 0000000000000000 9600000000000000"
             .to_owned(),
+        "3200180000000000 0900000000000000 b5b5b5b5b5b5b5b5 b5b5b5b5b5b5b5b5 5100000000000000"
+            .to_owned(),
+        "3300180000000000 0900000000000000 5200000000000000 5300000000000000 0000000000000000"
+            .to_owned(),
+        "3800200000000000 0900000000000000 b6b6b6b6b6b6b6b6 b6b6b6b6b6b6b6b6 5500000000000000 \
+         5400000000000000"
+            .to_owned(),
+        "3900180000000000 0900000000000000 b7b7b7b7b7b7b7b7 b7b7b7b7b7b7b7b7 0100000000000000"
+            .to_owned(),
         "3a00100030000000 0100000000000000 b3b3b3b3b3b3b3b3 b3b3b3b3b3b3b3b3".to_owned(),
         "3b00180000000000 0100000000000000 b4b4b4b4b4b4b4b4 b4b4b4b4b4b4b4b4 0100000000000000"
             .to_owned(),
@@ -214,13 +251,12 @@ fn golden_frames() {
     }
 }
 
-/// Where each kind has fields that not every value may stand in: offset in the frame, a bad value,
-/// and what it must be called.
-fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
+/// What no header may say.
+fn bad_headers() -> Vec<(usize, u8, Malformed)> {
     let field = Malformed::Field;
-    let mut bad = vec![
+    vec![
         (0, 0x00, Malformed::UnknownKind(0x00)),
-        (0, 0x32, Malformed::UnknownKind(0x32)),
+        (0, 0x34, Malformed::UnknownKind(0x34)),
         (0, 0xff, Malformed::UnknownKind(0xff)),
         (1, 1, Malformed::Reserved),
         (1, 0x80, Malformed::Reserved),
@@ -228,7 +264,14 @@ fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
         (3, 1, field("fixed_len is not that of the kind")),
         (14, 1, field("a term over 48 bits")),
         (15, 0x80, field("a term over 48 bits")),
-    ];
+    ]
+}
+
+/// Where each kind has fields that not every value may stand in: offset in the frame, a bad value,
+/// and what it must be called.
+fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
+    let field = Malformed::Field;
+    let mut bad = bad_headers();
     let wide_index = field("an index out of range");
     let wide_term = field("a term over 48 bits");
     let state = field("an unknown state");
@@ -270,7 +313,20 @@ fn bad_fields(message: &Message) -> Vec<(usize, u8, Malformed)> {
             ]);
             bad.extend(zeros(101..104));
         }
-        Message::Found(_) => {}
+        Message::ReadIndex(_) | Message::Found(_) => {}
+        Message::ReadIndexReply(_) => {
+            bad.extend([
+                (31, 0x80, wide_index),
+                (32, 1, field("an index in a refusal")),
+                (32, 2, field("an unknown read status")),
+            ]);
+            bad.extend(zeros(33..40));
+        }
+        Message::TimeoutNow(_) => bad.extend([(39, 0x80, wide_index), (46, 1, wide_term)]),
+        Message::TimeoutNowReply(_) => {
+            bad.push((32, 2, flag));
+            bad.extend(zeros(33..40));
+        }
         Message::FoundReply(_) => {
             bad.push((32, 2, field("an unknown founding status")));
             bad.extend(zeros(33..40));

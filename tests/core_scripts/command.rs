@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use conveyor_raft::core::{Configuration, MemberInfo, RaftRole};
+use conveyor_raft::core::{Configuration, Input, MemberInfo, RaftRole};
 use conveyor_raft::types::{HardState, Micros, NodeId, ReplicaId};
 
 use crate::disk::{Entry, Image, Payload, listed};
@@ -211,6 +211,15 @@ fn command(world: &mut World, words: &[&str]) -> Done {
         ["propose", node, ref commands @ ..] if !commands.is_empty() => {
             let commands = commands.iter().map(|text| (*text).to_owned());
             world.propose(number(node)?, commands.collect())
+        }
+        ["read", node, id] => {
+            let id = number(id)?;
+            world.feed(number(node)?, Input::Read { id })
+        }
+        ["hand-over", node] => world.feed(number(node)?, Input::HandOver { to: None }),
+        ["hand-over", node, to] => {
+            let to = Some(number(to)?);
+            world.feed(number(node)?, Input::HandOver { to })
         }
         ["deliver", ref rest @ ..] => crate::deliver::command(world, rest),
         ["links"] => {

@@ -97,6 +97,7 @@ impl Image {
         let term = self.entries.last().map_or(0, |entry| entry.term);
         Recovered {
             hard_state: self.hard,
+            told_election_timeout: 0,
             genesis: self.genesis,
             snapshot: LogId::default(),
             last: LogId::new(term, self.last()),

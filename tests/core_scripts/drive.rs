@@ -111,6 +111,11 @@ impl World {
                     self.transmit(envelope, None)?;
                 }
                 Output::Commit { index } => self.commit(node, index)?,
+                Output::ReadReady { id, index } => {
+                    self.say(&format!(
+                        "{node} may answer read {id} from entry {index} on"
+                    ));
+                }
                 Output::Event(event) => self.event(node, event)?,
             }
         }
@@ -273,6 +278,12 @@ impl World {
             Event::BecameLeader { term } => return self.check.leads(node, term),
             Event::SteppedDown { term, why } => {
                 self.say(&format!("{node} no longer leads term {term}: {why}"));
+            }
+            Event::ChangeRefused { why } => {
+                self.say(&format!("{node} does not change the members: {why}"));
+            }
+            Event::HandOverFailed { why } => {
+                self.say(&format!("{node} does not hand over: {why}"));
             }
             // The write that follows says the same.
             Event::Truncated { .. } => {}

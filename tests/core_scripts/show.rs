@@ -19,12 +19,16 @@ pub(crate) const fn kind(message: &Message) -> &'static str {
         Message::VoteReply(_) => "vote-reply",
         Message::Heartbeat(_) => "heartbeat",
         Message::HeartbeatReply(_) => "heartbeat-reply",
+        Message::ReadIndex(_) => "read-index",
+        Message::ReadIndexReply(_) => "read-index-reply",
+        Message::TimeoutNow(_) => "timeout-now",
+        Message::TimeoutNowReply(_) => "timeout-now-reply",
         Message::Found(_) => "found",
         Message::FoundReply(_) => "found-reply",
     }
 }
 
-pub(crate) const KINDS: [&str; 10] = [
+pub(crate) const KINDS: [&str; 14] = [
     "append",
     "ack",
     "pre-vote",
@@ -33,6 +37,10 @@ pub(crate) const KINDS: [&str; 10] = [
     "vote-reply",
     "heartbeat",
     "heartbeat-reply",
+    "read-index",
+    "read-index-reply",
+    "timeout-now",
+    "timeout-now-reply",
     "found",
     "found-reply",
 ];
@@ -60,6 +68,16 @@ pub(crate) fn envelope(envelope: &Envelope) -> String {
             )
         }
         Message::HeartbeatReply(it) => format!("#{}.{} term {}", it.epoch, it.seq, it.term),
+        Message::ReadIndex(it) => format!("read {} term {}", it.id, it.term),
+        Message::ReadIndexReply(it) => match it.index {
+            Some(index) => format!("read {} term {}: at {index}", it.id, it.term),
+            None => format!("read {} term {}: refused", it.id, it.term),
+        },
+        Message::TimeoutNow(it) => format!("term {}, with {}", it.term, it.last),
+        Message::TimeoutNowReply(it) => {
+            let how = if it.accepted { "accepted" } else { "refused" };
+            format!("term {}: {how}", it.term)
+        }
         Message::Found(it) => format!("term {}: {}", it.term, listed(&envelope.entries)),
         Message::FoundReply(it) => {
             let how = match it.status {

@@ -165,6 +165,7 @@ impl World {
             max_inflight_bytes: 1 << 20,
             max_inflight_appends: 4,
             max_append_bytes: max_append * ENTRY_BYTES,
+            lease_drift_ppm: None,
             seed: node * 1_000 + state.lives,
         };
         let list = FoundingList {

@@ -35,6 +35,7 @@ pub(crate) enum Command {
     Propose(ProposeArgs),
     State(StateArgs),
     Status(StatusArgs),
+    Wal(WalArgs),
 }
 
 /// Run a whole cluster in this process and feed it commands.
@@ -297,6 +298,125 @@ pub(crate) struct StateArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+}
+
+/// Look at a node's log on disk, check it, repair it.
+///
+/// dump and verify only read: they take no lock, change no byte and map nothing, so they can be
+/// used on the directory of a running node, on a copy and on what is damaged.
+#[derive(Debug, Args)]
+pub(crate) struct WalArgs {
+    #[command(subcommand)]
+    pub(crate) command: WalCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalCommand {
+    Dump(WalDumpArgs),
+    Verify(WalVerifyArgs),
+    Repair(WalRepairArgs),
+}
+
+/// Show everything that the files of a log hold, as far as it can be read.
+///
+/// Term, vote and log start (never the directory's secrets), HINT, each segment's header, and each
+/// batch with its entries. Where something is damaged it says so, and goes on with what is whole
+/// behind it. Whether a log opens is what `verify` tells.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        conveyor-raft wal dump /var/lib/conveyor-raft\n  \
+        conveyor-raft wal dump /var/lib/conveyor-raft --from 100 --to 120 --payloads text"
+)]
+pub(crate) struct WalDumpArgs {
+    /// The node's data directory, or a copy of it
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+
+    /// Show entries from this index on
+    #[arg(
+        long,
+        value_name = "INDEX",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(crate) from: u64,
+
+    /// Show entries up to this index
+    #[arg(long, value_name = "INDEX", default_value_t = u64::MAX, hide_default_value = true)]
+    pub(crate) to: u64,
+
+    /// Show the first bytes of each payload
+    #[arg(long, value_name = "FORM")]
+    pub(crate) payloads: Option<PayloadForm>,
+
+    /// How many bytes of a payload to show
+    #[arg(long, value_name = "BYTES", default_value_t = 64)]
+    pub(crate) preview: usize,
+
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How payloads are shown.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum PayloadForm {
+    /// Hexadecimal
+    Hex,
+    /// UTF-8; everything else and control characters as escapes
+    Text,
+}
+
+/// Check whether a log would open.
+///
+/// Reads everything and checks what a starting node would check, without changing anything. The
+/// exit code is 0 if the log would open, 1 if it would be refused, 2 for a wrong command line.
+///
+/// The log of a running node changes while it is read; a change under way is not taken for damage.
+/// It is not closed, so it is called unclean.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Example:\n  conveyor-raft wal verify /var/lib/conveyor-raft"
+)]
+pub(crate) struct WalVerifyArgs {
+    /// The node's data directory, or a copy of it
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Keep the whole part of a log that is refused as corrupt.
+///
+/// Says what is kept and what is lost, and asks. What is removed stays in the directory under
+/// names that begin with repair-; nothing is deleted. The replica keeps its identity, term and
+/// vote, but has forgotten entries that it may have acknowledged. So META says from then on that
+/// the log is under repair, and a node of this release does not start with it. As long as a
+/// majority of the cluster is healthy, prefer an empty directory and a replaced member.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        conveyor-raft wal repair /var/lib/conveyor-raft --dry-run\n  \
+        conveyor-raft wal repair /var/lib/conveyor-raft --yes"
+)]
+pub(crate) struct WalRepairArgs {
+    /// The data directory of a node that does not run
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+
+    /// Only say what would be done
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
+
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 #[cfg(test)]

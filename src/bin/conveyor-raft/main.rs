@@ -14,6 +14,7 @@ mod propose;
 mod serve;
 mod state;
 mod status;
+mod wal;
 
 use std::process::ExitCode;
 
@@ -34,8 +35,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    if let Command::Certs(args) = cli.command {
-        return certs::run(args);
+    match cli.command {
+        Command::Certs(args) => return certs::run(args),
+        Command::Wal(args) => return wal::run(args),
+        _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -58,6 +61,6 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::Propose(args) => propose::run(args).await,
         Command::State(args) => state::run(args).await,
         Command::Status(args) => status::run(args).await,
-        Command::Certs(_) | Command::Serve(_) => Ok(()),
+        Command::Certs(_) | Command::Wal(_) | Command::Serve(_) => Ok(()),
     }
 }

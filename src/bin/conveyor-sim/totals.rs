@@ -25,6 +25,8 @@ impl Totals {
         all.proposed += report.proposed;
         all.acked += report.acked;
         all.unknown += report.unknown;
+        all.quorum_reads += report.quorum_reads;
+        all.lease_reads += report.lease_reads;
         all.elections += report.elections;
         all.truths += report.truths;
         all.faults.add(&report.faults);
@@ -36,10 +38,13 @@ impl Totals {
         println!("faults: {}", faults(&report.faults));
         print!("{}", pairs(&report.faults));
         println!(
-            "proposed {}, answered {}, unknown {}, committed {}, elections {}, disks read back {}",
+            "proposed {}, answered {}, unknown {}, read by quorum {}, by lease {}, committed {}, \
+             elections {}, disks read back {}",
             report.proposed,
             report.acked,
             report.unknown,
+            report.quorum_reads,
+            report.lease_reads,
             report.committed,
             report.elections,
             report.truths

@@ -8,12 +8,15 @@ use super::disk::{Disk, Image, mix};
 use super::drive::ENTRY_BYTES;
 use super::ghost::Ghost;
 use super::net::{Envelope, Faults, Net};
-use crate::types::{Incarnation, Micros, NodeId, ReplicaId, Term, WriteId};
+use crate::error::{ChangeError, HandOverError};
+use crate::types::{Incarnation, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId};
 
 pub(super) const MS: Micros = 1_000;
 pub(super) const T_MIN: Micros = 150 * MS;
 pub(super) const T_MAX: Micros = 300 * MS;
 pub(super) const HEARTBEAT: Micros = 50 * MS;
+/// Clocks here run alike.
+pub(super) const LEASE_DRIFT_PPM: u32 = 1_000;
 /// A message that waits for a write.
 #[derive(Debug)]
 pub(super) struct Deferred {
@@ -38,6 +41,12 @@ pub(super) struct Node {
     pub(super) advice: Vec<String>,
     pub(super) deferred: Vec<Deferred>,
     pub(super) durable_fed: WriteId,
+    /// Reads that were answered: attempt and index.
+    pub(super) reads: Vec<(u64, LogIndex)>,
+    /// Why members were not changed.
+    pub(super) changes_refused: Vec<ChangeError>,
+    /// Why hand-overs failed.
+    pub(super) hand_overs_failed: Vec<HandOverError>,
 }
 
 /// Something that happens at a time. Where a life is named, only in that life of the process.
@@ -87,6 +96,7 @@ pub(super) fn settings(seed: u64) -> Settings {
         max_inflight_bytes: 10 * ENTRY_BYTES,
         max_inflight_appends: 4,
         max_append_bytes: 4 * ENTRY_BYTES,
+        lease_drift_ppm: Some(LEASE_DRIFT_PPM),
         seed,
     }
 }
@@ -114,6 +124,9 @@ impl Bed {
             advice: Vec::new(),
             deferred: Vec::new(),
             durable_fed: 0,
+            reads: Vec::new(),
+            changes_refused: Vec::new(),
+            hand_overs_failed: Vec::new(),
         });
         Self {
             now: 0,

@@ -2,12 +2,12 @@
 //! once or never.
 
 use super::super::{
-    AppendStatus, Class, Event, Found, FoundReply, FoundStatus, FoundingList, Input, Message,
-    Output, RaftCore, RaftRole, Recovered, ReplicaState,
+    AppendEntries, AppendStatus, Class, EntrySummary, Event, Found, FoundReply, FoundStatus,
+    FoundingList, Input, Message, Output, RaftCore, RaftRole, Recovered, ReplicaState,
 };
 use super::bed::{HEARTBEAT, T_MAX, T_MIN, incarnation, settings};
 use super::script::{
-    Script, beat_reply, grant, heartbeat, image, matched, replica, request, voters,
+    Script, beat_reply, grant, heartbeat, image, matched, replica, request, summary, voters,
 };
 use crate::types::{LogId, LogIndex, ReplicaId, Term};
 
@@ -206,20 +206,45 @@ fn a5_an_append_of_an_older_term_is_answered_with_the_newer() {
 }
 
 #[test]
-fn e8_a_blank_node_takes_no_entries_and_says_what_it_is() {
+fn e8_a_blank_node_takes_no_entries_but_a_founding_and_says_what_it_is() {
     let mut one = blank(2);
     one.append(1, 3, LogId::default(), &[3], 1);
-    assert!(one.out.is_empty(), "{:?}", one.out);
+    assert_eq!((one.core.last(), one.core.commit()), (LogId::default(), 0));
+    assert!(one.core.is_blank() && !one.core.failed());
     one.tell(1, Message::Heartbeat(heartbeat(3, 1)));
     let said = one.sends().pop();
     let Some((1, Message::HeartbeatReply(reply), _)) = said else {
         panic!("expected a reply, not {said:?}");
     };
     assert_eq!(reply.state, ReplicaState::Blank);
-    assert_eq!((one.core.term(), one.core.commit()), (0, 0));
     let mut member = Script::new(1, 3, &[1, 2], 2);
     member.append(2, 2, LogId::new(2, 2), &[], 0);
     assert_eq!(member.last_ack().0.state, ReplicaState::Member);
+}
+
+#[test]
+fn e10_a_blank_node_that_joins_learns_the_founder_from_the_first_entry() {
+    let mut four = blank(4);
+    four.connect(1, 7);
+    let append = AppendEntries {
+        term: 3,
+        epoch: 1,
+        seq: 0,
+        prev: LogId::default(),
+        commit: 0,
+        sent_at: 0,
+        count: 2,
+    };
+    let entries = EntrySummary {
+        configurations: vec![(1, voters(3))],
+        ..summary(1, &[1, 2])
+    };
+    four.tell_with(replica(1), Message::Append(append), entries);
+    let genesis = replica(1).incarnation;
+    assert_eq!(four.core.genesis(), genesis, "the lowest first member");
+    let write = four.writes().pop().expect("stored");
+    assert_eq!(write.genesis, Some(genesis), "with the entries");
+    assert!(!four.core.is_blank());
 }
 
 #[test]

@@ -97,6 +97,7 @@ impl Image {
         });
         Recovered {
             hard_state: self.hard,
+            told_election_timeout: 0,
             genesis: self.genesis,
             snapshot: LogId::default(),
             last,

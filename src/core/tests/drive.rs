@@ -79,6 +79,9 @@ impl Bed {
             }
             Output::SendFirstEntry { to, message } => self.send_first(node, to, message),
             Output::Commit { index } => self.commit(node, index),
+            Output::ReadReady { id, index } => {
+                self.nodes[node as usize - 1].reads.push((id, index))
+            }
             Output::Event(event) => self.event(node, event),
         }
     }
@@ -223,6 +226,8 @@ impl Bed {
             }
             Event::Fatal(reason) => panic!("seed {}: node {node} failed: {reason}", self.seed),
             Event::Advice(text) => self.node_mut(node).advice.push(text),
+            Event::ChangeRefused { why } => self.node_mut(node).changes_refused.push(why),
+            Event::HandOverFailed { why } => self.node_mut(node).hand_overs_failed.push(why),
             _ => {}
         }
     }

@@ -178,20 +178,28 @@ fn a1_no_vote_leaves_before_it_is_durable() {
     assert!(votes(&bed) > 0);
 }
 
-#[test]
-fn c10_a_leader_whose_disk_stalls_goes_on_heartbeating_and_committing() {
+/// Three nodes, one leads, and its disk stops answering.
+fn leader_with_a_stalled_disk() -> (Bed, NodeId) {
     let mut bed = Bed::new(3, SyncPolicy::Sync);
     assert!(bed.run(5 * SECOND, |bed| bed.leader().is_some()));
     bed.run(SECOND, |_| false);
     let leader = bed.leader().expect("a leader");
-    let term = bed.node(leader).shared.brief().term;
     bed.node_mut(leader).disk_stalls = true;
+    (bed, leader)
+}
+
+#[test]
+fn c10_a_leader_whose_disk_stalls_briefly_goes_on_heartbeating_and_committing() {
+    let (mut bed, leader) = leader_with_a_stalled_disk();
+    let term = bed.node(leader).shared.brief().term;
     let mut answer = bed.propose(leader, "x");
     let mut outcome = None;
-    bed.run(3 * SECOND, |_| {
+    bed.run(SECOND / 4, |_| {
         outcome = outcome.take().or_else(|| answer.try_recv().ok());
         false
     });
+    bed.node_mut(leader).disk_stalls = false;
+    bed.run(SECOND, |_| false);
     assert_eq!(outcome, Some(Ok(1)), "the majority's disks are enough");
     assert_eq!(bed.leader(), Some(leader));
     assert_eq!(
@@ -199,6 +207,23 @@ fn c10_a_leader_whose_disk_stalls_goes_on_heartbeating_and_committing() {
         term,
         "nobody missed a heartbeat"
     );
+}
+
+#[test]
+fn c10_a_leader_whose_disk_stalls_for_an_election_timeout_leads_no_more() {
+    let (mut bed, leader) = leader_with_a_stalled_disk();
+    let mut answer = bed.propose(leader, "x");
+    let another = |bed: &Bed| bed.leader().is_some_and(|who| who != leader);
+    assert!(bed.run(2 * SECOND, another), "the others go on");
+    assert_eq!(answer.try_recv().expect("answered"), Ok(1));
+    let successor = bed.leader().expect("a leader");
+    bed.propose(successor, "y");
+    bed.run(3 * SECOND, |_| false);
+    assert_eq!(bed.leader(), Some(successor), "it does not come back");
+    bed.node_mut(leader).disk_stalls = false;
+    bed.run(SECOND, |_| false);
+    let applied = |node: NodeId| bed.node(node).shared.applied_index();
+    assert_eq!(applied(leader), applied(successor), "but it follows");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::harness::*;
 use crate::types::{Entry, LogId};
-use crate::wal::{Append, Crash, LogOptions, MemoryDisk, ReadError};
+use crate::wal::{Append, Crash, Lane, LogOptions, MemoryDisk, ReadError};
 
 fn filled(disk: &MemoryDisk, options: LogOptions) -> Rig<crate::wal::Memory> {
     let mut rig = try_open(disk, options).expect("opens");
@@ -139,6 +139,25 @@ fn d1_a_snapshot_ahead_of_the_log_begins_it_anew() {
     assert_eq!(open(&disk).read_all(), found);
 }
 
+/// Found by the model: what follows a log start in the same term had no term.
+#[test]
+fn d1_entries_of_the_snapshots_own_term_have_a_term() {
+    let disk = MemoryDisk::new();
+    let mut rig = open(&disk);
+    rig.settle();
+    install(&mut rig, LogId::new(7, 1000));
+    rig.append_durably(7, &[1, 2, 3]);
+    assert_eq!(rig.log.term_runs(), [LogId::new(7, 1001)]);
+    assert_eq!(rig.log.term(1002), Some(7));
+    // The same where a snapshot covers exactly what the log holds.
+    rig.log.compact(LogId::new(7, 1003)).expect("the last one");
+    rig.append_durably(7, &[4]);
+    assert_eq!(rig.log.term_runs(), [LogId::new(7, 1004)]);
+    rig.try_write(None, Some(1004), Append::None)
+        .expect("written");
+    assert_eq!(rig.log.last(), LogId::new(7, 1003));
+}
+
 #[test]
 fn a_snapshot_within_the_log_keeps_the_rest() {
     let disk = MemoryDisk::new();
@@ -192,6 +211,76 @@ fn an_install_crashed_at_every_step_is_there_or_not() {
                     &format!("{start} {step} {crash:?}"),
                 );
             }
+        }
+    }
+}
+
+/// Found by the model: a truncation that reached back to the entry before the first segment left, and
+/// a log start at what replaced that entry: the whole log was taken for another history's.
+#[test]
+fn d1_a_log_start_that_replaced_what_the_first_segment_follows_keeps_the_log() {
+    for crash in [Crash::Kill, Crash::PowerCut] {
+        let disk = MemoryDisk::new();
+        let mut rig = open(&disk);
+        while rig.log.extent().0 < 2 {
+            rig.append_durably(1, &[4000]);
+        }
+        let before = rig.log.last().index - 1;
+        let append = Append::Entries {
+            first: before,
+            term: 2,
+            entries: &entries(before, &[5; 3]),
+        };
+        rig.try_write(None, Some(before), append).expect("written");
+        rig.settle();
+        rig.log
+            .compact(LogId::new(2, before))
+            .expect("an entry of the log");
+        rig.append_durably(2, &[6]);
+        let rest = rig.read_all();
+        assert_eq!(rest.len(), 3);
+        drop(rig);
+        disk.crash(crash);
+        assert_eq!(open(&disk).read_all(), rest);
+    }
+}
+
+/// Found by the model: with more than one segment still to be synced, their files went before the
+/// new log began: the log failed, and a crash there left one that was refused.
+#[test]
+fn d1_an_install_over_several_unsynced_segments_keeps_them_until_the_new_log_begins() {
+    let start = LogId::new(7, 1000);
+    for steps in 0..12 {
+        let disk = MemoryDisk::new();
+        let (mut rig, stepper) = open_stepped(&disk, small()).expect("opens");
+        rig.drain(&stepper);
+        rig.append(1, &[2000; 10]);
+        rig.drain(&stepper);
+        let durable = rig.read_all();
+        for _ in 0..40 {
+            rig.append(2, &[8000]);
+            rig.settle();
+            while stepper.run(Lane::Prepare) || stepper.run(Lane::Warm) {
+                rig.settle();
+            }
+        }
+        assert!(rig.log.extent().0 >= 3);
+        install(&mut rig, start);
+        for _ in 0..steps {
+            rig.settle();
+            stepper.run(Lane::Sync);
+            while stepper.run(Lane::Prepare) || stepper.run(Lane::Warm) {}
+        }
+        rig.settle();
+        let done = rig.durable == rig.next;
+        assert!(done || steps < 8, "in the end it is there");
+        drop(rig);
+        disk.crash(Crash::Kill);
+        let rig = try_open(&disk, small()).unwrap_or_else(|error| panic!("{steps}: {error}"));
+        if rig.log.snapshot() == start {
+            assert_eq!(rig.log.last(), start);
+        } else {
+            assert!(!done && rig.read_all().starts_with(&durable));
         }
     }
 }

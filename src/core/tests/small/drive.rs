@@ -54,6 +54,7 @@ impl World {
             Output::Commit { index } => self.commits(at, index),
             Output::Event(event) => self.event(at, event),
             Output::SendFirstEntry { .. } => self.fail("a founded cluster founds".into()),
+            Output::ReadReady { .. } => self.fail("nobody asked to read".into()),
         }
     }
 
@@ -223,6 +224,9 @@ impl World {
             }
             Event::Fatal(reason) => self.fail(format!("node {} failed: {reason}", at + 1)),
             Event::Advice(text) => self.fail(format!("node {} advises: {text}", at + 1)),
+            Event::HandOverFailed { .. } | Event::ChangeRefused { .. } => {
+                self.fail("nobody asked for that".into());
+            }
             Event::SteppedDown { .. } | Event::Configured { .. } => {}
         }
     }

@@ -268,7 +268,13 @@ fn of_envelope(envelope: &Envelope, name: Renaming) -> u128 {
         Message::VoteReply(m) => print.all(&[5, m.granted.into()]),
         Message::PreVote(m) => print.all(&[6, m.round, m.last.term, m.last.index]),
         Message::PreVoteReply(m) => print.all(&[7, m.round, m.granted.into()]),
-        Message::HeartbeatReply(_) | Message::Found(_) | Message::FoundReply(_) => print.put(8),
+        Message::HeartbeatReply(_)
+        | Message::ReadIndex(_)
+        | Message::ReadIndexReply(_)
+        | Message::TimeoutNow(_)
+        | Message::TimeoutNowReply(_)
+        | Message::Found(_)
+        | Message::FoundReply(_) => print.put(8),
     }
     print.end()
 }

@@ -130,6 +130,7 @@ fn settings(bounds: &Bounds) -> Settings {
         max_inflight_bytes: bounds.append_entries * bounds.window,
         max_inflight_appends: bounds.window,
         max_append_bytes: bounds.append_entries,
+        lease_drift_ppm: None,
         seed: 0,
     }
 }

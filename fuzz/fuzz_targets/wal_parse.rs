@@ -1,0 +1,9 @@
+#![no_main]
+
+use conveyor_raft::wal::fuzz;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Err(why) = fuzz::parse(bytes, 4096) {
+        panic!("{why}");
+    }
+});

@@ -1,0 +1,9 @@
+#![no_main]
+
+use conveyor_raft::wal::fuzz;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Err(why) = fuzz::recover(bytes) {
+        panic!("{why}");
+    }
+});

@@ -1,0 +1,134 @@
+//! From the inbox into the log: what fits, what waits, what is refused.
+
+use super::{Cause, Driver, Now};
+use crate::config::limits;
+use crate::core::Input;
+use crate::error::ProposeError;
+use crate::network::RaftNetwork;
+use crate::node::inbox::Submission;
+use crate::state_machine::StateMachine;
+use crate::types::{EntryKind, LogIndex, Micros, Term};
+use crate::wal::{Medium, NewEntry};
+
+impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
+    pub(super) fn propose(&mut self, now: Now, proposals: &mut Vec<Submission<S::Response>>) {
+        if proposals.is_empty() && self.pending.is_empty() {
+            return;
+        }
+        if !self.core.is_leader() || self.stopping {
+            let error = self.refusal();
+            let refused = self.pending.drain(..).chain(proposals.drain(..));
+            return refused.for_each(|submission| submission.waiter.answer(Err(error.clone())));
+        }
+        if self.core.is_handing_over() {
+            // What is appended now would only hold the successor up.
+            return self.pending.extend(proposals.drain(..));
+        }
+        if self.pending.is_empty() && self.all_fit(proposals) {
+            return self.append(now, proposals);
+        }
+        self.pending.extend(proposals.drain(..));
+        let count = self.fitting();
+        proposals.extend(self.pending.drain(..count));
+        self.append(now, proposals);
+        self.shed();
+    }
+
+    /// Why nothing can be proposed here.
+    pub(super) fn refusal(&self) -> ProposeError {
+        match &self.failure {
+            Some(why) => ProposeError::Failed(why.clone()),
+            None if self.stopping => ProposeError::ShuttingDown,
+            None => ProposeError::NotLeader(self.shared.brief().leader_hint()),
+        }
+    }
+
+    pub(super) fn room(&self) -> usize {
+        let budget = limits::MAX_UNCOMMITTED.saturating_sub(self.uncommitted_bytes);
+        self.log.ready_bytes().min(budget)
+    }
+
+    pub(super) fn all_fit(&self, proposals: &[Submission<S::Response>]) -> bool {
+        let bytes: usize = proposals.iter().map(Submission::frame_len).sum();
+        bytes <= self.room()
+    }
+
+    /// How many of the pending fit the prepared part of the log and the budget.
+    pub(super) fn fitting(&self) -> usize {
+        let mut room = self.room();
+        let fits = self.pending.iter().take_while(|submission| {
+            let left = room.checked_sub(submission.frame_len());
+            room = left.unwrap_or(0);
+            left.is_some()
+        });
+        fits.count()
+    }
+
+    /// What found no room until its deadline never will enter the log.
+    pub(super) fn expire_pending(&mut self, now: Micros) {
+        for submission in std::mem::take(&mut self.pending) {
+            if submission.waiter.deadline > now {
+                self.pending.push_back(submission);
+            } else {
+                submission.waiter.answer(Err(ProposeError::Deadline));
+            }
+        }
+    }
+
+    /// What did not fit waits for room to be prepared, unless the disk is full or the budget is
+    /// used up: then it is refused, since memory is no place to queue.
+    pub(super) fn shed(&mut self) {
+        let budget = if self.log.disk_full() {
+            Some("the disk")
+        } else if self.uncommitted_bytes >= limits::MAX_UNCOMMITTED / 2 {
+            Some("the budget for uncommitted entries")
+        } else {
+            None
+        };
+        if let Some(budget) = budget {
+            for submission in self.pending.drain(..) {
+                let error = ProposeError::Overloaded {
+                    budget,
+                    retry_after_ms: 50,
+                };
+                submission.waiter.answer(Err(error));
+            }
+        }
+    }
+
+    pub(super) fn append(&mut self, now: Now, proposals: &mut Vec<Submission<S::Response>>) {
+        if !proposals.is_empty() {
+            let count = proposals.len() as u32;
+            self.step(now, Input::Propose { count }, Cause::Proposals(proposals));
+        }
+    }
+
+    pub(super) fn take_proposals(
+        &mut self,
+        now: Now,
+        first: LogIndex,
+        term: Term,
+        entries: &mut Vec<NewEntry>,
+        cause: &mut Cause<'_, S::Response>,
+    ) {
+        let Cause::Proposals(proposals) = cause else {
+            return;
+        };
+        let count = proposals.len() as u64;
+        let time_us = self.log_time.at(now);
+        let mut bytes = 0;
+        let waiters = proposals.drain(..).map(|submission| {
+            bytes += submission.frame_len();
+            let payload = submission.payload;
+            entries.push(NewEntry {
+                kind: EntryKind::Command,
+                time_us,
+                payload,
+            });
+            submission.waiter
+        });
+        self.shared.waiters.add(first, term, waiters);
+        self.uncommitted.push_back((first + count - 1, bytes));
+        self.uncommitted_bytes += bytes;
+    }
+}

@@ -1,0 +1,67 @@
+//! Changing the members through the handle.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::handle::{DEFAULT_DEADLINE, RaftNode};
+use super::inbox::Request;
+use crate::core::{Change, Configuration};
+use crate::error::ChangeError;
+use crate::state_machine::StateMachine;
+use crate::types::LogIndex;
+
+/// Options of one change of members.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChangeOptions {
+    /// Only if the configuration in force is still the one at this index
+    /// ([`RaftNode::membership`]).
+    pub expected: Option<LogIndex>,
+    /// Give up waiting after this long; 5 s when absent.
+    pub deadline: Option<Duration>,
+}
+
+impl<S: StateMachine> RaftNode<S> {
+    /// The configuration in force on this node (the newest in its log) and its index; none while
+    /// the node is blank.
+    pub fn membership(&self) -> Option<(LogIndex, Arc<Configuration>)> {
+        let brief = self.shared().brief();
+        let configuration = brief.configuration.clone()?;
+        Some((brief.configured, configuration))
+    }
+
+    /// Changes the members, all of `changes` in one step, and waits until that is committed: the
+    /// index of the configuration then in force. Voters change by joint consensus. Who is added or
+    /// takes another's place is a learner first, and votes once it has caught up, by a further
+    /// change that the leader makes by itself.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]. After `Unknown` the change may still go through.
+    pub async fn change_members(
+        &self,
+        changes: Vec<Change>,
+        options: ChangeOptions,
+    ) -> Result<LogIndex, ChangeError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Change {
+            expected: options.expected,
+            changes,
+            reply,
+        };
+        let open = self.shared().inbox.put(|lanes| {
+            if !lanes.closed {
+                lanes.requests.push(request);
+            }
+            !lanes.closed
+        });
+        if !open {
+            return Err(ChangeError::Stopped);
+        }
+        let patience = options.deadline.unwrap_or(DEFAULT_DEADLINE);
+        match tokio::time::timeout(patience, answer).await {
+            Ok(answer) => answer.unwrap_or(Err(ChangeError::Stopped)),
+            Err(_) => Err(ChangeError::Unknown),
+        }
+    }
+}
