@@ -13,8 +13,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use common::log::{FileFloor, Group, MemoryFloor, OwnLog, SIZES, Side, options, run};
-use common::medium::{media, short};
+use common::log::{FileFloor, Group, MemoryFloor, OwnLog, SIZES, Side, options, run, short};
+use common::medium::media;
 use common::ratios;
 use conveyor_raft::entry::entries;
 use conveyor_raft::wal::{LogOptions, SyncPolicy};
@@ -97,7 +97,7 @@ impl Filled {
     fn open(&self, hot_bytes: u64) -> OwnLog {
         let options = LogOptions {
             hot_bytes,
-            ..LogOptions::default()
+            ..options(SyncPolicy::Sync)
         };
         OwnLog::open(self.dir.path(), options)
     }
@@ -233,7 +233,23 @@ fn print_ratios() {
             ratios::compare(title, &group, &mut sides.collect::<Vec<_>>());
         }
     }
+    print_growth(&ram);
     print_opens(&disk);
+}
+
+/// What an entry costs as the log grows to ten million entries, its front dropped on the way.
+fn print_growth(ram: &Path) {
+    let group = Group::new(128);
+    let mut own = OwnLog::new(ram, UNSYNCED);
+    for million in 1..=10 {
+        let took = run(&mut own, &group, 1_000_000 / group.len() as u64);
+        println!(
+            "million {million}: {:.1} ns/entry, cpu {:.1} ns/entry, index {} bytes",
+            took.wall.as_nanos() as f64 / 1e6,
+            took.cpu.as_nanos() as f64 / 1e6,
+            own.log.index_memory(),
+        );
+    }
 }
 
 fn print_opens(disk: &Path) {

@@ -140,10 +140,17 @@ impl Medium for Inline {
     }
 }
 
-/// What a log here is opened with.
+/// Whether each benchmark is only to be run once, to show that it works (`--test`).
+pub(crate) fn short() -> bool {
+    std::env::args().any(|arg| arg == "--test")
+}
+
+/// What a log here is opened with: what a node takes by default.
 pub(crate) fn options(sync: SyncPolicy) -> LogOptions {
+    let segment_bytes = LogOptions::default().segment_bytes;
     LogOptions {
         sync,
+        segment_bytes: if short() { 16 << 20 } else { segment_bytes },
         ..LogOptions::default()
     }
 }

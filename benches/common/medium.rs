@@ -96,8 +96,3 @@ fn file_system(folder: &Path) -> &'static str {
         _ => "another file system",
     }
 }
-
-/// Whether each benchmark is only to be run once, to show that it works (`--test`).
-pub(crate) fn short() -> bool {
-    std::env::args().any(|arg| arg == "--test")
-}
