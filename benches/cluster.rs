@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{BenchCluster, Medium, media};
+use common::BenchCluster;
+use common::medium::{Medium, media};
 use conveyor_raft::state_machine::{Outcome, StateMachine as _};
 use conveyor_raft::{RaftNode, RouterCommand, RouterStateMachine};
 use criterion::{
