@@ -20,6 +20,7 @@ mod message;
 mod peer;
 mod random;
 mod reads;
+mod repairing;
 mod snapshots;
 mod term_runs;
 #[cfg(test)]
@@ -49,6 +50,7 @@ use hand_over::HandOver;
 use peer::Peer;
 use random::Random;
 use reads::Reads;
+use repairing::Repairing;
 use snapshots::Snapshots;
 use term_runs::TermRuns;
 
@@ -103,6 +105,8 @@ pub struct RaftCore {
     reads: Reads,
     hand_over: HandOver,
     snapshots: Snapshots,
+    /// The log lost entries and was repaired: until it has them again this replica does not count.
+    repairing: Option<Repairing>,
     commit: LogIndex,
     applied: LogIndex,
     /// Own entries known durable.
@@ -153,6 +157,7 @@ impl RaftCore {
             reads: Reads::default(),
             hand_over: HandOver::default(),
             snapshots: Snapshots::new(recovered.stored),
+            repairing: recovered.repairing.map(Repairing::new),
             commit: applied,
             applied,
             durable: recovered.last.index,
@@ -226,7 +231,10 @@ impl RaftCore {
             Input::DiskStalls(stalls) => self.disk_stalls(now, stalls, out),
             Input::Snapshot(input) => self.on_snapshot_input(input, out),
             Input::Applied { index } => self.applied = self.applied.max(index),
-            Input::Settle => self.settle(now, out),
+            Input::Settle => {
+                self.settle_repair(out);
+                self.settle(now, out);
+            }
             Input::Fail { reason } => self.fail(reason, out),
         }
     }
@@ -321,6 +329,7 @@ impl RaftCore {
                 self.term_write = None;
             }
         }
+        self.repair_written(id);
         self.own_vote_durable(now, out);
         self.founded_durably(now, out);
     }
@@ -543,7 +552,6 @@ impl RaftCore {
     }
 
     /// All configurations in the log, by index.
-    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn configurations(&self) -> &[(LogIndex, Arc<Configuration>)] {
         &self.configurations
     }
@@ -565,7 +573,9 @@ impl RaftCore {
     }
 
     fn state(&self) -> ReplicaState {
-        if self.is_blank() {
+        if self.is_repairing() {
+            ReplicaState::Repairing
+        } else if self.is_blank() {
             ReplicaState::Blank
         } else {
             ReplicaState::Member
@@ -589,11 +599,12 @@ impl RaftCore {
             .for_each(|peer| peer.lease_until = 0);
     }
 
-    /// What this leader knows of a peer in the life that a configuration names: another life of the
-    /// same number counts for nobody (hazard E8).
+    /// What this leader knows of a peer in the life that a configuration names, for everything that
+    /// is counted: another life of the same number counts for nobody (hazard E8), nor does who has
+    /// lost entries (hazard C5).
     fn holder(&self, who: ReplicaId) -> Option<&Peer> {
         let peer = self.peers.get(&who.node);
-        peer.filter(|peer| peer.answered == Some(who))
+        peer.filter(|peer| peer.answered == Some(who) && !peer.repairing)
     }
 
     fn votes(&self) -> bool {

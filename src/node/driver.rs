@@ -11,6 +11,7 @@ mod membership;
 mod network;
 mod proposals;
 mod reads;
+mod repairing;
 mod snapshots;
 mod writes;
 
@@ -78,6 +79,8 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     change: Option<ChangeReply>,
     /// The write that makes the founding durable, until it is.
     founding_write: Option<WriteId>,
+    /// When the leader may be asked again where a repair ends.
+    next_floor: Micros,
     /// When the slow part of the status is published again.
     next_status: Micros,
     /// Handed to the applier so far.
@@ -157,6 +160,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             hand_over: None,
             change: None,
             founding_write: None,
+            next_floor: 0,
             next_status: 0,
             dispatched,
             backlog: VecDeque::new(),
@@ -206,6 +210,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.step(now, Input::Settle, Cause::Other);
         self.dispatch(now);
         self.see_to_snapshots(now);
+        self.see_to_repair(now);
         self.ask_what_is_due(now);
         self.log.note_commit(self.core.commit());
         self.log.tick(now.mono);
@@ -334,6 +339,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             }
             Output::Restore { mark } => self.restore(now, mark),
             Output::Install { id, last } => self.install(now, id, last),
+            Output::Repair { id, floor } => self.repair(now, id, floor),
         }
     }
 }

@@ -175,7 +175,6 @@ impl Shared {
             proto_min: PROTOCOL,
             proto_max: PROTOCOL,
             class,
-            repairing: false,
             feature_supported: FEATURE_LEVEL,
             feature_required: FEATURE_LEVEL,
             cluster: self.credentials.cluster(),

@@ -55,7 +55,6 @@ pub(crate) struct Hello {
     pub(crate) proto_min: u16,
     pub(crate) proto_max: u16,
     pub(crate) class: Class,
-    pub(crate) repairing: bool,
     pub(crate) feature_supported: u32,
     pub(crate) feature_required: u32,
     pub(crate) cluster: ClusterId,
@@ -137,7 +136,6 @@ impl Hello {
             proto_min: raw.proto_min.get(),
             proto_max: raw.proto_max.get(),
             class,
-            repairing: raw.flags & FLAG_REPAIRING != 0,
             feature_supported: raw.feature_supported.get(),
             feature_required: raw.feature_required.get(),
             cluster: ClusterId(raw.cluster),
@@ -152,7 +150,7 @@ impl Hello {
             heartbeat_ms: raw.heartbeat_ms.get(),
             wall_ms: raw.wall_ms.get(),
             election_min_ms: raw.election_min_ms.get(),
-            facts: decode_tail(tail, raw.flags & FLAG_BLANK != 0)?,
+            facts: decode_tail(tail, raw.flags)?,
         })
     }
 
@@ -167,7 +165,7 @@ impl Hello {
         };
         let len = HELLO_FIXED + TAIL_FIXED + 4 + peer.len() + client.len();
         let mut flags = if facts.blank { FLAG_BLANK } else { 0 };
-        flags |= if self.repairing { FLAG_REPAIRING } else { 0 };
+        flags |= if facts.repairing { FLAG_REPAIRING } else { 0 };
         let raw = Raw {
             magic: MAGIC,
             hello_len: U16::new(len as u16),
@@ -209,13 +207,14 @@ pub(crate) fn addresses_fit(facts: &LocalFacts) -> bool {
     facts.peer_address.len() + facts.client_endpoint.len() <= room
 }
 
-fn decode_tail(mut tail: &[u8], blank: bool) -> Result<LocalFacts, HelloError> {
+fn decode_tail(mut tail: &[u8], flags: u8) -> Result<LocalFacts, HelloError> {
     let Some((fixed, rest)) = tail.split_first_chunk::<TAIL_FIXED>() else {
         return Err(HelloError::Length);
     };
     let (genesis, meta_seq) = fixed.split_at(16);
     let mut facts = LocalFacts {
-        blank,
+        blank: flags & FLAG_BLANK != 0,
+        repairing: flags & FLAG_REPAIRING != 0,
         ..LocalFacts::default()
     };
     facts.genesis.0.copy_from_slice(genesis);

@@ -575,7 +575,6 @@ fn hello() -> Hello {
         proto_min: 1,
         proto_max: 3,
         class: Class::Data,
-        repairing: true,
         feature_supported: 4,
         feature_required: 5,
         cluster: ClusterId([6; 16]),
@@ -592,6 +591,7 @@ fn hello() -> Hello {
         election_min_ms: 17,
         facts: LocalFacts {
             blank: true,
+            repairing: true,
             genesis: id(18),
             meta_seq: 19,
             peer_address: "a:1".to_owned(),

@@ -77,6 +77,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             } => {
                 let hello = PeerHello {
                     blank: facts.facts.blank,
+                    repairing: facts.facts.repairing,
                     genesis: facts.facts.genesis,
                     peer_address: facts.facts.peer_address,
                     client_endpoint: facts.facts.client_endpoint,
@@ -148,7 +149,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     pub(super) fn tell_facts(&mut self) {
-        self.facts.blank = self.core.is_blank();
+        self.facts.repairing = self.core.is_repairing();
+        self.facts.blank = self.core.is_blank() && !self.facts.repairing;
         self.facts.genesis = self.core.genesis();
         self.facts.meta_seq = self.log.meta_seq();
         self.network.set_local(&self.facts);
