@@ -172,9 +172,7 @@ impl RaftCore {
         heartbeat: Heartbeat,
         out: &mut Vec<Output>,
     ) {
-        if !self.is_blank()
-            && self.accept_leader(now, from.node, heartbeat.term, out)
-        {
+        if !self.is_blank() && self.accept_leader(now, from.node, heartbeat.term, out) {
             self.heard(from.node, Class::Control);
             // It may overtake appends: commit only what was checked with this leader (hazard B8).
             if !self.snapshots.is_installing() {

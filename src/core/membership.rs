@@ -139,7 +139,8 @@ impl RaftCore {
         let patience = self.settings.election_timeout_min;
         let done = |promotion: &&Promotion| {
             let peer = self.peers.get_mut(&promotion.learner.node);
-            let Some(peer) = peer.filter(|peer| peer.answered == Some(promotion.learner) && !peer.repairing)
+            let Some(peer) =
+                peer.filter(|peer| peer.answered == Some(promotion.learner) && !peer.repairing)
             else {
                 return false;
             };

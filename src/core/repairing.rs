@@ -164,9 +164,10 @@ impl RaftCore {
 
     /// Somebody has to know why this replica does not vote.
     pub(super) fn advise_repairing(&mut self, out: &mut Vec<Output>) {
-        let text = "the log of this replica is under repair: it takes part again once it has caught \
+        let text =
+            "the log of this replica is under repair: it takes part again once it has caught \
                     up with a leader that a majority of the others elects without it"
-            .to_owned();
+                .to_owned();
         self.advise(text, out);
     }
 }

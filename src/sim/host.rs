@@ -110,6 +110,10 @@ pub(crate) struct Host<S: StateMachine> {
     pub(crate) disk_faults: bool,
     /// What its directory has gone through for good.
     pub(crate) spoiled: Spoiled,
+    /// Its log was repaired, and has not got everything back.
+    pub(crate) repairing: bool,
+    /// What it believed to be durable when it stopped, while bits may have flipped.
+    pub(crate) promised: Option<Arc<Image>>,
     pub(crate) stalled_until: Micros,
     pub(crate) full_until: Micros,
     pub(crate) slow_until: Micros,
@@ -157,6 +161,8 @@ impl<S: StateMachine> Host<S> {
             process: None,
             disk_faults: false,
             spoiled: Spoiled::No,
+            repairing: false,
+            promised: None,
             stalled_until: 0,
             full_until: 0,
             slow_until: 0,
@@ -244,6 +250,9 @@ impl<S: StateMachine> Host<S> {
         if let (Some(process), Spoiled::Lied(before)) = (&self.process, &mut self.spoiled) {
             *before = Some(Arc::new(process.promised()));
         }
+        if let (Some(process), Spoiled::Rotted(None)) = (&self.process, &self.spoiled) {
+            self.promised = Some(Arc::new(process.promised()));
+        }
         self.process = None;
         wires.unplug(self.node);
         self.disk.crash(crash);
@@ -284,7 +293,7 @@ impl<S: StateMachine> Host<S> {
 
     /// Whether what it had promised is gone, or may be.
     pub(crate) fn is_spoiled(&self) -> bool {
-        self.wiped || self.spoiled.is()
+        self.wiped || self.repairing || self.spoiled.is()
     }
 
     pub(crate) fn leads(&self) -> Option<Term> {
@@ -400,7 +409,11 @@ impl<S: StateMachine> Process<S> {
         let mut chain = self.chain.clone();
         chain.cut(core.durable());
         let hard = core.hard_state();
-        Image { hard, chain }
+        Image {
+            hard,
+            chain,
+            repairing: core.is_repairing(),
+        }
     }
 
     /// Whether it has made the cluster's first entry, which is not durable and which nobody else

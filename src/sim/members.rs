@@ -127,7 +127,7 @@ impl<W: Workload> World<W> {
     pub(crate) fn is_sound(&self, who: ReplicaId) -> bool {
         self.hosts
             .iter()
-            .any(|host| host.replica() == Some(who) && !host.spoiled.is())
+            .any(|host| host.replica() == Some(who) && !host.repairing && !host.spoiled.is())
     }
 
     /// Whoever was removed, and is still there, gets an empty directory some day.

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::truth::{Image, Item};
-use crate::core::{AppendStatus, Configuration, Message};
+use crate::core::{AppendStatus, Configuration, Message, ReplicaState};
 use crate::snapshot::SnapshotHead;
 use crate::types::{LogId, LogIndex, NodeId, ReplicaId, Term};
 
@@ -45,8 +45,8 @@ pub(crate) struct Oracle {
     refused: HashMap<u64, String>,
     /// The state machine proposes commands of its own.
     own_commands: bool,
-    /// The last image of directories that are lost: what they promised stays promised. `None` if
-    /// nobody knows what it was.
+    /// The last image of directories that are lost, and of logs before a repair that has not ended:
+    /// what they promised stays promised. `None` if nobody knows what it was.
     graves: BTreeMap<ReplicaId, Option<Arc<Image>>>,
     /// The newest configuration that is committed, and its index.
     governing: Option<(LogIndex, Arc<Configuration>)>,
@@ -82,7 +82,18 @@ impl Oracle {
     }
 
     pub(crate) fn bury(&mut self, who: ReplicaId, image: Option<Arc<Image>>) {
-        self.graves.insert(who, image);
+        self.graves.entry(who).or_insert(image);
+    }
+
+    /// Its log was repaired: a term that only entries stood for may be forgotten with them.
+    pub(crate) fn repaired(&mut self, who: ReplicaId, before: Option<Arc<Image>>) {
+        self.terms.remove(&who);
+        self.bury(who, before);
+    }
+
+    /// It has back what it promised, and counts again.
+    pub(crate) fn unearth(&mut self, who: ReplicaId) {
+        self.graves.remove(&who);
     }
 
     pub(crate) fn graves(&self) -> &BTreeMap<ReplicaId, Option<Arc<Image>>> {
@@ -423,7 +434,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// S19: what a message promises is on the sender's disk.
+    /// S19: what a message promises is on the sender's disk; a log under repair promises
+    /// nothing.
     pub(crate) fn promises(
         &self,
         who: ReplicaId,
@@ -432,6 +444,9 @@ impl Oracle {
         image: &Image,
     ) -> Result<(), String> {
         let hard = image.hard;
+        check(!image.repairing || says_so(message), || {
+            format!("S19: {who} counts while its log is under repair: {message:?}")
+        })?;
         let term = match message {
             Message::PreVote(_) | Message::PreVoteReply(_) => return Ok(()),
             other => other.term(),
@@ -462,6 +477,20 @@ impl Oracle {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether a message is none that a replica with a log under repair must not send.
+fn says_so(message: &Message) -> bool {
+    let under_repair = |state| state == ReplicaState::Repairing;
+    match message {
+        Message::AppendAck(ack) => under_repair(ack.state),
+        Message::HeartbeatReply(reply) => under_repair(reply.state),
+        Message::VoteReply(reply) | Message::PreVoteReply(reply) => {
+            !reply.granted && under_repair(reply.state)
+        }
+        Message::Vote(_) | Message::PreVote(_) => false,
+        _ => true,
     }
 }
 

@@ -60,6 +60,10 @@ pub struct Report {
     pub snapshots: u64,
     /// And those that a replica received and put in place of its log.
     pub installs: u64,
+    /// Logs that were refused and repaired.
+    pub repairs: u64,
+    /// And those of their replicas that got everything back and count again.
+    pub rejoined: u64,
     /// Terms that had a leader.
     pub elections: u64,
     /// Times that the durable state was read back from a disk.

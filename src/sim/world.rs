@@ -52,6 +52,10 @@ pub(crate) struct World<W: Workload> {
     pub(crate) next_look: u64,
     pub(crate) truths: u64,
     pub(crate) snapshots: SnapshotCounters,
+    /// Chooses between repair and an empty directory, where a log is refused.
+    pub(crate) repairs: Random,
+    /// Logs that were repaired, and those that got everything back.
+    pub(crate) repaired: (u64, u64),
     events: u64,
     pub(crate) trace: u64,
 }
@@ -81,6 +85,8 @@ impl<W: Workload> World<W> {
             next_look: 1,
             truths: 0,
             snapshots: SnapshotCounters::default(),
+            repairs: Random::named(seed, "repairs", 0),
+            repaired: (0, 0),
             events: 0,
             trace: seed,
             workload,
@@ -114,6 +120,8 @@ impl<W: Workload> World<W> {
             lease_reads: self.clients.readers.by_lease,
             snapshots: self.snapshots.taken,
             installs: self.snapshots.installed,
+            repairs: self.repaired.0,
+            rejoined: self.repaired.1,
             elections: self.oracle.elections(),
             truths: self.truths,
         }
@@ -206,7 +214,7 @@ impl<W: Workload> World<W> {
         let fault = host.spoiled.is() || host.disk_faults || host.full_until > now;
         match host.start(now, nodes, machine, &wires, &rates) {
             Ok(()) => self.started(node),
-            Err(error) if host.spoiled.is() && error.is_damage() => {
+            Err(error) if (host.spoiled.is() || host.repairing) && error.is_damage() => {
                 self.refuses_to_start(node, &error);
                 Ok(())
             }
@@ -231,8 +239,10 @@ impl<W: Workload> World<W> {
             Spoiled::RottedAnywhere(before) => Some(before),
             Spoiled::Lied(_) | Spoiled::No => None,
         };
-        let draw = host.random.next();
-        self.retire(node, before, draw);
+        let (before, draw) = (before.or(host.promised.take()), host.random.next());
+        if !self.repair(node, error, before.as_ref()) {
+            self.retire(node, before, draw);
+        }
     }
 
     fn started(&mut self, node: NodeId) -> Result<(), String> {
@@ -281,6 +291,7 @@ impl<W: Workload> World<W> {
         let image = Image {
             hard: process.driver.core().hard_state(),
             chain: process.chain.clone(),
+            repairing: false,
         };
         let lacks = image.lacks_of(before);
         if lacks && !may_lack {

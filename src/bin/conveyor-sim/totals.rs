@@ -29,6 +29,8 @@ impl Totals {
         all.lease_reads += report.lease_reads;
         all.snapshots += report.snapshots;
         all.installs += report.installs;
+        all.repairs += report.repairs;
+        all.rejoined += report.rejoined;
         all.elections += report.elections;
         all.truths += report.truths;
         all.faults.add(&report.faults);
@@ -41,7 +43,7 @@ impl Totals {
         print!("{}", pairs(&report.faults));
         println!(
             "proposed {}, answered {}, unknown {}, read by quorum {}, by lease {}, snapshots {}, \
-             installed {}, committed {}, elections {}, disks read back {}",
+             installed {}, logs repaired {}, rejoined {}, committed {}, elections {}, disks read back {}",
             report.proposed,
             report.acked,
             report.unknown,
@@ -49,6 +51,8 @@ impl Totals {
             report.lease_reads,
             report.snapshots,
             report.installs,
+            report.repairs,
+            report.rejoined,
             report.committed,
             report.elections,
             report.truths
@@ -60,6 +64,7 @@ impl Totals {
             ("read by lease", report.lease_reads),
             ("snapshot", report.snapshots),
             ("snapshot installed", report.installs),
+            ("rejoin after a repair", report.rejoined),
         ];
         missing.extend(rare.iter().filter(|it| it.1 == 0).map(|it| it.0));
         let uncovered = coverage_wanted && !missing.is_empty();

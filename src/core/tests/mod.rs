@@ -14,6 +14,7 @@ mod membership;
 mod membership_changes;
 mod net;
 mod reads;
+mod repairing;
 mod replication;
 mod script;
 mod seeds;
