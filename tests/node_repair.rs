@@ -98,7 +98,10 @@ fn under_repair(dir: &Path) -> Option<LogId> {
 fn damage(dir: &Path) {
     let segment = dir.join("seg-0000000000000001.wal");
     let mut bytes = std::fs::read(&segment).expect("the first segment");
-    let written = bytes.iter().rposition(|byte| *byte != 0).expect("not empty");
+    let written = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .expect("not empty");
     // In a header, where nothing is padding.
     let at = written / 2 / 4096 * 4096 + 40;
     bytes[at] ^= 1;
