@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::message::{Message, VoteReason, VoteReply, VoteRequest};
+use super::message::{Message, ReplicaState, VoteReason, VoteReply, VoteRequest};
 use super::{Event, Output, RaftCore, RaftRole};
 use crate::types::{HardState, Micros, NodeId, ReplicaId, WriteId};
 
@@ -34,6 +34,8 @@ impl RaftCore {
         self.restart_election_timer(now);
         if self.may_campaign() {
             self.pre_campaign(now, out);
+        } else if self.is_repairing() {
+            self.advise_repairing(out);
         } else {
             self.advise_if_left_out(out);
             if self.was_removed(self.me) {
@@ -45,7 +47,7 @@ impl RaftCore {
     /// A blank node never campaigns, nor does a member while the founding is not complete: nothing
     /// can have been committed, and a second history must not begin.
     pub(super) fn may_campaign(&self) -> bool {
-        self.votes() && !self.founding_is_open() && !self.disk_stalls
+        self.votes() && !self.is_repairing() && !self.founding_is_open() && !self.disk_stalls
     }
 
     fn pre_campaign(&mut self, now: Micros, out: &mut Vec<Output>) {
@@ -142,7 +144,7 @@ impl RaftCore {
         request: VoteRequest,
         out: &mut Vec<Output>,
     ) {
-        let reason = if self.was_removed(from) {
+        let reason = if self.was_removed(from) || self.is_repairing() {
             VoteReason::NoVoter
         } else if request.term <= self.hard.term {
             VoteReason::StaleTerm
@@ -203,7 +205,7 @@ impl RaftCore {
         request: &VoteRequest,
         out: &mut Vec<Output>,
     ) -> VoteReason {
-        if self.was_removed(from) {
+        if self.was_removed(from) || self.is_repairing() {
             return VoteReason::NoVoter;
         }
         if request.term < self.hard.term {
@@ -238,7 +240,8 @@ impl RaftCore {
         role: RaftRole,
         out: &mut Vec<Output>,
     ) -> bool {
-        if reply.reason == VoteReason::NoVoter && !reply.granted {
+        let repairing = reply.state == ReplicaState::Repairing;
+        if reply.reason == VoteReason::NoVoter && !reply.granted && !repairing {
             self.advise_removed(out);
         }
         if !reply.granted && reply.term > self.hard.term {

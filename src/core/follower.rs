@@ -1,6 +1,8 @@
 //! Following: appends and heartbeats from a leader (section 5.3).
 
-use super::message::{AppendAck, AppendEntries, AppendStatus, Heartbeat, HeartbeatReply, Message};
+use super::message::{
+    AppendAck, AppendEntries, AppendStatus, Class, Heartbeat, HeartbeatReply, Message,
+};
 use super::{AppendSource, EntrySummary, Output, RaftCore, RaftRole};
 use crate::types::{Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term};
 
@@ -57,6 +59,7 @@ impl RaftCore {
             }
             return;
         }
+        self.heard(from.node, Class::Data);
         if self.snapshots.is_installing() {
             return self.answer(from, &append, AppendStatus::Busy, LogId::default(), out);
         }
@@ -169,12 +172,12 @@ impl RaftCore {
         heartbeat: Heartbeat,
         out: &mut Vec<Output>,
     ) {
-        if !self.is_blank()
-            && self.accept_leader(now, from.node, heartbeat.term, out)
-            && !self.snapshots.is_installing()
-        {
+        if !self.is_blank() && self.accept_leader(now, from.node, heartbeat.term, out) {
+            self.heard(from.node, Class::Control);
             // It may overtake appends: commit only what was checked with this leader (hazard B8).
-            self.advance_commit(heartbeat.commit.min(self.verified), out);
+            if !self.snapshots.is_installing() {
+                self.advance_commit(heartbeat.commit.min(self.verified), out);
+            }
         }
         if self.leader == Some(from.node) && heartbeat.term == self.hard.term {
             self.on_agreed_digest(heartbeat.digest_index, heartbeat.digest, out);

@@ -49,6 +49,7 @@ impl RaftCore {
 
     pub(super) fn founding_in_progress(&self) -> bool {
         self.role == RaftRole::Follower
+            && !self.is_repairing()
             && (self.founding_is_open() || self.is_blank())
             && self.is_lowest()
     }
@@ -174,7 +175,7 @@ impl RaftCore {
         self.advise(text, out);
     }
 
-    fn advise(&mut self, text: String, out: &mut Vec<Output>) {
+    pub(super) fn advise(&mut self, text: String, out: &mut Vec<Output>) {
         if self.founding.advised != text {
             self.founding.advised.clone_from(&text);
             out.push(Output::Event(Event::Advice(text)));
@@ -204,7 +205,8 @@ impl RaftCore {
 
     /// Step 2: the entry is durable here, so others may have it.
     pub(super) fn founded_durably(&mut self, now: Micros, out: &mut Vec<Output>) {
-        if self.founding_is_open() && !self.founding.stored.contains(&self.me) {
+        let waits = self.founding_is_open() && !self.is_repairing();
+        if waits && !self.founding.stored.contains(&self.me) {
             self.offer_to_all(now, out);
         }
     }
@@ -240,6 +242,7 @@ impl RaftCore {
         let ours = found.founder == from.incarnation && found.term == FOUNDING_TERM;
         if let Some((_, configuration)) = first
             && self.is_blank()
+            && !self.is_repairing()
             && self.log.last().index == 0
             && self.hard.term <= FOUNDING_TERM
             && ours
@@ -290,7 +293,8 @@ impl RaftCore {
         reply: FoundReply,
         out: &mut Vec<Output>,
     ) {
-        if !self.founding_is_open() || reply.incarnation != from.incarnation {
+        let open = self.founding_is_open() && !self.is_repairing();
+        if !open || reply.incarnation != from.incarnation {
             return;
         }
         if reply.status == FoundStatus::Stored {

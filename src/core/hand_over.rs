@@ -87,9 +87,8 @@ impl RaftCore {
             .filter(|who| configuration.is_voter(**who));
         let wanted = voters.filter(|who| to.is_none_or(|to| to == who.node));
         let answering = wanted.filter_map(|who| {
-            let peer = self.peers.get(&who.node)?;
-            let answers = peer.answered == Some(*who) && peer.last_contact >= horizon;
-            answers.then_some((peer.match_index, *who))
+            let peer = self.holder(*who)?;
+            (peer.last_contact >= horizon).then_some((peer.match_index, *who))
         });
         answering.max_by_key(|(held, _)| *held).map(|(_, who)| who)
     }

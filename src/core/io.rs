@@ -51,6 +51,9 @@ pub struct Recovered {
     pub terms: Vec<LogId>,
     /// Configurations in the log, by index; the first may be the snapshot's.
     pub configurations: Vec<(LogIndex, Arc<Configuration>)>,
+    /// The log lost entries and was repaired: up to where it must be whole before this replica
+    /// counts again, 0.0 while that is not known.
+    pub repairing: Option<LogId>,
     /// The snapshot that the state machine started from.
     pub stored: Option<SnapshotMark>,
 }
@@ -73,6 +76,8 @@ pub struct FoundingList {
 pub struct PeerHello {
     /// The peer holds no configuration.
     pub blank: bool,
+    /// The peer's log is under repair.
+    pub repairing: bool,
     /// Its cluster's founder.
     pub genesis: Incarnation,
     /// The highest feature level that its release knows.
@@ -349,6 +354,13 @@ pub enum Output {
         id: WriteId,
         /// The snapshot's last entry.
         last: LogId,
+    },
+    /// As write `id`, keep the floor of the repair under way, or end it.
+    Repair {
+        /// Number of the write.
+        id: WriteId,
+        /// The floor; none: the log is whole again.
+        floor: Option<LogId>,
     },
     /// Something to tell others.
     Event(Event),

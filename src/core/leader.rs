@@ -130,7 +130,9 @@ impl RaftCore {
             && peer.control == Some(reply.epoch)
         {
             peer.last_contact = now;
-            peer.state = Some(reply.state);
+            if !peer.says(reply.state) {
+                return;
+            }
             peer.read_round = peer.read_round.max(reply.read_id.min(round));
             // From when it was sent: that is when the promise began, at the latest.
             let until = reply.sent_at.min(now) + lease;
@@ -192,6 +194,7 @@ impl RaftCore {
             return;
         }
         peer.last_contact = now;
+        peer.says(ack.state);
         match ack.status {
             AppendStatus::Matched if ack.match_index <= last => peer.matched(ack.match_index),
             // What it would have to hold for its log to be mended entry by entry is gone here.

@@ -146,7 +146,9 @@ impl RaftCore {
         let patience = self.settings.election_timeout_min;
         let done = |promotion: &&Promotion| {
             let peer = self.peers.get_mut(&promotion.learner.node);
-            let Some(peer) = peer.filter(|peer| peer.answered == Some(promotion.learner)) else {
+            let Some(peer) =
+                peer.filter(|peer| peer.answered == Some(promotion.learner) && !peer.repairing)
+            else {
                 return false;
             };
             if peer.match_index < peer.round_goal || peer.match_index == 0 {

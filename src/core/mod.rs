@@ -23,6 +23,7 @@ mod peer;
 mod quarantine;
 mod random;
 mod reads;
+mod repairing;
 mod snapshots;
 mod term_runs;
 #[cfg(test)]
@@ -53,6 +54,7 @@ use hand_over::HandOver;
 use peer::Peer;
 use random::Random;
 use reads::Reads;
+use repairing::Repairing;
 use snapshots::Snapshots;
 use term_runs::TermRuns;
 
@@ -108,6 +110,8 @@ pub struct RaftCore {
     hand_over: HandOver,
     snapshots: Snapshots,
     digests: Digests,
+    /// The log lost entries and was repaired: until it has them again this replica does not count.
+    repairing: Option<Repairing>,
     commit: LogIndex,
     applied: LogIndex,
     /// Own entries known durable.
@@ -163,6 +167,7 @@ impl RaftCore {
             hand_over: HandOver::default(),
             snapshots: Snapshots::new(recovered.stored),
             digests: Digests::default(),
+            repairing: recovered.repairing.map(Repairing::new),
             commit: applied,
             applied,
             durable: recovered.last.index,
@@ -239,7 +244,10 @@ impl RaftCore {
             Input::Snapshot(input) => self.on_snapshot_input(input, out),
             Input::Applied { index } => self.applied = self.applied.max(index),
             Input::Digest { index, digest } => self.note_digest(now, index, digest, out),
-            Input::Settle => self.settle(now, out),
+            Input::Settle => {
+                self.settle_repair(out);
+                self.settle(now, out);
+            }
             Input::Quarantine { index } => self.quarantine(now, index),
             Input::Fail { reason } => self.fail(reason, out),
         }
@@ -335,6 +343,7 @@ impl RaftCore {
                 self.term_write = None;
             }
         }
+        self.repair_written(id);
         self.own_vote_durable(now, out);
         self.founded_durably(now, out);
     }
@@ -578,7 +587,9 @@ impl RaftCore {
     }
 
     fn state(&self) -> ReplicaState {
-        if self.is_blank() {
+        if self.is_repairing() {
+            ReplicaState::Repairing
+        } else if self.is_blank() {
             ReplicaState::Blank
         } else if self.quarantined.is_some() {
             ReplicaState::Quarantined
@@ -604,11 +615,12 @@ impl RaftCore {
             .for_each(|peer| peer.lease_until = 0);
     }
 
-    /// What this leader knows of a peer in the life that a configuration names: another life of the
-    /// same number counts for nobody (hazard E8).
+    /// What this leader knows of a peer in the life that a configuration names, for everything that
+    /// is counted: another life of the same number counts for nobody (hazard E8), nor does who has
+    /// lost entries (hazard C5).
     fn holder(&self, who: ReplicaId) -> Option<&Peer> {
         let peer = self.peers.get(&who.node);
-        peer.filter(|peer| peer.answered == Some(who))
+        peer.filter(|peer| peer.answered == Some(who) && !peer.repairing)
     }
 
     fn votes(&self) -> bool {

@@ -43,6 +43,8 @@ pub(super) struct Peer {
     /// Who answered on the newest link; may be another life than the configuration names.
     pub(super) answered: Option<ReplicaId>,
     pub(super) hello: PeerHello,
+    /// Its log is under repair, as it said last: what it holds is tracked and counts for nothing.
+    pub(super) repairing: bool,
     /// The next append's or heartbeat's number in its epoch.
     pub(super) data_seq: u64,
     pub(super) control_seq: u64,
@@ -73,6 +75,7 @@ impl Default for Peer {
             data: None,
             answered: None,
             hello: PeerHello::default(),
+            repairing: false,
             data_seq: 0,
             control_seq: 0,
             match_index: 0,
@@ -96,6 +99,10 @@ impl Peer {
         if self.answered.is_some_and(|before| before != peer) {
             // Another life has promised nothing of what this one did (hazard E8).
             self.start_term(self.next, 0);
+            self.repairing = false;
+        }
+        if hello.repairing {
+            self.says(ReplicaState::Repairing);
         }
         self.answered = Some(peer);
         self.hello = hello;

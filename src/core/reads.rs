@@ -89,6 +89,7 @@ impl RaftCore {
                     incarnation: self.me.incarnation,
                     id,
                 };
+                self.asks_leader(id);
                 self.send(leader, Message::ReadIndex(ask), self.term_write, out);
             }
             // Whoever asks goes on asking until there is a leader.
@@ -145,6 +146,7 @@ impl RaftCore {
         }
         let current = reply.term == self.hard.term && self.leader == Some(from.node);
         if let Some(index) = reply.index.filter(|_| current) {
+            self.take_floor(from.node, &reply, out);
             out.push(Output::ReadReady {
                 id: reply.id,
                 index,

@@ -172,7 +172,12 @@ impl RaftCore {
                 offset: ack.next_offset,
             }),
             SnapshotStatus::Installed if mark.last.index <= last => {
-                return peer.matched(mark.last.index);
+                peer.matched(mark.last.index);
+                if peer.repairing {
+                    // It waits for an append, also where none is due.
+                    peer.probe();
+                }
+                return;
             }
             SnapshotStatus::Damaged => out.push(Output::CheckSnapshot { mark }),
             // Nothing that asking again soon could mend.

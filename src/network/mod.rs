@@ -44,6 +44,8 @@ pub struct PeerAddress {
 pub struct LocalFacts {
     /// No configuration yet.
     pub blank: bool,
+    /// The log lost entries and was repaired; this node does not count until it has them again.
+    pub repairing: bool,
     /// Incarnation of the cluster's founder; none while blank.
     pub genesis: Incarnation,
     /// The highest feature level that its release knows.

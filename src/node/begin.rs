@@ -101,7 +101,7 @@ fn recovered<M: Medium>(
     Ok(Recovered {
         hard_state: log.hard_state(),
         told_election_timeout: Micros::from(log.told_election_timeout_ms()) * 1000,
-        genesis: if blank {
+        genesis: if blank && log.repairing().is_none() {
             Incarnation::NONE
         } else {
             log.genesis()
@@ -110,6 +110,7 @@ fn recovered<M: Medium>(
         last: log.last(),
         terms: log.term_runs(),
         configurations,
+        repairing: log.repairing(),
         stored: stored.map(|stored| stored.mark()),
     })
 }
@@ -118,7 +119,8 @@ impl Begin {
     /// What peers are told of it.
     pub(crate) fn facts(&self, meta_seq: u64, at: String, client_endpoint: String) -> LocalFacts {
         LocalFacts {
-            blank: self.recovered.configurations.is_empty(),
+            blank: self.recovered.configurations.is_empty() && self.recovered.repairing.is_none(),
+            repairing: self.recovered.repairing.is_some(),
             genesis: self.recovered.genesis,
             knows_level: FEATURES.1,
             needs_level: self

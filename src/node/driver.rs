@@ -11,6 +11,7 @@ mod membership;
 mod network;
 mod proposals;
 mod reads;
+mod repairing;
 mod skipping;
 mod snapshots;
 mod writes;
@@ -81,6 +82,8 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     change: Option<ChangeReply>,
     /// The write that makes the founding durable, until it is.
     founding_write: Option<WriteId>,
+    /// When the leader may be asked again where a repair ends.
+    next_floor: Micros,
     /// When the slow part of the status is published again.
     next_status: Micros,
     /// Handed to the applier so far.
@@ -161,6 +164,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             hand_over: None,
             change: None,
             founding_write: None,
+            next_floor: 0,
             next_status: 0,
             dispatched,
             backlog: VecDeque::new(),
@@ -215,6 +219,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.tell_skips();
         self.dispatch(now);
         self.see_to_snapshots(now);
+        self.see_to_repair(now);
         self.ask_what_is_due(now);
         self.log.note_commit(self.core.commit());
         self.log.tick(now.mono);
@@ -351,6 +356,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             }
             Output::Restore { mark } => self.restore(now, mark),
             Output::Install { id, last } => self.install(now, id, last),
+            Output::Repair { id, floor } => self.repair(now, id, floor),
         }
     }
 }

@@ -209,18 +209,7 @@ fn open_log<R: Send + 'static>(
         cluster: cluster.credentials.cluster(),
         node: config.node_id,
     };
-    let log = LogStorage::open(medium, identity, options).map_err(storage)?;
-    if log.repairing().is_some() {
-        // It has forgotten what it may have acknowledged: with its vote, two leaders (hazard C5).
-        return Err(StartError::Storage(format!(
-            "the log in {} was repaired and lacks entries that this replica may have \
-             acknowledged, so it must not vote; this release cannot bring such a replica back: \
-             move the directory away, start the node with an empty one and let the leader \
-             `replace` it, or keep the directory for a release that can rejoin with it",
-            cluster.data_dir.display()
-        )));
-    }
-    Ok(log)
+    LogStorage::open(medium, identity, options).map_err(storage)
 }
 
 /// Where a node stands among the others.

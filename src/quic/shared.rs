@@ -175,7 +175,6 @@ impl Shared {
             proto_min: PROTOCOL,
             proto_max: PROTOCOL,
             class,
-            repairing: false,
             cluster: self.credentials.cluster(),
             node: self.me.node,
             incarnation: self.me.incarnation,

@@ -123,6 +123,10 @@ pub(crate) struct Host<S: StateMachine> {
     pub(crate) disk_faults: bool,
     /// What its directory has gone through for good.
     pub(crate) spoiled: Spoiled,
+    /// Its log was repaired, and has not got everything back.
+    pub(crate) repairing: bool,
+    /// What it believed to be durable when it stopped, while bits may have flipped.
+    pub(crate) promised: Option<Arc<Image>>,
     pub(crate) stalled_until: Micros,
     pub(crate) full_until: Micros,
     pub(crate) slow_until: Micros,
@@ -170,6 +174,8 @@ impl<S: StateMachine> Host<S> {
             process: None,
             disk_faults: false,
             spoiled: Spoiled::No,
+            repairing: false,
+            promised: None,
             stalled_until: 0,
             full_until: 0,
             slow_until: 0,
@@ -261,6 +267,9 @@ impl<S: StateMachine> Host<S> {
         if let (Some(process), Spoiled::Lied(before)) = (&self.process, &mut self.spoiled) {
             *before = Some(Arc::new(process.promised()));
         }
+        if let (Some(process), Spoiled::Rotted(None)) = (&self.process, &self.spoiled) {
+            self.promised = Some(Arc::new(process.promised()));
+        }
         self.process = None;
         wires.unplug(self.node);
         self.disk.crash(crash);
@@ -301,7 +310,7 @@ impl<S: StateMachine> Host<S> {
 
     /// Whether what it had promised is gone, or may be.
     pub(crate) fn is_spoiled(&self) -> bool {
-        self.wiped || self.spoiled.is()
+        self.wiped || self.repairing || self.spoiled.is()
     }
 
     /// Whether its state was made another one and nobody has noticed.
@@ -436,7 +445,11 @@ impl<S: StateMachine> Process<S> {
         let mut chain = self.chain.clone();
         chain.cut(core.durable());
         let hard = core.hard_state();
-        Image { hard, chain }
+        Image {
+            hard,
+            chain,
+            repairing: core.is_repairing(),
+        }
     }
 
     /// Whether it has made the cluster's first entry, which is not durable and which nobody else

@@ -127,7 +127,10 @@ impl<W: Workload> World<W> {
     pub(crate) fn is_sound(&self, who: ReplicaId) -> bool {
         self.hosts
             .iter()
-            .any(|host| host.replica() == Some(who) && !host.spoiled.is() && !host.is_diverged())
+            .any(|host| {
+                let whole = !host.repairing && !host.spoiled.is() && !host.is_diverged();
+                host.replica() == Some(who) && whole
+            })
     }
 
     /// Whoever was removed, and is still there, gets an empty directory some day.

@@ -36,6 +36,7 @@ mod plan;
 mod random;
 mod readers;
 mod registers;
+mod repairs;
 mod report;
 mod schedule;
 mod script;

@@ -243,6 +243,8 @@ impl<W: Workload> World<W> {
         let replica = host.replica();
         host.wiped = true;
         host.spoiled = Spoiled::No;
+        host.repairing = false;
+        host.promised = None;
         host.configured = 0;
         host.incarnation = None;
         host.disk = MemoryDisk::seeded(draw);

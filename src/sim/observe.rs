@@ -167,6 +167,7 @@ impl<W: Workload> World<W> {
         }
         self.mark(&[self.now, at.node, term, commit, last, role as u64]);
         self.observe_configured(at);
+        self.observe_repair(at)?;
         self.count_snapshots(at);
         if leading {
             self.observe_leader(at, commit > seen.commit)?;
@@ -332,6 +333,10 @@ impl<W: Workload> World<W> {
                 continue;
             };
             let replica: Option<ReplicaId> = host.replica();
+            // Until its repair ends it stands for what it had promised before.
+            if self.host(node).is_some_and(|host| host.repairing) {
+                continue;
+            }
             let image = if self.is_unreadable(node) {
                 None
             } else {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::session_model::{SessionCounts, SessionModel};
 use super::truth::{Image, Item};
-use crate::core::{AppendStatus, Configuration, Message};
+use crate::core::{AppendStatus, Configuration, Message, ReplicaState};
 use crate::snapshot::SnapshotHead;
 use crate::types::{LogId, LogIndex, NodeId, ReplicaId, Term};
 
@@ -46,8 +46,8 @@ pub(crate) struct Oracle {
     refused: HashMap<u64, String>,
     /// The state machine proposes commands of its own.
     own_commands: bool,
-    /// The last image of directories that are lost: what they promised stays promised. `None` if
-    /// nobody knows what it was.
+    /// The last image of directories that are lost, and of logs before a repair that has not ended:
+    /// what they promised stays promised. `None` if nobody knows what it was.
     graves: BTreeMap<ReplicaId, Option<Arc<Image>>>,
     /// Replicas whose state was made another one on purpose.
     diverged: BTreeSet<ReplicaId>,
@@ -95,7 +95,18 @@ impl Oracle {
     }
 
     pub(crate) fn bury(&mut self, who: ReplicaId, image: Option<Arc<Image>>) {
-        self.graves.insert(who, image);
+        self.graves.entry(who).or_insert(image);
+    }
+
+    /// Its log was repaired: a term that only entries stood for may be forgotten with them.
+    pub(crate) fn repaired(&mut self, who: ReplicaId, before: Option<Arc<Image>>) {
+        self.terms.remove(&who);
+        self.bury(who, before);
+    }
+
+    /// It has back what it promised, and counts again.
+    pub(crate) fn unearth(&mut self, who: ReplicaId) {
+        self.graves.remove(&who);
     }
 
     pub(crate) fn graves(&self) -> &BTreeMap<ReplicaId, Option<Arc<Image>>> {
@@ -449,7 +460,8 @@ impl Oracle {
         Ok(())
     }
 
-    /// S19: what a message promises is on the sender's disk.
+    /// S19: what a message promises is on the sender's disk; a log under repair promises
+    /// nothing.
     pub(crate) fn promises(
         &self,
         who: ReplicaId,
@@ -458,6 +470,9 @@ impl Oracle {
         image: &Image,
     ) -> Result<(), String> {
         let hard = image.hard;
+        check(!image.repairing || says_so(message), || {
+            format!("S19: {who} counts while its log is under repair: {message:?}")
+        })?;
         let term = match message {
             Message::PreVote(_) | Message::PreVoteReply(_) => return Ok(()),
             other => other.term(),
@@ -488,6 +503,20 @@ impl Oracle {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether a message is none that a replica with a log under repair must not send.
+fn says_so(message: &Message) -> bool {
+    let under_repair = |state| state == ReplicaState::Repairing;
+    match message {
+        Message::AppendAck(ack) => under_repair(ack.state),
+        Message::HeartbeatReply(reply) => under_repair(reply.state),
+        Message::VoteReply(reply) | Message::PreVoteReply(reply) => {
+            !reply.granted && under_repair(reply.state)
+        }
+        Message::Vote(_) | Message::PreVote(_) => false,
+        _ => true,
     }
 }
 

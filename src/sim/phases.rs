@@ -173,9 +173,10 @@ impl<W: Workload> World<W> {
     fn is_equal(&self) -> bool {
         let committed = self.oracle.committed();
         let equal = |host: &Host<W::Machine>| {
-            host.process.as_deref().is_some_and(|process| {
-                process.shared.applied_index() == committed && process.chain.last() == committed
-            })
+            !host.repairing
+                && host.process.as_deref().is_some_and(|process| {
+                    process.shared.applied_index() == committed && process.chain.last() == committed
+                })
         };
         let Some((_, governing)) = self.oracle.governing() else {
             return false;
@@ -197,10 +198,11 @@ impl<W: Workload> World<W> {
                 let applied = process.shared.applied_index();
                 let wiped = if host.wiped { " (wiped)" } else { "" };
                 let role = process.role();
+                let repairing = if host.repairing { " under repair," } else { "" };
                 let brief = process.shared.brief();
                 let advice = brief.advice.clone().unwrap_or_default();
                 format!(
-                    "{}{wiped}: {role:?} in term {term}, last {last}, commit {commit}, \
+                    "{}{wiped}:{repairing} {role:?} in term {term}, last {last}, commit {commit}, \
                      applied {applied} {advice}",
                     host.node
                 )

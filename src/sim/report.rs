@@ -68,6 +68,10 @@ pub struct Report {
     pub session_acked: u64,
     /// Entries with a command of a session that had been applied before.
     pub session_repeats: u64,
+    /// Logs that were refused and repaired.
+    pub repairs: u64,
+    /// And those of their replicas that got everything back and count again.
+    pub rejoined: u64,
     /// Terms that had a leader.
     pub elections: u64,
     /// Times that the durable state was read back from a disk.

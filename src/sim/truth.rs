@@ -124,6 +124,8 @@ impl Chain {
 pub(crate) struct Image {
     pub(crate) hard: HardState,
     pub(crate) chain: Chain,
+    /// The log is under repair.
+    pub(crate) repairing: bool,
 }
 
 impl Image {
@@ -173,6 +175,7 @@ pub(crate) fn durable(disk: &MemoryDisk, node: NodeId, oracle: &Oracle) -> Resul
     let log = log.map_err(|error| format!("S20: what is durable does not open: {error}"))?;
     let mut image = Image {
         hard: log.hard_state(),
+        repairing: log.repairing().is_some(),
         ..Image::default()
     };
     let start = log.snapshot();

@@ -54,6 +54,10 @@ pub(crate) struct World<W: Workload> {
     pub(crate) snapshots: SnapshotCounters,
     /// States that were made others, and replicas that found so and stopped.
     pub(crate) diverged_found: u64,
+    /// Chooses between repair and an empty directory, where a log is refused.
+    pub(crate) repairs: Random,
+    /// Logs that were repaired, and those that got everything back.
+    pub(crate) repaired: (u64, u64),
     events: u64,
     pub(crate) trace: u64,
 }
@@ -84,6 +88,8 @@ impl<W: Workload> World<W> {
             truths: 0,
             snapshots: SnapshotCounters::default(),
             diverged_found: 0,
+            repairs: Random::named(seed, "repairs", 0),
+            repaired: (0, 0),
             events: 0,
             trace: seed,
             workload,
@@ -121,6 +127,8 @@ impl<W: Workload> World<W> {
             sessions_expired: self.oracle.session_counts().expired,
             session_acked: self.clients.sessions.acked,
             session_repeats: self.oracle.session_counts().repeated,
+            repairs: self.repaired.0,
+            rejoined: self.repaired.1,
             elections: self.oracle.elections(),
             truths: self.truths,
         }
@@ -213,7 +221,7 @@ impl<W: Workload> World<W> {
         let fault = host.spoiled.is() || host.disk_faults || host.full_until > now;
         match host.start(now, nodes, machine, &wires, &rates) {
             Ok(()) => self.started(node),
-            Err(error) if host.spoiled.is() && error.is_damage() => {
+            Err(error) if (host.spoiled.is() || host.repairing) && error.is_damage() => {
                 self.refuses_to_start(node, &error);
                 Ok(())
             }
@@ -238,8 +246,10 @@ impl<W: Workload> World<W> {
             Spoiled::RottedAnywhere(before) => Some(before),
             Spoiled::Lied(_) | Spoiled::No => None,
         };
-        let draw = host.random.next();
-        self.retire(node, before, draw);
+        let (before, draw) = (before.or(host.promised.take()), host.random.next());
+        if !self.repair(node, error, before.as_ref()) {
+            self.retire(node, before, draw);
+        }
     }
 
     fn started(&mut self, node: NodeId) -> Result<(), String> {
@@ -292,6 +302,7 @@ impl<W: Workload> World<W> {
         let image = Image {
             hard: process.driver.core().hard_state(),
             chain: process.chain.clone(),
+            repairing: false,
         };
         let lacks = image.lacks_of(before);
         if lacks && !may_lack {

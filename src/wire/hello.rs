@@ -55,7 +55,6 @@ pub(crate) struct Hello {
     pub(crate) proto_min: u16,
     pub(crate) proto_max: u16,
     pub(crate) class: Class,
-    pub(crate) repairing: bool,
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) incarnation: Incarnation,
@@ -135,7 +134,6 @@ impl Hello {
             proto_min: raw.proto_min.get(),
             proto_max: raw.proto_max.get(),
             class,
-            repairing: raw.flags & FLAG_REPAIRING != 0,
             cluster: ClusterId(raw.cluster),
             node: raw.node.get(),
             incarnation: Incarnation(raw.incarnation),
@@ -149,10 +147,9 @@ impl Hello {
             wall_ms: raw.wall_ms.get(),
             election_min_ms: raw.election_min_ms.get(),
             facts: LocalFacts {
-                blank: raw.flags & FLAG_BLANK != 0,
                 knows_level: raw.feature_supported.get(),
                 needs_level: raw.feature_required.get(),
-                ..decode_tail(tail)?
+                ..decode_tail(tail, raw.flags)?
             },
         })
     }
@@ -168,7 +165,7 @@ impl Hello {
         };
         let len = HELLO_FIXED + TAIL_FIXED + 4 + peer.len() + client.len();
         let mut flags = if facts.blank { FLAG_BLANK } else { 0 };
-        flags |= if self.repairing { FLAG_REPAIRING } else { 0 };
+        flags |= if facts.repairing { FLAG_REPAIRING } else { 0 };
         let raw = Raw {
             magic: MAGIC,
             hello_len: U16::new(len as u16),
@@ -210,12 +207,16 @@ pub(crate) fn addresses_fit(facts: &LocalFacts) -> bool {
     facts.peer_address.len() + facts.client_endpoint.len() <= room
 }
 
-fn decode_tail(mut tail: &[u8]) -> Result<LocalFacts, HelloError> {
+fn decode_tail(mut tail: &[u8], flags: u8) -> Result<LocalFacts, HelloError> {
     let Some((fixed, rest)) = tail.split_first_chunk::<TAIL_FIXED>() else {
         return Err(HelloError::Length);
     };
     let (genesis, meta_seq) = fixed.split_at(16);
-    let mut facts = LocalFacts::default();
+    let mut facts = LocalFacts {
+        blank: flags & FLAG_BLANK != 0,
+        repairing: flags & FLAG_REPAIRING != 0,
+        ..LocalFacts::default()
+    };
     facts.genesis.0.copy_from_slice(genesis);
     facts.meta_seq = U64::read_from_bytes(meta_seq).map_or(0, U64::get);
     tail = rest;

@@ -590,7 +590,6 @@ fn hello() -> Hello {
         proto_min: 1,
         proto_max: 3,
         class: Class::Data,
-        repairing: true,
         cluster: ClusterId([6; 16]),
         node: 7,
         incarnation: id(8),
@@ -605,6 +604,7 @@ fn hello() -> Hello {
         election_min_ms: 17,
         facts: LocalFacts {
             blank: true,
+            repairing: true,
             genesis: id(18),
             knows_level: 4,
             needs_level: 5,

@@ -123,6 +123,7 @@ impl Image {
             last: LogId::new(term, self.last()),
             terms: runs(1, &self.entries),
             configurations: configurations(1, &self.entries),
+            repairing: None,
             stored: None,
         }
     }

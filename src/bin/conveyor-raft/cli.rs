@@ -430,8 +430,8 @@ pub(crate) struct WalVerifyArgs {
 /// Says what is kept and what is lost, and asks. What is removed stays in the directory under
 /// names that begin with repair-; nothing is deleted. The replica keeps its identity, term and
 /// vote, but has forgotten entries that it may have acknowledged. So META says from then on that
-/// the log is under repair, and a node of this release does not start with it. As long as a
-/// majority of the cluster is healthy, prefer an empty directory and a replaced member.
+/// the log is under repair: the node starts with it, catches up with the leader that the others
+/// elect without it, and votes and counts only after that. A majority of the others must be well.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,

@@ -285,7 +285,7 @@ fn print_verified(log: &Verified, live: bool) {
     say!("  last entry  {}", log.last);
     say!("  committed   {} at least", log.commit);
     if let Some(floor) = log.repairing {
-        say!("  under repair, floor {floor}: a node of this release does not start with it");
+        say!("  under repair, floor {floor}: it neither votes nor counts until it has caught up");
     }
     for segment in &log.segments {
         let range = match segment.range {
@@ -323,9 +323,8 @@ fn mend(args: &WalRepairArgs) -> Result<(), Failure> {
     repair(&**medium.files(), &plan, &stamp)?;
     say!("Repaired. The old files and copies are in the same directory, as repair-{stamp}-*.");
     say!(
-        "The replica lacks entries that it may have acknowledged, so a node of this release does \
-         not start with this log: let the leader replace the member, or keep the directory for a \
-         release that can rejoin with it."
+        "The replica lacks entries that it may have acknowledged. Start its node as before: it \
+         catches up with the leader that the others elect, and votes and counts again after that."
     );
     Ok(())
 }

@@ -33,6 +33,8 @@ impl Totals {
         all.sessions_expired += report.sessions_expired;
         all.session_acked += report.session_acked;
         all.session_repeats += report.session_repeats;
+        all.repairs += report.repairs;
+        all.rejoined += report.rejoined;
         all.elections += report.elections;
         all.truths += report.truths;
         all.faults.add(&report.faults);
@@ -46,7 +48,7 @@ impl Totals {
         println!(
             "proposed {}, answered {}, unknown {}, read by quorum {}, by lease {}, snapshots {}, \
              installed {}, sessions {}, expired {}, answered in sessions {}, sent again {}, \
-             committed {}, elections {}, disks read back {}",
+             logs repaired {}, rejoined {}, committed {}, elections {}, disks read back {}",
             report.proposed,
             report.acked,
             report.unknown,
@@ -58,6 +60,8 @@ impl Totals {
             report.sessions_expired,
             report.session_acked,
             report.session_repeats,
+            report.repairs,
+            report.rejoined,
             report.committed,
             report.elections,
             report.truths
@@ -71,6 +75,7 @@ impl Totals {
             ("snapshot installed", report.installs),
             ("session expired", report.sessions_expired),
             ("command of a session sent again", report.session_repeats),
+            ("rejoin after a repair", report.rejoined),
         ];
         missing.extend(rare.iter().filter(|it| it.1 == 0).map(|it| it.0));
         let uncovered = coverage_wanted && !missing.is_empty();

@@ -103,6 +103,7 @@ impl Image {
             last,
             terms,
             configurations: self.configurations.clone(),
+            repairing: None,
             stored: None,
         }
     }

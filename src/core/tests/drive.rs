@@ -89,7 +89,8 @@ impl Bed {
             | Output::TakeOffer { .. }
             | Output::TakeChunk { .. }
             | Output::Restore { .. }
-            | Output::Install { .. } => panic!("{node} has no snapshots: {output:?}"),
+            | Output::Install { .. }
+            | Output::Repair { .. } => panic!("{node} has no snapshots: {output:?}"),
         }
     }
 

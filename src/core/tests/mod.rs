@@ -17,6 +17,7 @@ mod membership_changes;
 mod net;
 mod quarantine;
 mod reads;
+mod repairing;
 mod replication;
 mod script;
 mod seeds;

@@ -79,6 +79,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             } => {
                 let hello = PeerHello {
                     blank: facts.facts.blank,
+                    repairing: facts.facts.repairing,
                     genesis: facts.facts.genesis,
                     knows_level: facts.facts.knows_level,
                     peer_address: facts.facts.peer_address,
@@ -156,7 +157,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     pub(super) fn tell_facts(&mut self) {
-        self.facts.blank = self.core.is_blank();
+        self.facts.repairing = self.core.is_repairing();
+        self.facts.blank = self.core.is_blank() && !self.facts.repairing;
         self.facts.genesis = self.core.genesis();
         self.facts.knows_level = self.core.knows_level();
         self.facts.needs_level = self.core.feature_level();

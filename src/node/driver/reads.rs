@@ -45,6 +45,12 @@ impl Reads {
         }
     }
 
+    /// Number of the next attempt.
+    pub(super) fn next_attempt(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
     /// When somebody's patience may be over.
     pub(super) fn deadline(&self) -> Micros {
         self.next_look
@@ -127,8 +133,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         }
         let may_ask = self.core.leader().is_some() && self.reads.attempts.len() < MAX_ATTEMPTS;
         if may_ask && !self.reads.queued.is_empty() {
-            self.reads.next_id += 1;
-            let id = self.reads.next_id;
+            let id = self.reads.next_attempt();
             self.reads.attempts.push_back(Attempt {
                 id,
                 at: now.mono,

@@ -61,7 +61,8 @@ impl World {
             | Output::TakeOffer { .. }
             | Output::TakeChunk { .. }
             | Output::Restore { .. }
-            | Output::Install { .. } => self.fail("there are no snapshots".into()),
+            | Output::Install { .. }
+            | Output::Repair { .. } => self.fail("there are no snapshots".into()),
         }
     }
 
