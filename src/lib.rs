@@ -78,7 +78,8 @@ pub use error::{
 };
 pub use network::RaftNetwork;
 pub use node::{
-    Change, ChangeOptions, NodeStatus, ProposeOptions, RaftNode, ReadConsistency, ReadOptions,
+    Change, ChangeOptions, EventsError, NodeEvent, NodeEvents, NodeStatus, NodeView, NodeWatch,
+    ProposeOptions, RaftNode, ReadConsistency, ReadOptions,
 };
 pub use quic::{Credentials, RaftTransport, RaftTransportService};
 pub use state_machine::{RouterCommand, RouterState, RouterStateMachine, StateMachine};

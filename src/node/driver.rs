@@ -12,6 +12,7 @@ mod network;
 mod proposals;
 mod reads;
 mod snapshots;
+mod telling;
 mod writes;
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use super::applier::ApplyJob;
 use super::inbox::{Lanes, Submission};
 use super::log_time::LogTime;
 pub(crate) use super::log_time::Now;
+use super::metrics::Metrics;
 use super::shared::Shared;
 use bytes::Bytes;
 
@@ -57,6 +59,7 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     network: N,
     apply: ApplySink<S>,
     shared: Arc<Shared<S>>,
+    metrics: Metrics,
     facts: LocalFacts,
     listed: Vec<PeerAddress>,
     outputs: VecDeque<Output>,
@@ -74,6 +77,8 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     disk_stalls: bool,
     /// Who wants to know how the hand-over under way ends.
     hand_over: Option<HandOverReply>,
+    /// Leadership is being handed over, asked for or not, and it is not known yet to whom it went.
+    handing_over: bool,
     /// Who wants to know how the change of members under way ends.
     change: Option<ChangeReply>,
     /// The write that makes the founding durable, until it is.
@@ -141,6 +146,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             log,
             network,
             apply,
+            metrics: Metrics::new(shared.me.node),
             shared,
             facts,
             listed,
@@ -155,6 +161,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             next_due: 0,
             disk_stalls: false,
             hand_over: None,
+            handing_over: false,
             change: None,
             founding_write: None,
             next_status: 0,
@@ -277,6 +284,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             brief.leader = None;
             brief.stopping = true;
         }
+        self.shared.refresh_views();
+        self.shared.events.close();
         drop(self.network);
         self.log.close()
     }

@@ -8,9 +8,11 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use super::envelope;
+use super::events::EventSink;
 use super::inbox::{Inbox, Submission};
 use super::status::Brief;
 use super::waiters::{Waiter, Waiters};
+use super::watch::NodeView;
 use crate::config::limits;
 use crate::state_machine::{CommandError, StateMachine};
 use crate::types::{ClusterId, LogId, LogIndex, Micros, ReplicaId};
@@ -67,6 +69,8 @@ pub(crate) struct Shared<S: StateMachine> {
     /// Highest index known committed, never behind what a peer was told.
     commit: AtomicU64,
     pub(crate) stopped: watch::Sender<bool>,
+    pub(crate) events: EventSink,
+    pub(super) views: watch::Sender<NodeView>,
 }
 
 impl<S: StateMachine> Shared<S> {
@@ -102,6 +106,8 @@ impl<S: StateMachine> Shared<S> {
             lease: AtomicU64::new(0),
             commit: AtomicU64::new(id.index),
             stopped: watch::Sender::new(false),
+            events: EventSink::default(),
+            views: watch::Sender::default(),
         }
     }
 
@@ -116,6 +122,7 @@ impl<S: StateMachine> Shared<S> {
         if self.applied_changed.receiver_count() > 0 {
             self.applied_changed.send_replace(index);
         }
+        self.refresh_views();
         if self.apply_is_behind.load(Ordering::Acquire) {
             self.inbox.wake();
         }

@@ -16,7 +16,7 @@ use crate::network::{
 use crate::node::applier::{Applier, ApplyJob};
 use crate::node::begin::begin;
 use crate::node::driver::{Driver, Now, Parts, SnapshotParts};
-use crate::node::inbox::{Inbox, Lanes, Submission};
+use crate::node::inbox::{Inbox, Lanes, Request, Submission};
 use crate::node::shared::{Clock, Shared, encode};
 use crate::node::start::settings;
 use crate::node::waiters::Waiter;
@@ -183,7 +183,7 @@ impl Node {
             busy = true;
             self.next_work = now + self.apply_pace;
             if let Err(reason) = self.applier.run(job) {
-                let fail = crate::node::inbox::Request::Fail(reason);
+                let fail = Request::Fail(reason);
                 self.shared.inbox.put(|lanes| lanes.requests.push(fail));
             }
             if self.apply_pace > 0 {
@@ -366,6 +366,13 @@ impl Bed {
             .inbox
             .put(|lanes| lanes.proposals.push(Submission { payload, waiter }));
         answer
+    }
+
+    /// Asks a leader to hand over.
+    pub(super) fn hand_over(&self, leader: NodeId, to: Option<NodeId>) {
+        let (reply, _) = oneshot::channel();
+        let inbox = &self.node(leader).shared.inbox;
+        inbox.put(|lanes| lanes.requests.push(Request::HandOver { to, reply }));
     }
 
     /// Runs until `done`, at most `limit` of virtual time. Whether it was done.

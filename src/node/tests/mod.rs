@@ -6,3 +6,4 @@ mod failures;
 mod members;
 mod slow;
 mod smoke;
+mod watching;

@@ -13,6 +13,7 @@ use crate::core::{
 use crate::network::RaftNetwork;
 use crate::node::applier::{ApplyJob, Restoring};
 use crate::node::driver::{Cause, Driver, Now};
+use crate::node::events::NodeEvent;
 use crate::node::snapshotter::{SnapshotEvent, SnapshotJob, restore};
 use crate::snapshot::{REPLICA_FORMAT, SnapshotFolder, SnapshotHead, StoredSnapshot};
 use crate::state_machine::StateMachine;
@@ -179,7 +180,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             // The log that a power cut would leave goes on from the old one.
             snapshots.receiving.old.push((id, before));
         }
-        tracing::info!(node = self.shared.me.node, %last, "snapshot installed");
+        self.tell(NodeEvent::SnapshotInstalled { last });
         (self.apply)(ApplyJob::Show);
     }
 
