@@ -107,6 +107,7 @@ impl RaftCore {
             peer_address: self.founding.list.peer_address.clone(),
             client_endpoint: self.founding.list.client_endpoint.clone(),
             features: FEATURES,
+            priority: 0,
         });
         members.sort_by_key(|member| member.replica);
         let configuration = Arc::new(Configuration {
@@ -195,6 +196,7 @@ impl RaftCore {
                 peer_address: peer.hello.peer_address.clone(),
                 client_endpoint: peer.hello.client_endpoint.clone(),
                 features: FEATURES,
+                priority: 0,
             });
         }
         Some(members)

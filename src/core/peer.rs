@@ -62,6 +62,8 @@ pub(super) struct Peer {
     pub(super) round_began: Micros,
     /// Last reply of this term.
     pub(super) last_contact: Micros,
+    /// Since when it has lacked entries and answered nothing but heartbeats (hazard B12).
+    pub(super) owed_since: Option<Micros>,
 }
 
 impl Default for Peer {
@@ -84,6 +86,7 @@ impl Default for Peer {
             round_goal: 0,
             round_began: 0,
             last_contact: 0,
+            owed_since: None,
         }
     }
 }
@@ -125,6 +128,7 @@ impl Peer {
     pub(super) fn start_term(&mut self, next: LogIndex, now: Micros) {
         self.match_index = 0;
         self.last_contact = now;
+        self.owed_since = None;
         self.refused = false;
         self.read_round = 0;
         self.lease_until = 0;

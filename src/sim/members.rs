@@ -106,6 +106,7 @@ impl<W: Workload> World<W> {
             peer_address: format!("node-{node}"),
             client_endpoint: String::new(),
             features: (1, 1),
+            priority: 0,
         })
     }
 

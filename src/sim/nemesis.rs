@@ -43,7 +43,7 @@ impl<W: Workload> World<W> {
                 self.change_members(strike, node)?
             }
             Fault::HandOver => self.hand_over(node, other),
-            Fault::Cut | Fault::Isolate | Fault::Clog | Fault::Reset => {
+            Fault::Cut | Fault::Isolate | Fault::Mute | Fault::Clog | Fault::Reset => {
                 self.disturb_links(strike, node, other)
             }
             _ => self.disturb(strike, node),
@@ -90,6 +90,7 @@ impl<W: Workload> World<W> {
                     self.wires.cut(peer, node, until);
                 }
             }
+            Fault::Mute => self.mute(node, until),
             _ => {
                 let control = strike.draw.is_multiple_of(2);
                 let class = if control { Class::Control } else { Class::Data };
@@ -97,6 +98,14 @@ impl<W: Workload> World<W> {
             }
         }
         node != other
+    }
+
+    /// Until then a node is heard, and neither it nor anybody can replicate to the other.
+    pub(crate) fn mute(&mut self, node: NodeId, until: Micros) {
+        for peer in 1..=self.hosts.len() as NodeId {
+            self.wires.mute(node, peer, until);
+            self.wires.mute(peer, node, until);
+        }
     }
 
     /// What goes away by itself.
