@@ -101,7 +101,7 @@ fn slow_follower(processes: &mut Processes, rounds: usize) {
 
 /// Of sorted values.
 fn percentile(sorted: &[u64], share: usize) -> u64 {
-    sorted[(sorted.len() * share / 100).min(sorted.len() - 1)]
+    sorted[(sorted.len() * share).div_ceil(100).max(1) - 1]
 }
 
 fn report(what: &str, times: &mut [u64], goal: u64) {
