@@ -78,8 +78,8 @@ pub use error::{
 };
 pub use network::RaftNetwork;
 pub use node::{
-    Change, ChangeOptions, InSession, NodeStatus, ProposeOptions, RaftNode, ReadConsistency,
-    ReadOptions, Session, SessionError,
+    Change, ChangeOptions, EventsError, InSession, NodeEvent, NodeEvents, NodeStatus, NodeView,
+    NodeWatch, ProposeOptions, RaftNode, ReadConsistency, ReadOptions, Session, SessionError,
 };
 pub use quic::{Credentials, RaftTransport, RaftTransportService};
 pub use state_machine::{RouterCommand, RouterState, RouterStateMachine, StateMachine};

@@ -22,7 +22,7 @@ pub(crate) struct BenchCluster {
 }
 
 /// Addresses that were free a moment ago; held until the last is found, so that they differ.
-fn free_addresses(count: usize) -> Vec<SocketAddr> {
+pub(crate) fn free_addresses(count: usize) -> Vec<SocketAddr> {
     let bind = |_| UdpSocket::bind(("127.0.0.1", 0)).expect("a UDP port");
     let sockets: Vec<UdpSocket> = (0..count).map(bind).collect();
     let address = |socket: &UdpSocket| socket.local_addr().expect("its address");

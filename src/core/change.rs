@@ -24,7 +24,7 @@ pub enum Change {
         /// Who takes it.
         new: MemberInfo,
     },
-    /// A member has other addresses.
+    /// A member has other addresses, or another election priority.
     Update(MemberInfo),
     /// No state machine is to apply this committed entry, at which those of a majority stopped
     /// (hazard G2).

@@ -16,6 +16,8 @@ pub struct MemberInfo {
     pub client_endpoint: String,
     /// Lowest and highest feature level it supports.
     pub features: (u32, u32),
+    /// Leadership goes to the voter of the highest priority that is fit to lead.
+    pub priority: u32,
 }
 
 /// A learner that is to vote as soon as it has caught up.
@@ -142,6 +144,7 @@ impl Configuration {
                 put_text(&mut out, &member.client_endpoint);
                 put_u32(&mut out, member.features.0);
                 put_u32(&mut out, member.features.1);
+                put_u32(&mut out, member.priority);
             }
         }
         put_u32(&mut out, self.promotions.len() as u32);
@@ -302,6 +305,7 @@ fn take_members(input: &mut &[u8]) -> Result<Vec<MemberInfo>, ConfigurationError
             peer_address: take_text(input)?,
             client_endpoint: take_text(input)?,
             features: (take_u32(input)?, take_u32(input)?),
+            priority: take_u32(input)?,
         })
     })
 }
@@ -316,6 +320,7 @@ mod tests {
             peer_address: format!("host-{node}:50052"),
             client_endpoint: String::new(),
             features: (1, 1),
+            priority: 100 + node as u32,
         }
     }
 
@@ -418,6 +423,17 @@ mod tests {
         for cut in 0..bytes.len() {
             Configuration::decode(&bytes[..cut]).expect_err("cut off");
         }
+        assert_eq!(
+            &bytes[..5],
+            [1, 3, 0, 0, 0],
+            "the version, and three voters"
+        );
+        let text = "host-1:50052".len();
+        let features = 5 + 24 + 4 + text + 4;
+        assert_eq!(
+            bytes[features..features + 12],
+            [1, 0, 0, 0, 1, 0, 0, 0, 101, 0, 0, 0]
+        );
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0xff;

@@ -69,6 +69,12 @@ impl RaftCore {
                 .agreement_below(append.prev.index, append.prev.term);
             return self.answer(from, &append, AppendStatus::Conflict, hint, out);
         }
+        let end = append.prev.index + u64::from(append.count);
+        if self.disk_stalls && end > self.durable {
+            // The answer would wait for the disk: a leader must not take that for a way that is
+            // blocked (hazard B12).
+            return self.answer(from, &append, AppendStatus::Busy, LogId::default(), out);
+        }
         if let Some(new) = self.first_new(&entries) {
             if !entries.fits {
                 return self.answer(from, &append, AppendStatus::Busy, LogId::default(), out);
@@ -77,9 +83,7 @@ impl RaftCore {
                 return;
             }
         }
-        self.verified = self
-            .verified
-            .max(append.prev.index + u64::from(append.count));
+        self.verified = self.verified.max(end);
         self.advance_commit(append.commit.min(self.verified), out);
         self.answer(from, &append, AppendStatus::Matched, LogId::default(), out);
     }

@@ -106,6 +106,7 @@ impl RaftCore {
             peer_address: self.founding.list.peer_address.clone(),
             client_endpoint: self.founding.list.client_endpoint.clone(),
             features: self.features,
+            priority: 0,
         });
         // Not all of them need be of the founder's release.
         let known = members.iter().map(|member| member.features.1);
@@ -198,6 +199,7 @@ impl RaftCore {
                 peer_address: peer.hello.peer_address.clone(),
                 client_endpoint: peer.hello.client_endpoint.clone(),
                 features: (lowest, peer.hello.knows_level.max(lowest)),
+                priority: 0,
             });
         }
         Some(members)

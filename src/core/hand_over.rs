@@ -1,6 +1,7 @@
 //! Handing leadership over to a member that has all of the log (thesis, section 3.10).
 
 use super::message::{Message, TimeoutNow, TimeoutNowReply};
+use super::preference::Preference;
 use super::{Event, Output, RaftCore, RaftRole};
 use crate::types::{Micros, NodeId, ReplicaId};
 
@@ -12,6 +13,7 @@ pub(super) struct HandOver {
     /// A target may campaign in this term although a leader is heard: leases count no more
     /// (hazard A9).
     pub(super) attempted: bool,
+    pub(super) preference: Preference,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -61,7 +61,12 @@ impl RaftCore {
         if !self.hears_quorum(now) {
             return self.step_down(now, "no quorum answers", out);
         }
+        self.tick_mute(now, out);
+        if self.role != RaftRole::Leader {
+            return;
+        }
         self.tick_hand_over(now, out);
+        self.tick_preference(now, out);
         if now >= self.heartbeat_due {
             self.heartbeat(now, out);
         }
@@ -190,7 +195,11 @@ impl RaftCore {
             return;
         };
         // Acks of another epoch, or beyond what was sent, are inert (hazards B3, S15).
-        if peer.data != Some(ack.epoch) || !peer.acked(ack.seq) {
+        if peer.data != Some(ack.epoch) {
+            return;
+        }
+        peer.answered_data();
+        if !peer.acked(ack.seq) {
             return;
         }
         peer.last_contact = now;
@@ -250,6 +259,7 @@ impl RaftCore {
         let Some(peer) = self.peers.get_mut(&member.node) else {
             return;
         };
+        peer.owe(now, last);
         let Some(epoch) = peer.data else { return };
         let window = match peer.progress {
             Progress::Probe { outstanding } => outstanding.is_none(),

@@ -66,6 +66,8 @@ pub(super) struct Peer {
     pub(super) last_contact: Micros,
     /// What it was as of its last reply to a heartbeat of this term.
     pub(super) state: Option<ReplicaState>,
+    /// Since when it has lacked entries and answered nothing but heartbeats (hazard B12).
+    pub(super) owed_since: Option<Micros>,
 }
 
 impl Default for Peer {
@@ -90,6 +92,7 @@ impl Default for Peer {
             round_began: 0,
             last_contact: 0,
             state: None,
+            owed_since: None,
         }
     }
 }
@@ -136,6 +139,7 @@ impl Peer {
         self.match_index = 0;
         self.last_contact = now;
         self.state = None;
+        self.owed_since = None;
         self.refused = false;
         self.read_round = 0;
         self.lease_until = 0;

@@ -136,11 +136,15 @@ impl RaftCore {
         let Some(mark) = self.snapshots.stored else {
             return;
         };
-        if let Some(peer) = self.peers.get_mut(&to)
-            && transfers < MOST_TRANSFERS
-        {
+        let Some(peer) = self.peers.get_mut(&to) else {
+            return;
+        };
+        if transfers < MOST_TRANSFERS {
             peer.progress = Progress::Snapshot { mark, until };
             out.push(Output::OfferSnapshot { to, mark });
+        } else {
+            // It waits for its turn: it owes no answer meanwhile.
+            peer.answered_data();
         }
     }
 
@@ -161,6 +165,7 @@ impl RaftCore {
             return;
         };
         peer.last_contact = now;
+        peer.answered_data();
         let Some(mark) = peer.receives().filter(|mark| mark.id == ack.id) else {
             return;
         };

@@ -62,6 +62,7 @@ fn member(info: &MemberInfo, standing: Standing, replaces: NodeId) -> Member {
         client_endpoint: info.client_endpoint.clone(),
         standing: standing as i32,
         replaces,
+        priority: info.priority,
     }
 }
 
@@ -104,6 +105,7 @@ fn info(member: Member) -> Result<MemberInfo, Status> {
         peer_address: member.address,
         client_endpoint: member.client_endpoint,
         features: FEATURES,
+        priority: member.priority,
     })
 }
 

@@ -14,6 +14,7 @@ mod reads;
 mod repairing;
 mod skipping;
 mod snapshots;
+mod telling;
 mod writes;
 
 use std::collections::VecDeque;
@@ -23,6 +24,7 @@ use super::applier::ApplyJob;
 use super::inbox::{Lanes, Submission};
 use super::log_time::LogTime;
 pub(crate) use super::log_time::Now;
+use super::metrics::Metrics;
 use super::shared::Shared;
 use bytes::Bytes;
 
@@ -60,6 +62,7 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     network: N,
     apply: ApplySink<S>,
     shared: Arc<Shared<S>>,
+    metrics: Metrics,
     facts: LocalFacts,
     listed: Vec<PeerAddress>,
     outputs: VecDeque<Output>,
@@ -78,6 +81,8 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     disk_stalls: bool,
     /// Who wants to know how the hand-over under way ends.
     hand_over: Option<HandOverReply>,
+    /// Leadership is being handed over, asked for or not, and it is not known yet to whom it went.
+    handing_over: bool,
     /// Who wants to know how the change of members under way ends.
     change: Option<ChangeReply>,
     /// The write that makes the founding durable, until it is.
@@ -147,6 +152,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             log,
             network,
             apply,
+            metrics: Metrics::new(shared.me.node),
             shared,
             facts,
             listed,
@@ -162,6 +168,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             next_due: 0,
             disk_stalls: false,
             hand_over: None,
+            handing_over: false,
             change: None,
             founding_write: None,
             next_floor: 0,
@@ -299,6 +306,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             brief.leader = None;
             brief.stopping = true;
         }
+        self.shared.refresh_views();
+        self.shared.events.close();
         drop(self.network);
         self.log.close()
     }

@@ -55,6 +55,7 @@ impl<S: StateMachine> RaftNode<S> {
             peer_address: facts.peer_address,
             client_endpoint: facts.client_endpoint,
             features: FEATURES,
+            priority: 0,
         };
         waiting.map(info).collect()
     }

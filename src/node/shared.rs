@@ -9,10 +9,12 @@ use tokio::sync::{oneshot, watch};
 
 use super::digests::StateDigests;
 use super::envelope::{self, InSession};
+use super::events::EventSink;
 use super::inbox::{Inbox, Submission};
 use super::replica_state::ReplicaState;
 use super::status::Brief;
 use super::waiters::{Waiter, Waiters};
+use super::watch::NodeView;
 use crate::config::limits;
 use crate::state_machine::{CommandError, StateMachine};
 use crate::types::{ClusterId, EntryKind, LogId, LogIndex, Micros, ReplicaId};
@@ -72,6 +74,8 @@ pub(crate) struct Shared<S: StateMachine> {
     /// Highest index known committed, never behind what a peer was told.
     commit: AtomicU64,
     pub(crate) stopped: watch::Sender<bool>,
+    pub(crate) events: EventSink,
+    pub(super) views: watch::Sender<NodeView>,
 }
 
 impl<S: StateMachine> Shared<S> {
@@ -109,6 +113,8 @@ impl<S: StateMachine> Shared<S> {
             stopped_at: AtomicU64::new(0),
             commit: AtomicU64::new(id.index),
             stopped: watch::Sender::new(false),
+            events: EventSink::default(),
+            views: watch::Sender::default(),
         }
     }
 
@@ -123,6 +129,7 @@ impl<S: StateMachine> Shared<S> {
         if self.applied_changed.receiver_count() > 0 {
             self.applied_changed.send_replace(index);
         }
+        self.refresh_views();
         if self.apply_is_behind.load(Ordering::Acquire) {
             self.inbox.wake();
         }

@@ -1046,6 +1046,9 @@ pub struct Member {
     /// Of one that joins: the voter whose place it takes; 0 if nobody's. Not read in requests.
     #[prost(uint64, tag = "6")]
     pub replaces: u64,
+    /// Leadership goes to the voter of the highest priority that is fit to lead.
+    #[prost(uint32, tag = "7")]
+    pub priority: u32,
 }
 impl ::prost::Name for Member {
     const NAME: &'static str = "Member";

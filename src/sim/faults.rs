@@ -48,6 +48,8 @@ names! {
         Cut = "cut",
         /// A node is cut off from all others.
         Isolate = "isolate",
+        /// A node's control connections work and no others do.
+        Mute = "mute",
         /// A link holds everything back for a while, then delivers it.
         Clog = "clog",
         /// A stream ends and another begins.

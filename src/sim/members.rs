@@ -106,6 +106,7 @@ impl<W: Workload> World<W> {
             peer_address: format!("node-{node}"),
             client_endpoint: String::new(),
             features: (1, 1),
+            priority: 0,
         })
     }
 
@@ -125,12 +126,10 @@ impl<W: Workload> World<W> {
 
     /// Whether a replica has all that it promised.
     pub(crate) fn is_sound(&self, who: ReplicaId) -> bool {
-        self.hosts
-            .iter()
-            .any(|host| {
-                let whole = !host.repairing && !host.spoiled.is() && !host.is_diverged();
-                host.replica() == Some(who) && whole
-            })
+        self.hosts.iter().any(|host| {
+            let whole = !host.repairing && !host.spoiled.is() && !host.is_diverged();
+            host.replica() == Some(who) && whole
+        })
     }
 
     /// Whoever was removed, and is still there, gets an empty directory some day.

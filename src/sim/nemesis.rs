@@ -44,7 +44,7 @@ impl<W: Workload> World<W> {
             }
             Fault::HandOver => self.hand_over(node, other),
             Fault::Diverge => self.diverge(node),
-            Fault::Cut | Fault::Isolate | Fault::Clog | Fault::Reset => {
+            Fault::Cut | Fault::Isolate | Fault::Mute | Fault::Clog | Fault::Reset => {
                 self.disturb_links(strike, node, other)
             }
             _ => self.disturb(strike, node),
@@ -113,6 +113,7 @@ impl<W: Workload> World<W> {
                     self.wires.cut(peer, node, until);
                 }
             }
+            Fault::Mute => self.mute(node, until),
             _ => {
                 let control = strike.draw.is_multiple_of(2);
                 let class = if control { Class::Control } else { Class::Data };
@@ -120,6 +121,14 @@ impl<W: Workload> World<W> {
             }
         }
         node != other
+    }
+
+    /// Until then a node is heard, and neither it nor anybody can replicate to the other.
+    pub(crate) fn mute(&mut self, node: NodeId, until: Micros) {
+        for peer in 1..=self.hosts.len() as NodeId {
+            self.wires.mute(node, peer, until);
+            self.wires.mute(peer, node, until);
+        }
     }
 
     /// What goes away by itself.

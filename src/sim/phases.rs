@@ -1,5 +1,6 @@
 //! A run: chaos; then a random quorum must serve while the rest is gone; then all are healed and
-//! must become equal (L1, L2, L4 and L5 of the invariants).
+//! must become equal (L1, L2, L4 and L5 of the invariants). Of some seeds the leader is then made
+//! mute: it heartbeats and cannot replicate (hazard B12), and another must serve.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -16,6 +17,8 @@ use crate::wal::Crash;
 const ECHO: Micros = 3_000_000;
 /// A leader is there, and has committed something new, within this many election timeouts.
 const PATIENCE: Micros = 30 * ELECTION_MAX;
+/// One seed in so many ends with a mute leader.
+const MUTE_EVERY: u64 = 3;
 /// Terms that healing may take.
 const TERMS: u64 = 20;
 
@@ -58,6 +61,9 @@ impl<W: Workload> World<W> {
         self.finds_the_diverged()?;
         if self.oracle.committed() > 0 {
             self.quorum_serves()?;
+        }
+        if self.plan.seed.is_multiple_of(MUTE_EVERY) {
+            self.outlives_a_mute_leader()?;
         }
         self.all_agree()?;
         self.clients.judge(&self.oracle)
@@ -147,6 +153,25 @@ impl<W: Workload> World<W> {
         let (end, acked) = (self.now + PATIENCE, self.clients.acked);
         if !self.run(end, |world| world.clients.acked > acked)? {
             return Err(format!("{who} does not serve: {}", self.roles()));
+        }
+        Ok(())
+    }
+
+    /// Whoever leads can do nothing but heartbeat from now on: another takes its place.
+    fn outlives_a_mute_leader(&mut self) -> Result<(), String> {
+        self.serves("L1: the healed cluster")?;
+        let Some((_, governing)) = self.oracle.governing() else {
+            return Ok(());
+        };
+        let voters = governing.incoming.iter().map(|one| one.replica);
+        let muted = self.leader();
+        let others = voters.filter(|who| Some(who.node) != muted && self.is_sound(*who));
+        let enough = others.count() > governing.incoming.len() / 2;
+        if let Some(node) = muted.filter(|_| enough) {
+            self.mute(node, Micros::MAX);
+            self.note(|| format!("node {node} leads and is mute"));
+            self.serves("B12: a cluster whose leader is mute")?;
+            self.wires.set_rates(self.rates.links.clone());
         }
         Ok(())
     }

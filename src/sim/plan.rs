@@ -82,6 +82,7 @@ pub struct Plan {
 const STRIKES: &[Fault] = &[
     Fault::Cut,
     Fault::Isolate,
+    Fault::Mute,
     Fault::Clog,
     Fault::Reset,
     Fault::Pause,

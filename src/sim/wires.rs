@@ -73,6 +73,8 @@ struct Link {
     /// Links differ: one is sound, another is three times as bad as the rates say.
     factor: u64,
     cut_until: Micros,
+    /// All but control is cut.
+    mute_until: Micros,
     clogged_until: Micros,
 }
 
@@ -125,7 +127,7 @@ impl Wires {
         let mut state = self.state();
         state.rates = rates;
         for link in state.links.values_mut() {
-            (link.cut_until, link.clogged_until) = (0, 0);
+            (link.cut_until, link.mute_until, link.clogged_until) = (0, 0, 0);
         }
     }
 
@@ -197,6 +199,13 @@ impl Wires {
         link.cut_until = link.cut_until.max(until);
     }
 
+    /// Nothing but control gets from one node to the other until then.
+    pub(crate) fn mute(&self, from: NodeId, to: NodeId, until: Micros) {
+        let mut state = self.state();
+        let link = state.link(from, to);
+        link.mute_until = link.mute_until.max(until);
+    }
+
     /// Everything from one node to the other waits until then.
     pub(crate) fn clog(&self, from: NodeId, to: NodeId, until: Micros) {
         let mut state = self.state();
@@ -225,12 +234,21 @@ impl Wires {
                 wanted.extend(classes.map(|class| (*node, *peer, class)));
             }
         }
-        wanted.retain(|key| !state.streams.contains_key(key) && !state.is_cut(key.0, key.1));
+        wanted.retain(|key| !state.streams.contains_key(key) && !state.is_cut(*key));
         wanted.into_iter().for_each(|key| state.open(key));
     }
 }
 
 impl Link {
+    fn cut_until(&self, class: Class) -> Micros {
+        let muted = if class == Class::Control {
+            0
+        } else {
+            self.mute_until
+        };
+        self.cut_until.max(muted)
+    }
+
     fn happens(&mut self, per_mille: u64) -> bool {
         self.random.chance(per_mille * self.factor)
     }
@@ -245,16 +263,17 @@ impl State {
                 factor: random.pick(&[0, 1, 1, 3]).unwrap_or(1),
                 random,
                 cut_until: 0,
+                mute_until: 0,
                 clogged_until: 0,
             }
         })
     }
 
     /// Whether a handshake cannot succeed: it needs both directions.
-    fn is_cut(&self, one: NodeId, other: NodeId) -> bool {
+    fn is_cut(&self, (one, other, class): StreamKey) -> bool {
         let cut = |pair| {
             let link = self.links.get(&pair);
-            link.is_some_and(|link| link.cut_until.max(link.clogged_until) > self.now)
+            link.is_some_and(|link| link.cut_until(class).max(link.clogged_until) > self.now)
         };
         cut((one, other)) || cut((other, one))
     }
@@ -306,7 +325,7 @@ impl State {
             let stream = self.streams.get(&key);
             let dead = stream
                 .is_some_and(|stream| !alive(key.0, stream.dialler) || !alive(key.1, stream.peer));
-            let idle = self.is_cut(key.0, key.1) && self.link(key.0, key.1).random.chance(100);
+            let idle = self.is_cut(key) && self.link(key.0, key.1).random.chance(100);
             if dead || idle {
                 self.hang_up(key);
             }
@@ -338,7 +357,7 @@ impl State {
         let (now, rates) = (self.now, self.rates.clone());
         self.archive(from, to, received);
         let link = self.link(from.node, to);
-        let (cut, clogged) = (link.cut_until > now, link.clogged_until);
+        let (cut, clogged) = (link.cut_until(key.2) > now, link.clogged_until);
         let lost = link.happens(rates.drop);
         let long = link.happens(rates.delay);
         let twice = link.happens(rates.duplicate);

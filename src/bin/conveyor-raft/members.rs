@@ -71,6 +71,7 @@ async fn update(args: MembersUpdateArgs) -> Result<(), Failure> {
     let wish = Change::Update(Member {
         address: args.address.unwrap_or(before.address),
         client_endpoint: args.client_endpoint.unwrap_or(before.client_endpoint),
+        priority: args.priority.unwrap_or(before.priority),
         ..before
     });
     change(&client, wish, args.condition.expected, None).await
@@ -214,8 +215,12 @@ fn print_member(member: &Member, note: &str) {
         0 => member.standing().word().to_owned(),
         old => format!("joining for {old}"),
     };
+    let priority = match member.priority {
+        0 => String::new(),
+        priority => format!("priority {priority} "),
+    };
     let line = format!(
-        "  node {:<4} {standing:<13} {} {} {} {note}",
+        "  node {:<4} {standing:<13} {} {} {} {priority}{note}",
         member.node_id, member.incarnation, member.address, member.client_endpoint
     );
     say!("{}", line.trim_end());

@@ -334,6 +334,11 @@ fn d6_whoever_needs_what_is_gone_gets_one_snapshot_and_then_what_follows_it() {
 fn d6_a_transfer_that_gets_no_answer_is_tried_again_at_leisure() {
     let mut one = leader();
     lacks(&mut one, 2, 1);
+    for peer in [3, 4] {
+        let append = *one.appends_to(peer).last().expect("an append");
+        let last = one.core.last().index;
+        one.tell(peer, Message::AppendAck(matched(peer, append, last)));
+    }
     let until = one.now + 20 * T_MAX;
     while one.now < until {
         one.time_out();

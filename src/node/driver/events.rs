@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Cause, DUE_INTERVAL, Driver, Now, STATUS_INTERVAL};
 use crate::core::{ChangeError, Event, Input};
 use crate::network::RaftNetwork;
+use crate::node::events::NodeEvent;
 use crate::node::inbox::Request;
 use crate::state_machine::StateMachine;
 use crate::types::{LogIndex, Micros, NodeId};
@@ -15,10 +16,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         match event {
             Event::BecameLeader { term } => {
                 self.next_due = now.mono + DUE_INTERVAL;
-                tracing::info!(node = self.shared.me.node, term, "leads");
+                self.handing_over = false;
+                self.tell(NodeEvent::BecameLeader { term });
             }
             Event::SteppedDown { term, why } => {
-                tracing::info!(node = self.shared.me.node, term, why, "leads no more");
+                self.tell(NodeEvent::SteppedDown { term, why });
                 self.shared.waiters.abandon_above(self.core.commit());
                 self.uncommitted.clear();
                 self.uncommitted_bytes = 0;
@@ -29,26 +31,19 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 self.change_failed(ChangeError::Unknown);
             }
             Event::ChangeRefused { why } => {
-                tracing::warn!(node = self.shared.me.node, %why, "the members were not changed");
+                self.tell(NodeEvent::ChangeRefused { why });
                 self.change_failed(why);
             }
             Event::HandOverFailed { why } => {
-                tracing::warn!(node = self.shared.me.node, %why, "leadership was not handed over");
+                self.handing_over = false;
+                self.tell(NodeEvent::HandOverFailed { why });
                 self.hand_over_failed(why);
             }
-            Event::Truncated { from } => {
-                tracing::info!(
-                    node = self.shared.me.node,
-                    from,
-                    "dropped a conflicting suffix"
-                );
-            }
+            Event::Truncated { from } => self.tell(NodeEvent::Truncated { from }),
             Event::Configured {
                 index,
                 configuration,
             } => {
-                let members = configuration.members().count();
-                tracing::info!(node = self.shared.me.node, index, members, "configuration");
                 if configuration
                     .members()
                     .any(|one| one.replica == self.shared.me)
@@ -61,10 +56,14 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 if !self.facts.blank && level != self.facts.needs_level {
                     self.tell_facts();
                 }
+                self.tell(NodeEvent::Configured {
+                    index,
+                    configuration,
+                });
                 self.dial();
             }
             Event::Advice(text) => {
-                tracing::warn!(node = self.shared.me.node, "{text}");
+                self.tell(NodeEvent::Advice(text.clone()));
                 self.advice = Some(text);
             }
             Event::Diverged { index, own, agreed } => {
@@ -101,7 +100,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     pub(super) fn failed(&mut self, reason: String) {
-        tracing::error!(node = self.shared.me.node, reason, "the replica has failed");
+        self.tell(NodeEvent::Failed(reason.clone()));
         self.deferred.clear();
         self.shared.waiters.abandon_above(self.dispatched);
         self.failure = Some(reason);
@@ -127,6 +126,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     pub(super) fn publish(&mut self, now: Micros) {
+        self.publish_brief(now);
+        self.shared.refresh_views();
+    }
+
+    fn publish_brief(&mut self, now: Micros) {
         self.publish_lease();
         let mut brief = self.shared.brief();
         brief.role = self.core.role();
@@ -163,6 +167,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             let peers = nodes.filter_map(|node| Some((node, self.core.peer(node)?)));
             brief.peers.clear();
             brief.peers.extend(peers);
+            let (commit, applied) = (self.core.commit(), self.core.applied());
+            self.metrics.show(&brief, commit, applied);
+            let (log, snapshots) = (self.log.counters(), brief.snapshots);
+            self.metrics.total(&log, snapshots, self.uncommitted_bytes);
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{Cause, Driver, Now};
 use crate::core::Input;
 use crate::error::HandOverError;
 use crate::network::RaftNetwork;
+use crate::node::events::NodeEvent;
 use crate::state_machine::StateMachine;
 use crate::types::NodeId;
 use crate::wal::Medium;
@@ -35,10 +36,13 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             .core
             .leader()
             .filter(|leader| *leader != self.shared.me.node);
-        if let Some(successor) = successor
-            && let Some(reply) = self.hand_over.take()
-        {
-            let _ = reply.send(Ok(successor));
+        self.handing_over |= self.core.is_handing_over();
+        let Some(to) = successor else { return };
+        if std::mem::take(&mut self.handing_over) {
+            self.tell(NodeEvent::HandedOver { to });
+        }
+        if let Some(reply) = self.hand_over.take() {
+            let _ = reply.send(Ok(to));
         }
     }
 

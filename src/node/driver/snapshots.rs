@@ -10,6 +10,7 @@ use crate::core::{Input, SnapshotInput};
 use crate::network::RaftNetwork;
 use crate::node::applier::{ApplyJob, FrozenState};
 use crate::node::driver::Cause;
+use crate::node::events::NodeEvent;
 use crate::node::snapshotter::{SnapshotEvent, SnapshotJob};
 use crate::snapshot::{SnapshotHead, SnapshotOptions, StoredSnapshot};
 use crate::state_machine::StateMachine;
@@ -225,13 +226,13 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                     // One that was received and installed meanwhile is newer.
                     return self.snapshots.drop_unless_needed(stored);
                 }
-                tracing::info!(node = self.shared.me.node, last = %stored.last, "snapshot taken");
+                self.tell(NodeEvent::SnapshotTaken { last: stored.last });
                 self.snapshots.wanted = false;
                 self.snapshots.counters.taken += 1;
                 self.store(now, stored);
             }
             Err(why) => {
-                tracing::warn!(node = self.shared.me.node, why, "no snapshot was taken");
+                self.tell(NodeEvent::SnapshotFailed { why });
                 self.snapshots.taking = Taking::Not(now.mono + RETRY);
                 self.snapshots.wanted = true;
             }

@@ -6,6 +6,7 @@ use super::{Cause, Driver, Now};
 use crate::core::{AppendSource, Input, Message, Persist};
 use crate::entry::EntryBatch;
 use crate::network::RaftNetwork;
+use crate::node::events::NodeEvent;
 use crate::state_machine::StateMachine;
 use crate::types::{EntryKind, LogIndex, WriteId};
 use crate::wal::{Append, Medium, MediumEvent, NewEntry, Write};
@@ -117,6 +118,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         let stalls = now.mono.saturating_sub(oldest) > self.core.stall_limit();
         if stalls != self.disk_stalls {
             self.disk_stalls = stalls;
+            self.tell(match stalls {
+                true => NodeEvent::DiskStalls,
+                false => NodeEvent::DiskAnswers,
+            });
             self.step(now, Input::DiskStalls(stalls), Cause::Other);
         }
     }

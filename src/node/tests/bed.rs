@@ -17,7 +17,7 @@ use crate::node::applier::{Applier, ApplyJob};
 use crate::node::begin::begin;
 use crate::node::driver::{Driver, Now, Parts, SnapshotParts};
 use crate::node::envelope::InSession;
-use crate::node::inbox::{Inbox, Lanes, Submission};
+use crate::node::inbox::{Inbox, Lanes, Request, Submission};
 use crate::node::replica_state::ReplicaState;
 use crate::node::shared::{Clock, Shared, encode};
 use crate::node::start::settings;
@@ -199,7 +199,7 @@ impl Node {
             busy = true;
             self.next_work = now + self.apply_pace;
             if let Err(reason) = self.applier.run(job) {
-                let fail = crate::node::inbox::Request::Fail(reason);
+                let fail = Request::Fail(reason);
                 self.shared.inbox.put(|lanes| lanes.requests.push(fail));
             }
             if self.apply_pace > 0 {
@@ -301,7 +301,12 @@ impl Bed {
     /// Whether this release can start with what is on a disk.
     pub(super) fn begins(&self, id: NodeId) -> Result<(), String> {
         let (log, _) = self.open_log(id, &Arc::default());
-        begin(&log, &mut ReplicaState::new(Journal::default()), ClusterId([7; 16])).map(|_| ())
+        begin(
+            &log,
+            &mut ReplicaState::new(Journal::default()),
+            ClusterId([7; 16]),
+        )
+        .map(|_| ())
     }
 
     fn open_log(&self, id: NodeId, inbox: &Arc<Inbox<usize>>) -> (LogStorage<Memory>, Stepper) {
@@ -410,6 +415,13 @@ impl Bed {
                 waiter,
             });
         });
+    }
+
+    /// Asks a leader to hand over.
+    pub(super) fn hand_over(&self, leader: NodeId, to: Option<NodeId>) {
+        let (reply, _) = oneshot::channel();
+        let inbox = &self.node(leader).shared.inbox;
+        inbox.put(|lanes| lanes.requests.push(Request::HandOver { to, reply }));
     }
 
     /// Runs until `done`, at most `limit` of virtual time. Whether it was done.

@@ -255,7 +255,10 @@ fn c11_index_and_state_are_shown_together_and_no_entry_is_applied_twice() {
 #[test]
 fn g2_a_skipped_entry_is_not_applied_and_who_applied_it_stops() {
     let mut alone = Alone::new();
-    let mut applier = Applier::new(ReplicaState::new(Journal::default()), Arc::clone(&alone.shared));
+    let mut applier = Applier::new(
+        ReplicaState::new(Journal::default()),
+        Arc::clone(&alone.shared),
+    );
     assert_eq!(applier.run(ApplyJob::Skip(2)), Ok(()));
     let job = alone.job(1, &["a", "panic", "c"]);
     assert_eq!(applier.run(job), Ok(()));
@@ -272,7 +275,10 @@ fn g2_a_skipped_entry_is_not_applied_and_who_applied_it_stops() {
 #[test]
 fn j2_a_system_entry_of_an_unknown_kind_is_refused_not_skipped() {
     let alone = Alone::new();
-    let mut applier = Applier::new(ReplicaState::new(Journal::default()), Arc::clone(&alone.shared));
+    let mut applier = Applier::new(
+        ReplicaState::new(Journal::default()),
+        Arc::clone(&alone.shared),
+    );
     let unknown = frame(LogId::new(1, 1), EntryKind::System, 1, &[1, 255]);
     let (runs, last) = (vec![unknown], 1);
     let why = applier.run(ApplyJob::Entries { runs, last });

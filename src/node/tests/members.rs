@@ -60,6 +60,44 @@ fn e5_who_asks_for_the_removal_of_the_leader_hears_that_it_is_through() {
 }
 
 #[test]
+fn leadership_goes_to_whom_the_operator_prefers_and_comes_back() {
+    let (mut bed, leader) = led();
+    let wanted = leader % 3 + 1;
+    let (_, current) = bed
+        .node(leader)
+        .shared
+        .brief()
+        .committed
+        .clone()
+        .expect("one");
+    let preferred = MemberInfo {
+        priority: 5,
+        ..current.member(wanted).expect("a member").clone()
+    };
+    let through = change(&mut bed, leader, Change::Update(preferred));
+    assert!(matches!(through, Some(Ok(_))), "{through:?}");
+    let leads = |bed: &Bed| bed.leader() == Some(wanted);
+    assert!(
+        !bed.run(SECOND, leads),
+        "not before it has been fit for a while"
+    );
+    assert!(bed.run(4 * SECOND, leads));
+    let term = bed.node(wanted).shared.brief().term;
+    bed.run(20 * SECOND, |_| false);
+    assert_eq!(
+        bed.node(wanted).shared.brief().term,
+        term,
+        "and stays there"
+    );
+
+    bed.crash(wanted, Crash::PowerCut);
+    let another = |bed: &Bed| bed.leader().is_some();
+    assert!(bed.run(SECOND, another), "elections wait for nobody");
+    bed.start(wanted);
+    assert!(bed.run(6 * SECOND, leads), "it gets leadership back");
+}
+
+#[test]
 fn advice_goes_with_what_it_was_about() {
     let (mut bed, leader) = led();
     let wiped = leader % 3 + 1;

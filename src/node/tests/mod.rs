@@ -9,3 +9,4 @@ mod sessions;
 mod slow;
 mod smoke;
 mod versions;
+mod watching;

@@ -169,11 +169,19 @@ pub(crate) struct MembersDemoteArgs {
     pub(crate) condition: ConditionArgs,
 }
 
-/// Give a member other addresses.
+/// Give a member other addresses, or another election priority.
+///
+/// A leader hands over to a voter of a higher priority than its own once that one has been fit to
+/// lead for ten election timeouts. Every member begins with priority 0.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  \
-    conveyor-raft members update 2 --address 10.0.0.12:50052 \
-    --endpoint https://10.0.0.1:50051 --certs certs")]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        conveyor-raft members update 2 --address 10.0.0.12:50052 \
+        --endpoint https://10.0.0.1:50051 --certs certs\n  \
+        conveyor-raft members update 2 --priority 10 \
+        --endpoint https://10.0.0.1:50051 --certs certs"
+)]
 pub(crate) struct MembersUpdateArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
@@ -186,13 +194,17 @@ pub(crate) struct MembersUpdateArgs {
     #[arg(
         long,
         value_name = "HOST:PORT",
-        required_unless_present = "client_endpoint"
+        required_unless_present_any = ["client_endpoint", "priority"]
     )]
     pub(crate) address: Option<String>,
 
     /// Where clients reach it from now on
     #[arg(long, value_name = "URL")]
     pub(crate) client_endpoint: Option<String>,
+
+    /// Its election priority from now on
+    #[arg(long, value_name = "N")]
+    pub(crate) priority: Option<u32>,
 
     #[command(flatten)]
     pub(crate) condition: ConditionArgs,

@@ -14,6 +14,7 @@ use crate::core::{
 use crate::network::RaftNetwork;
 use crate::node::applier::{ApplyJob, Restoring};
 use crate::node::driver::{Cause, Driver, Now};
+use crate::node::events::NodeEvent;
 use crate::node::replica_state::ReplicaState;
 use crate::node::snapshotter::{SnapshotEvent, SnapshotJob};
 use crate::snapshot::{REPLICA_FORMAT, SnapshotFolder, SnapshotHead, StoredSnapshot};
@@ -185,7 +186,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             // The log that a power cut would leave goes on from the old one.
             snapshots.receiving.old.push((id, before));
         }
-        tracing::info!(node = self.shared.me.node, %last, "snapshot installed");
+        self.tell(NodeEvent::SnapshotInstalled { last });
         (self.apply)(ApplyJob::Show);
     }
 
