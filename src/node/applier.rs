@@ -64,6 +64,9 @@ pub struct FrozenState {
     pub(crate) sessions: Sessions,
 }
 
+/// Who waits for an entry, and what became of it.
+type Settled<R> = (Slot<R>, Outcome<R>);
+
 /// The state machine with its place in the log.
 pub(crate) struct Applier<S: StateMachine> {
     state: ReplicaState<S>,
@@ -72,7 +75,7 @@ pub(crate) struct Applier<S: StateMachine> {
     time_us: Micros,
     waiting: VecDeque<Slot<S::Response>>,
     /// Answers that go out once the state that they are about can be read.
-    answers: Vec<(Slot<S::Response>, Outcome<S::Response>)>,
+    answers: Vec<Settled<S::Response>>,
     /// It failed once, so what it holds may be half of something.
     quarantined: bool,
 }
