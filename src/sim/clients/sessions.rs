@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
@@ -67,6 +68,8 @@ struct Client<C> {
     session: Option<LogIndex>,
     next: u64,
     sent: Vec<Sent<C>>,
+    /// A try of a command that is over, still on its way: its number and payload.
+    late: Option<(u64, Bytes)>,
     quiet_until: Micros,
 }
 
@@ -87,6 +90,7 @@ impl<W: Workload> SessionClients<W> {
             session: None,
             next: 1,
             sent: Vec::new(),
+            late: None,
             quiet_until: 0,
         };
         Self {
@@ -109,6 +113,31 @@ impl<W: Workload> SessionClients<W> {
         let drawn = 1 + self.random.below(nodes);
         let to_anyone = self.random.chance(150);
         acts.then(|| leader.filter(|_| !to_anyone).unwrap_or(drawn))
+    }
+
+    fn put(
+        &mut self,
+        shared: &Arc<Shared<W::Machine>>,
+        place: Place,
+        (session, seq): (LogIndex, u64),
+        payload: Bytes,
+    ) {
+        let (reply, answer) = oneshot::channel();
+        let reply = reply.into();
+        let deadline = place.deadline;
+        shared.inbox.put(|lanes| {
+            lanes.proposals.push(Submission {
+                kind: EntryKind::Command,
+                payload,
+                waiter: Waiter { reply, deadline },
+            });
+        });
+        self.tries.push(Try {
+            place,
+            session,
+            seq,
+            answer,
+        });
     }
 
     pub(super) fn died(&mut self, node: NodeId, life: u64) {
@@ -168,6 +197,12 @@ impl<W: Workload> Clients<W> {
             client.leave();
             return Ok(());
         }
+        if sessions.random.chance(100)
+            && let Some((seq, payload)) = client.late.take()
+        {
+            sessions.put(shared, place, (session, seq), payload);
+            return Ok(());
+        }
         let sent = self.choose(nth, workload, oracle)?;
         self.send(nth, sent, shared, place)
     }
@@ -188,6 +223,8 @@ impl<W: Workload> Clients<W> {
         while let Some(front) = client.sent.first()
             && random.chance(if front.answered.is_some() { 500 } else { 20 })
         {
+            let floor = front.seq;
+            client.late = client.payload::<W>(front, floor)?;
             client.sent.remove(0);
         }
         let again = !client.sent.is_empty() && random.chance(450);
@@ -229,29 +266,10 @@ impl<W: Workload> Clients<W> {
         let (Some(session), Some(sent)) = (client.session, sent) else {
             return Ok(());
         };
-        let at = InSession {
-            session,
-            seq: sent.seq,
-            floor: client.sent.first().map_or(sent.seq, |first| first.seq),
-        };
-        let payload = encode::<W::Machine>(Some(at), &sent.command);
-        let payload = payload.map_err(|error| error.to_string())?;
-        let (reply, answer) = oneshot::channel();
-        let reply = reply.into();
-        let deadline = place.deadline;
-        shared.inbox.put(|lanes| {
-            lanes.proposals.push(Submission {
-                kind: EntryKind::Command,
-                payload,
-                waiter: Waiter { reply, deadline },
-            });
-        });
-        self.sessions.tries.push(Try {
-            place,
-            session,
-            seq: at.seq,
-            answer,
-        });
+        let floor = client.sent.first().map_or(sent.seq, |first| first.seq);
+        if let Some((seq, payload)) = client.payload::<W>(sent, floor)? {
+            self.sessions.put(shared, place, (session, seq), payload);
+        }
         Ok(())
     }
 
@@ -379,6 +397,25 @@ impl<C> Client<C> {
         self.session = None;
         self.next = 1;
         self.sent.clear();
+        self.late = None;
+    }
+
+    /// A command's number, and its payload as long as there is a session.
+    fn payload<W>(&self, sent: &Sent<C>, floor: u64) -> Result<Option<(u64, Bytes)>, String>
+    where
+        W: Workload,
+        W::Machine: StateMachine<Command = C>,
+    {
+        let seq = sent.seq;
+        let at = self.session.map(|session| InSession {
+            session,
+            seq,
+            floor,
+        });
+        let Some(at) = at else { return Ok(None) };
+        let payload = encode::<W::Machine>(Some(at), &sent.command);
+        let payload = payload.map_err(|error| error.to_string())?;
+        Ok(Some((seq, payload)))
     }
 }
 
