@@ -264,16 +264,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
             address: member.address.clone(),
         })
         .collect();
-    let founding = FoundingList {
-        // Who joins founds nothing, whoever else is blank.
-        others: match cluster.joins {
-            true => Vec::new(),
-            false => listed.iter().map(|peer| peer.node).collect(),
-        },
-        single: cluster.single,
-        peer_address: facts.peer_address.clone(),
-        client_endpoint: facts.client_endpoint.clone(),
-    };
+    let founding = founding(&cluster, &listed, &facts);
     let clock = Clock::start();
     let core = RaftCore::new(me, settings, begin.recovered, founding, clock.now());
     let cluster_id: ClusterId = cluster.credentials.cluster();
@@ -312,6 +303,19 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     )
     .map_err(StartError::Thread)?;
     Ok((shared, jobs))
+}
+
+fn founding(cluster: &Cluster, listed: &[PeerAddress], facts: &LocalFacts) -> FoundingList {
+    FoundingList {
+        // Who joins founds nothing, whoever else is blank.
+        others: match cluster.joins {
+            true => Vec::new(),
+            false => listed.iter().map(|peer| peer.node).collect(),
+        },
+        single: cluster.single,
+        peer_address: facts.peer_address.clone(),
+        client_endpoint: facts.client_endpoint.clone(),
+    }
 }
 
 /// Differs for every life of every node, so that timeouts do not run in step.
