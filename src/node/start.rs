@@ -253,10 +253,8 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         facts.peer_address = listening.to_string();
     }
     let me = ReplicaId::new(cluster.credentials.node(), log.incarnation());
-    let others = cluster
-        .members
-        .iter()
-        .filter(|member| member.node != me.node);
+    let others = cluster.members.iter();
+    let others = others.filter(|member| member.node != me.node);
     let listed: Vec<_> = others
         .map(|member| PeerAddress {
             node: member.node,
@@ -264,9 +262,9 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
             address: member.address.clone(),
         })
         .collect();
-    let founding = founding(&cluster, &listed, &facts);
     let clock = Clock::start();
-    let core = RaftCore::new(me, settings, begin.recovered, founding, clock.now());
+    let list = founding(&cluster, &listed, &facts);
+    let core = RaftCore::new(me, settings, begin.recovered, list, clock.now());
     let cluster_id: ClusterId = cluster.credentials.cluster();
     let mut shared = Shared::new(me, cluster_id, listening, clock, inbox, &machine, begin.at);
     shared.digests.every = digest_every;
