@@ -54,7 +54,7 @@ impl<S: StateMachine> RaftNode<S> {
             replica,
             peer_address: facts.peer_address,
             client_endpoint: facts.client_endpoint,
-            features: FEATURES,
+            features: (FEATURES.0, facts.knows_level.max(FEATURES.0)),
             priority: 0,
         };
         waiting.map(info).collect()

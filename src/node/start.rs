@@ -245,9 +245,9 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     }
     let me = ReplicaId::new(cluster.credentials.node(), log.incarnation());
     let listed = cluster.listed();
-    let founding = cluster.founding(&listed, &facts);
     let clock = Clock::start();
-    let core = RaftCore::new(me, settings, begin.recovered, founding, clock.now());
+    let list = cluster.founding(&listed, &facts);
+    let core = RaftCore::new(me, settings, begin.recovered, list, clock.now());
     let cluster_id: ClusterId = cluster.credentials.cluster();
     let mut shared = Shared::new(me, cluster_id, listening, clock, inbox, &state, begin.at);
     shared.digests.every = digest_every;

@@ -222,17 +222,7 @@ impl<S: StateMachine> Host<S> {
             facts,
             begin,
         };
-        let mut shared = Shared::new(
-            me,
-            CLUSTER,
-            ([127, 0, 0, 1], 1).into(),
-            Clock::start(),
-            inbox,
-            &state,
-            made.begin.at,
-        );
-        shared.digests.every = DIGEST_EVERY;
-        let shared = Arc::new(shared);
+        let shared = made.shared(inbox, &state);
         let (jobs, snapshots) = (Jobs::<S>::default(), Queue::default());
         let folder = SnapshotFolder::new(made.log.files());
         let driver = made.driver(&shared, into_queue(&jobs), into_queue(&snapshots), rates);
@@ -336,6 +326,18 @@ struct Made {
 }
 
 impl Made {
+    fn shared<S: StateMachine>(
+        &self,
+        inbox: Arc<Inbox<S::Response>>,
+        state: &ReplicaState<S>,
+    ) -> Arc<Shared<S>> {
+        let (address, clock) = (([127, 0, 0, 1], 1).into(), Clock::start());
+        let begin = self.begin.at;
+        let mut shared = Shared::new(self.me, CLUSTER, address, clock, inbox, state, begin);
+        shared.digests.every = DIGEST_EVERY;
+        Arc::new(shared)
+    }
+
     fn driver<S: StateMachine>(
         self,
         shared: &Arc<Shared<S>>,
