@@ -280,6 +280,11 @@ const WALRUS_KEEP: usize = 400 << 20;
 
 impl WalrusSide {
     fn new(folder: &Path, sync: bool) -> Self {
+        let quiet = std::env::var_os("WALRUS_QUIET").is_some();
+        assert!(
+            quiet,
+            "walrus-rust prints at every append; set WALRUS_QUIET=1"
+        );
         let dir = folder_in(folder);
         let mut side = Self {
             log: None,
@@ -296,12 +301,8 @@ impl WalrusSide {
     fn renew(&mut self) {
         self.log = None;
         empty(self.dir.path());
-        // SAFETY: no other thread of this program reads or writes the environment meanwhile but
-        // walrus itself, whose own means of choosing a folder this is.
-        unsafe {
-            std::env::set_var("WALRUS_QUIET", "1");
-            std::env::set_var("WALRUS_DATA_DIR", self.dir.path());
-        }
+        // Its folder is below the current one, unless the environment names one for all.
+        std::env::set_current_dir(self.dir.path()).expect("entered");
         let schedule = if self.sync {
             FsyncSchedule::SyncEach
         } else {
@@ -357,6 +358,7 @@ impl Side for WalrusSide {
 impl Drop for WalrusSide {
     fn drop(&mut self) {
         self.log = None;
+        let _ = std::env::set_current_dir("/");
         empty(self.dir.path());
     }
 }
