@@ -214,7 +214,8 @@ async fn d5_a_new_member_joins_by_a_snapshot_under_load() {
     })
     .await;
     load.await.expect("no command failed");
-    assert_eq!(new.status().snapshots.installed, 1);
+    // Entries go on while it comes in; so little of them is kept that it may need a second one.
+    assert!(new.status().snapshots.installed >= 1);
     nodes.push(new);
     equal(&nodes).await;
     for node in &nodes {

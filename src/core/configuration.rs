@@ -462,7 +462,11 @@ mod tests {
         };
         let whole = |node: u8| {
             let address = hex(format!("host-{node}:50052").as_bytes());
-            format!("{}0c000000{address}000000000100000001000000", replica(node))
+            format!(
+                "{}0c000000{address}000000000100000001000000{:02x}000000",
+                replica(node),
+                100 + node
+            )
         };
         let one = "01000000";
         let expected = [

@@ -70,7 +70,7 @@ fn is_text(section: &str, key: &str) -> bool {
     !matches!(
         (section, key),
         ("node", "id")
-            | ("raft" | "wal", _)
+            | ("raft" | "wal" | "snapshots", _)
             | ("peers", "list" | "single" | "join")
             | ("edge", "roles" | "max_message_bytes" | "max_connections")
     )
