@@ -28,16 +28,18 @@ pub(crate) struct FlushDone {
 struct Job<F> {
     files: Arc<F>,
     policy: SyncPolicy,
-    meta: Option<[u8; META_SLOT]>,
+    // Boxed, both: most jobs have neither, and a job is moved several times on its way to a lane.
+    meta: Option<Box<[u8; META_SLOT]>>,
     range: Option<(String, Arc<Mapping>, Range<usize>)>,
-    hint: Option<[u8; META_SLOT]>,
+    hint: Option<Box<[u8; META_SLOT]>>,
 }
 
 impl<F: Files> Job<F> {
     fn run(&self) -> Result<(), String> {
         let sync = self.policy == SyncPolicy::Sync;
         if let Some(meta) = &self.meta {
-            meta::write_both(&*self.files, meta, sync).map_err(|error| format!("META: {error}"))?;
+            meta::write_both(&*self.files, &meta[..], sync)
+                .map_err(|error| format!("META: {error}"))?;
         }
         if let (Some((name, map, range)), true) = (&self.range, sync) {
             let synced = self.files.sync_map(name, map, range.clone());
@@ -45,7 +47,7 @@ impl<F: Files> Job<F> {
         }
         if let Some(hint) = &self.hint {
             // Only a lower bound: an older or torn one is as good.
-            let _ = self.files.write(HINT_FILE, 0, hint);
+            let _ = self.files.write(HINT_FILE, 0, &hint[..]);
         }
         Ok(())
     }
@@ -103,7 +105,7 @@ impl<M: Medium> LogStorage<M> {
         }
         self.close_batch();
         self.flights += 1;
-        let meta = std::mem::take(&mut self.meta_dirty).then(|| self.next_meta());
+        let meta = std::mem::take(&mut self.meta_dirty).then(|| Box::new(self.next_meta()));
         let only = self.tails.len() == 1;
         let (id, last) = match self.tails.front() {
             Some(front) if !only => (front.id, front.last),
@@ -159,7 +161,7 @@ impl<M: Medium> LogStorage<M> {
         let job = Job {
             files: Arc::clone(&self.files),
             policy: self.options.sync,
-            meta: Some(self.next_meta()),
+            meta: Some(Box::new(self.next_meta())),
             range: None,
             hint: None,
         };
@@ -167,14 +169,14 @@ impl<M: Medium> LogStorage<M> {
     }
 
     /// What is durable before this job, when it is time to write that down.
-    fn next_hint(&mut self) -> Option<[u8; META_SLOT]> {
+    fn next_hint(&mut self) -> Option<Box<[u8; META_SLOT]>> {
         if self.options.sync != SyncPolicy::Sync || self.since_hint < HINT_EVERY {
             return None;
         }
         self.since_hint = 0;
         let commit = self.chain.commit.min(self.durable);
         let hint = HintRecord::new(self.chain.log_id, self.chain.durable, commit, false);
-        Some(hint.to_bytes())
+        Some(Box::new(hint.to_bytes()))
     }
 
     /// Takes an event of the medium. `Some(id)`: that write and all before it are durable.
