@@ -26,7 +26,7 @@ const UNSYNCED: SyncPolicy = SyncPolicy::UnsafeNoSync;
 /// Makes a side.
 type Make = fn(ram: &Path, disk: &Path) -> Box<dyn Side>;
 
-const APPENDS: [(&str, Make); 8] = [
+const APPENDS: [(&str, Make); 9] = [
     ("mem", |ram, _| Box::new(OwnLog::new(ram, UNSYNCED))),
     ("mem_floor", |_, _| Box::new(MemoryFloor::new())),
     ("sync", |_, disk| {
@@ -37,6 +37,9 @@ const APPENDS: [(&str, Make); 8] = [
     }),
     ("sync_inline", |_, disk| {
         Box::new(OwnLog::inline(disk, SyncPolicy::Sync))
+    }),
+    ("sync_fdatasync", |_, disk| {
+        Box::new(OwnLog::whole_files(disk))
     }),
     ("sync_floor", |_, disk| Box::new(FileFloor::new(disk, true))),
     ("disk", |_, disk| Box::new(OwnLog::new(disk, UNSYNCED))),

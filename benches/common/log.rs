@@ -18,6 +18,8 @@ use conveyor_raft::wal::{
 };
 use tempfile::TempDir;
 
+use super::fdatasync::WholeFileSync;
+
 /// Payload sizes.
 pub(crate) const SIZES: [usize; 4] = [16, 128, 1024, 16384];
 /// A log drops its front when this much was appended since it last did, so that files are used
@@ -217,6 +219,19 @@ impl OwnLog<Inline> {
             everything,
         };
         let mut own = Self::over(medium, events, options);
+        own.dir = Some(dir);
+        own
+    }
+}
+
+impl OwnLog<WholeFileSync> {
+    /// Its syncs are `fdatasync`, on the caller's thread.
+    pub(crate) fn whole_files(folder: &Path) -> Self {
+        let dir = tempfile::tempdir_in(folder).expect("a folder");
+        let (sink, events) = sink();
+        let options = options(SyncPolicy::Sync);
+        let files = MappedDir::open(dir.path(), Arc::clone(&sink), &options).expect("opens");
+        let mut own = Self::over(WholeFileSync::new(files, sink), events, options);
         own.dir = Some(dir);
         own
     }
