@@ -112,7 +112,12 @@ impl<W: Workload> World<W> {
         let voters = governing.incoming.iter().map(|one| one.replica);
         let sound = voters.filter(|who| self.is_sound(*who));
         let mut serving: Vec<_> = sound.map(|who| who.node).collect();
-        while serving.len() > governing.incoming.len() / 2 + 1 {
+        let majority = governing.incoming.len() / 2 + 1;
+        if serving.len() < majority {
+            // Losses that were bearable, then voters that were taken out: nobody is spared.
+            return Ok(());
+        }
+        while serving.len() > majority {
             let nth = self.chooser.below(serving.len() as u64) as usize;
             serving.swap_remove(nth);
         }
