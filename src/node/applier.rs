@@ -229,8 +229,11 @@ impl<S: StateMachine> Applier<S> {
         let waits = self
             .waiting
             .pop_front_if(|slot| slot.index == entry.id.index);
-        if let Some(slot) = waits {
-            self.answers.push((slot, outcome));
+        match waits {
+            Some(slot) if slot.term == entry.id.term => self.answers.push((slot, outcome)),
+            // Another entry than the one that was proposed (hazard F3).
+            Some(slot) => slot.give_up(),
+            None => {}
         }
         Ok(())
     }

@@ -39,7 +39,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 self.tell(NodeEvent::HandOverFailed { why });
                 self.hand_over_failed(why);
             }
-            Event::Truncated { from } => self.tell(NodeEvent::Truncated { from }),
+            Event::Truncated { from } => {
+                // Others' entries take these places, perhaps committed in this very step.
+                self.shared.waiters.abandon_above(from - 1);
+                self.tell(NodeEvent::Truncated { from });
+            }
             Event::Configured {
                 index,
                 configuration,

@@ -253,6 +253,24 @@ fn c11_index_and_state_are_shown_together_and_no_entry_is_applied_twice() {
 }
 
 #[test]
+fn f3_nobody_is_told_the_response_to_another_entry_in_its_place() {
+    let mut alone = Alone::new();
+    let mut applier = Applier::new(
+        ReplicaState::new(Journal::default()),
+        Arc::clone(&alone.shared),
+    );
+    let (reply, answer) = oneshot::channel();
+    let (reply, deadline) = (reply.into(), u64::MAX);
+    alone.answers.push(answer);
+    // Proposed in term 7; what is committed there is of term 1.
+    let waits = std::iter::once(Waiter { reply, deadline });
+    alone.shared.waiters.add(1, 7, waits);
+    assert_eq!(applier.run(replay(1, &["a"])), Ok(()));
+    let unknown = Err(ProposeError::Unknown { index: 1, term: 7 });
+    assert_eq!(alone.outcomes(), [Some(unknown)]);
+}
+
+#[test]
 fn g2_a_skipped_entry_is_not_applied_and_who_applied_it_stops() {
     let mut alone = Alone::new();
     let mut applier = Applier::new(
