@@ -33,9 +33,33 @@ pub(crate) fn begin<S: StateMachine, M: Medium>(
 ) -> Result<Begin, String> {
     let folder = SnapshotFolder::new(log.files());
     let fits = |last: LogId| log.term(last.index) == Some(last.term);
+    let owner = (cluster, log.genesis());
+    let (stored, head) = restore(state, owner, &log.files().place(), |take| {
+        folder.choose(log.snapshot(), fits, take)
+    })?;
+    Ok(Begin {
+        recovered: recovered(log, stored, &head)?,
+        stored,
+        at: (head.last, head.time_us),
+    })
+}
+
+/// Takes the state of a snapshot, or says why not.
+type Take<'a, F> = &'a mut dyn FnMut(SnapshotFile<F>) -> Result<(), String>;
+
+/// Restores `state`, which is new, from the snapshot that `choose` finds, and says which and what its
+/// head says. `owner`: the cluster and its founder.
+pub(super) fn restore<S: StateMachine, F: Files>(
+    state: &mut ReplicaState<S>,
+    owner: (ClusterId, Incarnation),
+    place: &str,
+    choose: impl FnOnce(Take<'_, F>) -> Result<Option<StoredSnapshot>, String>,
+) -> Result<(Option<StoredSnapshot>, SnapshotHead), String> {
     let (mut head, mut half) = (SnapshotHead::default(), None);
-    let stored = folder.choose(log.snapshot(), fits, |mut file| {
-        check_owner(&file, cluster, log.genesis())?;
+    let stored = choose(&mut |mut file| {
+        if (file.head.cluster, file.head.genesis) != owner {
+            return Err("it belongs to another cluster".to_owned());
+        }
         half = None;
         match state.restore(&mut file) {
             Ok(Ok(())) => head = file.head,
@@ -47,29 +71,13 @@ pub(crate) fn begin<S: StateMachine, M: Medium>(
         }
         Ok(())
     })?;
-    if let Some(why) = half {
-        return Err(format!(
-            "the snapshot in {} is damaged ({why}), and the state machine took a part of it: move \
-             the snap- files away and start again",
-            log.files().place()
-        ));
+    match half {
+        None => Ok((stored, head)),
+        Some(why) => Err(format!(
+            "the snapshot in {place} is damaged ({why}), and the state machine took a part of it: \
+             move the snap- files away and start again"
+        )),
     }
-    Ok(Begin {
-        recovered: recovered(log, stored, &head)?,
-        stored,
-        at: (head.last, head.time_us),
-    })
-}
-
-fn check_owner<F>(
-    file: &SnapshotFile<F>,
-    cluster: ClusterId,
-    genesis: Incarnation,
-) -> Result<(), String> {
-    if file.head.cluster != cluster || file.head.genesis != genesis {
-        return Err("it belongs to another cluster".to_owned());
-    }
-    Ok(())
 }
 
 fn recovered<M: Medium>(

@@ -12,6 +12,7 @@ mod log_time;
 mod members;
 mod metrics;
 mod reading;
+pub mod recover;
 pub(crate) mod replica_state;
 mod session;
 pub(crate) mod sessions;

@@ -61,7 +61,7 @@ impl<F: Files> SnapshotFolder<F> {
         Self { files }
     }
 
-    pub(super) fn files(&self) -> &Arc<F> {
+    pub(crate) fn files(&self) -> &Arc<F> {
         &self.files
     }
 
@@ -159,10 +159,21 @@ impl<F: Files> SnapshotFolder<F> {
         &self,
         start: LogId,
         fits: impl Fn(LogId) -> bool,
+        restore: impl FnMut(SnapshotFile<F>) -> Result<(), String>,
+    ) -> Result<Option<StoredSnapshot>, String> {
+        let swept = self.sweep();
+        swept.map_err(|error| format!("reading the snapshots: {error}"))?;
+        self.pick(start, fits, restore)
+    }
+
+    /// The same without a change to the folder.
+    pub(crate) fn pick(
+        &self,
+        start: LogId,
+        fits: impl Fn(LogId) -> bool,
         mut restore: impl FnMut(SnapshotFile<F>) -> Result<(), String>,
     ) -> Result<Option<StoredSnapshot>, String> {
         let io = |error: io::Error| format!("reading the snapshots: {error}");
-        self.sweep().map_err(io)?;
         let mut troubles = Vec::new();
         for last in self.list().map_err(io)? {
             if last.index < start.index || !fits(last) {

@@ -9,6 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::FlockOperation;
+
 use super::OpenError;
 use super::layout::LOCK_FILE;
 use super::map::Mapping;
@@ -38,6 +40,24 @@ impl DirReader {
             unit: unit_of(&dir),
             path,
         })
+    }
+
+    /// Takes the lock that a node holds while it runs, without changing a byte: as long as the file is
+    /// kept, nobody opens the log.
+    ///
+    /// # Errors
+    /// If somebody has it open, or there is no lock file, as every log has one.
+    pub(crate) fn lock(&self) -> Result<File, OpenError> {
+        let path = self.path.join(LOCK_FILE);
+        let failed = || OpenError::io(format!("locking {}", path.display()));
+        let file = File::open(&path).map_err(failed())?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::Locked {
+                directory: self.place(),
+            }),
+            Err(error) => Err(failed()(error.into())),
+        }
     }
 
     /// The process that has the log open, as far as the kernel's list of locks shows it here: one

@@ -97,7 +97,7 @@ fn verify_once<F: Files>(files: &F, distrust_page_cache: bool) -> Result<Verifie
     let mut recovered = judge.examine(&listing)?;
     let end = end_of(&meta, &recovered);
     add_pending(files, &mut recovered)?;
-    Ok(describe(&meta, &listing, recovered, end))
+    Ok(describe(&meta, &listing, &recovered, end))
 }
 
 /// META, HINT and the list of files, in this order: see [`Judge::new`].
@@ -133,7 +133,7 @@ fn valid_meta<F: Files>(files: &F) -> Result<MetaSlot, OpenError> {
     }
 }
 
-fn end_of(meta: &MetaSlot, recovered: &Recovered) -> LogEnd {
+pub(super) fn end_of(meta: &MetaSlot, recovered: &Recovered) -> LogEnd {
     let clean = Lsn(meta.clean_end.get());
     let end = recovered
         .chain
@@ -163,7 +163,12 @@ pub(super) fn add_pending<F: Files>(files: &F, recovered: &mut Recovered) -> Res
     Ok(())
 }
 
-fn describe(meta: &MetaSlot, listing: &Listing, recovered: Recovered, end: LogEnd) -> Verified {
+pub(super) fn describe(
+    meta: &MetaSlot,
+    listing: &Listing,
+    recovered: &Recovered,
+    end: LogEnd,
+) -> Verified {
     let start = meta.start();
     let Recovered { chain, replay, .. } = recovered;
     let in_chain = |seq: u64| chain.iter().any(|live| live.seq == seq);

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod members;
+mod recover;
 pub(crate) use members::*;
+pub(crate) use recover::*;
 
 /// A replicated log and state machine for Conveyor's router cluster.
 ///
@@ -41,6 +43,7 @@ pub(crate) enum Command {
     Members(MembersArgs),
     TransferLeadership(TransferArgs),
     Wal(WalArgs),
+    Recover(RecoverArgs),
 }
 
 /// Run a whole cluster in this process and feed it commands.

@@ -12,6 +12,7 @@ mod logging;
 mod members;
 mod output;
 mod propose;
+mod recover;
 mod serve;
 mod state;
 mod status;
@@ -40,6 +41,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Certs(args) => return certs::run(args),
         Command::Wal(args) => return wal::run(args),
+        Command::Recover(args) => return recover::run(args),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -65,6 +67,6 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => status::run(args).await,
         Command::Members(args) => members::run(args).await,
         Command::TransferLeadership(args) => transfer::run(args).await,
-        Command::Certs(_) | Command::Wal(_) | Command::Serve(_) => Ok(()),
+        Command::Certs(_) | Command::Wal(_) | Command::Recover(_) | Command::Serve(_) => Ok(()),
     }
 }
