@@ -37,9 +37,14 @@ fn main() {
         "election timeouts {TIMEOUT_MIN_MS} to {TIMEOUT_MAX_MS} ms, heartbeats every {HEARTBEAT_MS} ms"
     );
     let mut processes = Processes::start(&disk.folder());
-    kills(&mut processes, times("CONVEYOR_FAILOVER_KILLS", 100));
-    hand_overs(&mut processes, times("CONVEYOR_FAILOVER_HAND_OVERS", 50));
-    slow_follower(&mut processes, times("CONVEYOR_FAILOVER_ROUNDS", 10));
+    // `--test`: only to show that it works.
+    let [many, some, few] = match common::log::short() {
+        true => [3, 3, 1],
+        false => [100, 50, 10],
+    };
+    kills(&mut processes, times("CONVEYOR_FAILOVER_KILLS", many));
+    hand_overs(&mut processes, times("CONVEYOR_FAILOVER_HAND_OVERS", some));
+    slow_follower(&mut processes, times("CONVEYOR_FAILOVER_ROUNDS", few));
 }
 
 fn kills(processes: &mut Processes, count: usize) {
