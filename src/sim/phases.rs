@@ -113,8 +113,9 @@ impl<W: Workload> World<W> {
         let sound = voters.filter(|who| self.is_sound(*who));
         let mut serving: Vec<_> = sound.map(|who| who.node).collect();
         let majority = governing.incoming.len() / 2 + 1;
-        if serving.len() < majority {
-            // Losses that were bearable, then voters that were taken out: nobody is spared.
+        // Losses that were bearable, then voters that were taken out: nobody is spared. Nor is anybody
+        // while a learner is to vote: a majority counts it as soon as it has caught up.
+        if serving.len() < majority || !governing.promotions.is_empty() {
             return Ok(());
         }
         while serving.len() > majority {
