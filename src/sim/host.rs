@@ -94,6 +94,8 @@ pub(crate) struct Process<S: StateMachine> {
     pub(crate) applier_busy: bool,
     pub(crate) snapshotters_busy: [bool; 2],
     pub(crate) paused_until: Micros,
+    /// When its driver last ran, by its own clock: nobody is answered before it does.
+    pub(crate) looked_at: Micros,
     pub(crate) seen: Seen,
     started: Micros,
     /// Millionths by which its clock runs, a million for a right one.
@@ -244,6 +246,7 @@ impl<S: StateMachine> Host<S> {
             applier_busy: false,
             snapshotters_busy: [false; 2],
             paused_until: 0,
+            looked_at: 0,
             seen: Seen::default(),
             started: now,
             clock: MILLION - u128::from(rates.clock_ppm)
@@ -418,6 +421,7 @@ impl<S: StateMachine> Process<S> {
         let mut lanes = Lanes::default();
         self.shared.inbox.take(&mut lanes);
         let mono = self.local(now);
+        self.looked_at = mono;
         let wall = EPOCH + now + skew;
         self.deadline = self.driver.burst(Now { mono, wall }, &mut lanes);
     }

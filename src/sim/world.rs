@@ -603,8 +603,7 @@ impl<W: Workload> World<W> {
     }
 
     pub(crate) fn poll(&mut self, at: At) -> Result<(), String> {
-        let now = self.now;
-        let Some(local) = self.process(at).map(|process| process.local(now)) else {
+        let Some(local) = self.process(at).map(|process| process.looked_at) else {
             return Ok(());
         };
         self.clients
