@@ -1,24 +1,9 @@
 //! Torn is not corrupt: every byte of a small log damaged, and what must come of it.
 
-use std::collections::BTreeMap;
-
 use super::harness::*;
 use crate::types::Entry;
 use crate::wal::memory::Random;
 use crate::wal::{Append, Crash, Damage, LogOptions, MemoryDisk, OpenError};
-
-type Image = BTreeMap<String, Vec<u8>>;
-
-fn tiny() -> LogOptions {
-    LogOptions {
-        segment_bytes: 64 << 10,
-        max_entry_bytes: 2 << 10,
-        early_close_bytes: 32 << 10,
-        ready_window_bytes: 64 << 10,
-        pool_segments: 0,
-        ..LogOptions::default()
-    }
-}
 
 /// A log of four batches, the last of which nothing names as durable, after a power cut.
 fn image(clean: bool) -> (Image, Vec<Entry>) {

@@ -1,6 +1,6 @@
 //! A small log over a memory disk, and a model of what it must hold.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -33,6 +33,21 @@ pub(super) fn small() -> LogOptions {
         ..LogOptions::default()
     }
 }
+
+/// Segments of 64 KiB, none kept for reuse.
+pub(super) fn tiny() -> LogOptions {
+    LogOptions {
+        segment_bytes: 64 << 10,
+        max_entry_bytes: 2 << 10,
+        early_close_bytes: 32 << 10,
+        ready_window_bytes: 64 << 10,
+        pool_segments: 0,
+        ..LogOptions::default()
+    }
+}
+
+/// All files of a directory.
+pub(super) type Image = BTreeMap<String, Vec<u8>>;
 
 pub(super) struct Rig<M: Medium> {
     pub(super) log: LogStorage<M>,

@@ -1,13 +1,10 @@
 //! The dump shows what is there, goes on behind damage, and never panics.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use super::harness::*;
 use crate::wal::memory::Random;
 use crate::wal::{Crash, Item, MemoryDisk, OpenError, inspect};
-
-type Image = BTreeMap<String, Vec<u8>>;
 
 fn image() -> Image {
     let disk = MemoryDisk::new();

@@ -1,27 +1,11 @@
 //! Repair of a damaged log: what is kept, what is set aside, and that no crash on the way makes a
 //! log that opens as if nothing had been lost.
 
-use std::collections::BTreeMap;
-
 use super::harness::*;
 use crate::types::{Entry, LogId};
 use crate::wal::{
-    Append, Crash, LogOptions, MemoryDisk, OpenError, RepairError, WriteError, plan_repair, repair,
-    verify,
+    Append, Crash, MemoryDisk, OpenError, RepairError, WriteError, plan_repair, repair, verify,
 };
-
-type Image = BTreeMap<String, Vec<u8>>;
-
-fn tiny() -> LogOptions {
-    LogOptions {
-        segment_bytes: 64 << 10,
-        max_entry_bytes: 2 << 10,
-        early_close_bytes: 32 << 10,
-        ready_window_bytes: 64 << 10,
-        pool_segments: 0,
-        ..LogOptions::default()
-    }
-}
 
 /// 120 entries over several segments, in terms 3 and 4, with a hint of what was committed.
 fn image() -> (Image, Vec<Entry>) {

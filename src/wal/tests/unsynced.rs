@@ -1,8 +1,6 @@
 //! What was not synced is there after a power cut or it is not: every name, every page, every
 //! sector of a page.
 
-use std::collections::BTreeMap;
-
 use super::harness::*;
 use crate::types::{Entry, HardState, LogId, LogIndex};
 use crate::wal::{Append, Crash, Lane, LogOptions, MemoryDisk};
@@ -86,8 +84,6 @@ fn c6_a_crash_between_a_change_of_names_and_its_sync_loses_nothing() {
 
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
-
-type Image = BTreeMap<String, Vec<u8>>;
 
 /// A disk before and after everything unsynced was written back, and what it may show.
 struct Cut {

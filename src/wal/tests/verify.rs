@@ -1,23 +1,8 @@
 //! `verify` says what opening would do, and changes nothing.
 
-use std::collections::BTreeMap;
-
 use super::harness::*;
 use crate::wal::memory::Random;
-use crate::wal::{Crash, LogEnd, LogOptions, MemoryDisk, OpenError, verify};
-
-type Image = BTreeMap<String, Vec<u8>>;
-
-fn tiny() -> LogOptions {
-    LogOptions {
-        segment_bytes: 64 << 10,
-        max_entry_bytes: 2 << 10,
-        early_close_bytes: 32 << 10,
-        ready_window_bytes: 64 << 10,
-        pool_segments: 0,
-        ..LogOptions::default()
-    }
-}
+use crate::wal::{Crash, LogEnd, MemoryDisk, OpenError, verify};
 
 /// A log over several segments.
 fn image(rounds: usize, clean: bool) -> Image {
