@@ -2,7 +2,8 @@
 
 use clap::ValueEnum;
 use conveyor_raft::sim::{
-    Failure, LedgerWorkload, Plan, RegisterWorkload, Report, RouterWorkload, shrink, simulate_plan,
+    Failure, Fault, LedgerWorkload, Plan, RegisterWorkload, Report, RouterWorkload, shrink,
+    simulate_plan,
 };
 
 /// What is replicated.
@@ -23,6 +24,12 @@ impl Machine {
             Self::Registers => "registers",
             Self::Router => "router",
         }
+    }
+
+    /// Whether this fault can happen to it: only the ledger has a digest that can be changed apart
+    /// from what clients are answered.
+    pub(crate) fn can_meet(self, fault: Fault) -> bool {
+        fault != Fault::Diverge || self == Self::Ledger
     }
 
     pub(crate) fn run(self, plan: &Plan) -> Result<Report, Box<Failure>> {

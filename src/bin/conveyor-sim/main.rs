@@ -126,7 +126,7 @@ fn run_seeds(options: &Options) -> ExitCode {
     let totals = worker.totals.into_inner();
     let totals = totals.unwrap_or_else(|poisoned| poisoned.into_inner());
     let wanted = options.require_coverage || options.seeds >= totals::COVERAGE_FROM;
-    totals.summary(wanted, took)
+    totals.summary(options.machine, wanted, took)
 }
 
 fn drawn() -> u64 {

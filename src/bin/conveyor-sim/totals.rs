@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use conveyor_raft::sim::{Fault, FaultCounts, NodeState, Report};
 
+use crate::machine::Machine;
+
 /// From so many seeds on, every kind of fault must have happened.
 pub(crate) const COVERAGE_FROM: u64 = 1_000;
 
@@ -41,7 +43,12 @@ impl Totals {
     }
 
     /// Prints it all, the verdict last.
-    pub(crate) fn summary(&self, coverage_wanted: bool, took: Duration) -> ExitCode {
+    pub(crate) fn summary(
+        &self,
+        machine: Machine,
+        coverage_wanted: bool,
+        took: Duration,
+    ) -> ExitCode {
         let report = &self.report;
         println!("faults: {}", faults(&report.faults));
         print!("{}", pairs(&report.faults));
@@ -66,7 +73,8 @@ impl Totals {
             report.elections,
             report.truths
         );
-        let missing = report.faults.missing();
+        let mut missing = report.faults.missing();
+        missing.retain(|fault| machine.can_meet(*fault));
         let mut missing: Vec<_> = missing.iter().map(|fault| fault.name()).collect();
         let rare = [
             ("read by quorum", report.quorum_reads),
