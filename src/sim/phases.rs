@@ -240,6 +240,11 @@ impl<W: Workload> World<W> {
             }
         };
         let roles: Vec<_> = self.hosts.iter().map(role).collect();
-        format!("{}; {} wait", roles.join("; "), self.clients.waiting())
+        format!(
+            "{}; {} wait, {} in sessions",
+            roles.join("; "),
+            self.clients.waiting(),
+            self.clients.sessions.waiting()
+        )
     }
 }
