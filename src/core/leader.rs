@@ -2,7 +2,8 @@
 
 use super::hand_over::HandOver;
 use super::message::{AppendAck, AppendEntries, AppendStatus, Heartbeat, HeartbeatReply, Message};
-use super::peer::{Inflight, Peer, Progress};
+use super::peer::Peer;
+use super::window::Inflight;
 use super::{AppendSource, Output, RaftCore, RaftRole};
 use crate::types::{LogId, LogIndex, Micros, NodeId, ReplicaId};
 
@@ -43,7 +44,14 @@ impl RaftCore {
             .values()
             .filter_map(|peer| peer.silence_ends(patience));
         let first = self.heartbeat_due.min(self.hand_over_ends());
-        ends.fold(first, Micros::min)
+        let others = self.others();
+        let paced = others.iter().filter_map(|member| {
+            let peer = self.peers.get(&member.node)?;
+            let opens = peer.sends_at(self.log.last().index, &self.settings)?;
+            // Only time holds it up; what holds up the others ends otherwise.
+            (peer.answered == Some(*member) && opens > 0).then_some(opens)
+        });
+        ends.chain(paced).fold(first, Micros::min)
     }
 
     pub(super) fn tick_leader(&mut self, now: Micros, out: &mut Vec<Output>) {
@@ -199,7 +207,7 @@ impl RaftCore {
             return;
         }
         peer.answered_data();
-        if !peer.acked(ack.seq) {
+        if !peer.window.answered(now, ack.seq) {
             return;
         }
         peer.last_contact = now;
@@ -261,20 +269,14 @@ impl RaftCore {
         };
         peer.owe(now, last);
         let Some(epoch) = peer.data else { return };
-        let window = match peer.progress {
-            Progress::Probe { outstanding } => outstanding.is_none(),
-            Progress::Snapshot { .. } => false,
-            Progress::Replicate => {
-                peer.next <= last
-                    && peer.inflight.len() < self.settings.max_inflight_appends
-                    && peer.inflight_bytes < self.settings.max_inflight_bytes
-            }
-        };
-        if peer.answered != Some(member) || peer.refused || !window {
+        let opens = peer.sends_at(last, &self.settings);
+        if peer.answered != Some(member) || opens.is_none_or(|opens| now < opens) {
             return;
         }
+        let Some(room) = peer.window.room(&self.settings) else {
+            return;
+        };
         let prev_index = peer.next - 1;
-        let room = self.settings.max_inflight_bytes - peer.inflight_bytes;
         let seq = peer.data_seq;
         let Some(prev_term) = self.log.term_at(prev_index) else {
             return self.offer_snapshot(now, member.node, out);
@@ -306,6 +308,7 @@ impl RaftCore {
         out: &mut Vec<Output>,
     ) {
         let retry_at = now + self.settings.election_timeout_min;
+        let end = self.log.last().index;
         let Some(peer) = self.peers.get_mut(&to).filter(|peer| peer.data_seq == seq) else {
             return;
         };
@@ -320,7 +323,7 @@ impl RaftCore {
                 bytes,
                 sent_at: now,
             },
-            last,
+            (last, end),
             retry_at,
         );
         let others = self.others();

@@ -30,6 +30,7 @@ mod snapshots;
 mod term_runs;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -582,7 +583,7 @@ impl RaftCore {
         self.peers.get(&node).map(|peer| PeerProgress {
             connected: peer.data.is_some(),
             match_index: peer.match_index,
-            inflight_bytes: peer.inflight_bytes,
+            inflight_bytes: peer.window.bytes(),
             last_contact: peer.last_contact,
             snapshot: peer.receives().map(|mark| mark.last.index),
         })

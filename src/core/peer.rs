@@ -1,10 +1,9 @@
 //! One peer as this node knows it: its streams, and as a leader how far it has the log.
 
-use std::collections::VecDeque;
-
-use super::io::PeerHello;
+use super::io::{PeerHello, Settings};
 use super::message::{Class, ReplicaState};
 use super::snapshots::SnapshotMark;
+use super::window::{Inflight, Window};
 use crate::types::{LogIndex, Micros, ReplicaId};
 
 /// How a leader sends to a peer. Every state but `Replicate` ends by a timer.
@@ -27,14 +26,6 @@ pub(super) enum Progress {
     },
 }
 
-/// An append that was sent and not answered.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Inflight {
-    pub(super) seq: u64,
-    pub(super) bytes: usize,
-    pub(super) sent_at: Micros,
-}
-
 /// A peer. The links outlive roles; the rest is a leader's and starts anew with each term.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
@@ -51,8 +42,7 @@ pub(super) struct Peer {
     pub(super) match_index: LogIndex,
     pub(super) next: LogIndex,
     pub(super) progress: Progress,
-    pub(super) inflight: VecDeque<Inflight>,
-    pub(super) inflight_bytes: usize,
+    pub(super) window: Window,
     /// The transport refused; wait until it says that there is room.
     pub(super) refused: bool,
     /// The newest round of reads whose heartbeat it answered in this term.
@@ -83,8 +73,7 @@ impl Default for Peer {
             match_index: 0,
             next: 1,
             progress: Progress::Probe { outstanding: None },
-            inflight: VecDeque::new(),
-            inflight_bytes: 0,
+            window: Window::default(),
             refused: false,
             read_round: 0,
             lease_until: 0,
@@ -172,28 +161,22 @@ impl Peer {
     fn probe_at(&mut self, next: LogIndex) {
         self.next = next;
         self.progress = Progress::Probe { outstanding: None };
-        self.inflight.clear();
-        self.inflight_bytes = 0;
+        self.window.clear();
     }
 
-    pub(super) fn sent(&mut self, inflight: Inflight, last: LogIndex, retry_at: Micros) {
+    /// An append up to `last` left, of a log that ends at `end`.
+    pub(super) fn sent(
+        &mut self,
+        append: Inflight,
+        (last, end): (LogIndex, LogIndex),
+        retry_at: Micros,
+    ) {
         match &mut self.progress {
-            Progress::Probe { outstanding } => *outstanding = Some((inflight.seq, retry_at)),
+            Progress::Probe { outstanding } => *outstanding = Some((append.seq, retry_at)),
             Progress::Replicate => self.next = last + 1,
             Progress::Snapshot { .. } => {}
         }
-        self.inflight_bytes += inflight.bytes;
-        self.inflight.push_back(inflight);
-    }
-
-    /// An ack of this epoch frees the window up to `seq`. Whether it was outstanding at all.
-    pub(super) fn acked(&mut self, seq: u64) -> bool {
-        let before = self.inflight.len();
-        while let Some(oldest) = self.inflight.front().filter(|oldest| oldest.seq <= seq) {
-            self.inflight_bytes -= oldest.bytes;
-            self.inflight.pop_front();
-        }
-        self.inflight.len() < before
+        self.window.sent(append, last < end);
     }
 
     pub(super) fn matched(&mut self, index: LogIndex) {
@@ -210,15 +193,27 @@ impl Peer {
         }
     }
 
+    /// From when on the next entries may leave; none if that waits for something else than time.
+    pub(super) fn sends_at(&self, end: LogIndex, settings: &Settings) -> Option<Micros> {
+        let due = match self.progress {
+            Progress::Probe { outstanding } => outstanding.is_none(),
+            Progress::Snapshot { .. } => false,
+            Progress::Replicate => self.next <= end,
+        };
+        let sends = due && !self.refused && self.data.is_some();
+        let room = self.window.room(settings).filter(|_| sends);
+        room.map(|_| self.window.opens())
+    }
+
     /// When a probe or a window that got no answer is to be given up.
     pub(super) fn silence_ends(&self, patience: Micros) -> Option<Micros> {
         match self.progress {
             Progress::Probe { outstanding } => outstanding.map(|(_, until)| until),
             Progress::Snapshot { until, .. } => Some(until),
-            Progress::Replicate => self
-                .inflight
-                .front()
-                .map(|oldest| oldest.sent_at + patience),
+            Progress::Replicate => {
+                let since = self.window.unanswered_since();
+                since.map(|since| since + patience)
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use super::super::{
 };
 use super::bed::{HEARTBEAT, T_MAX, T_MIN, incarnation, settings};
 use super::script::{
-    Script, beat_reply, grant, heartbeat, image, matched, replica, request, summary, voters,
+    PACED, Script, beat_reply, grant, heartbeat, image, matched, replica, request, summary, voters,
 };
 use crate::types::{LogId, LogIndex, ReplicaId, Term};
 
@@ -134,6 +134,7 @@ fn b5_an_append_is_offered_no_more_bytes_than_its_window_has() {
     one.tell(2, Message::AppendAck(matched(2, probe, 3)));
     one.out.clear();
     for _ in 0..3 {
+        one.now += PACED;
         one.feed(Input::Propose { count: 1 });
         one.settle();
     }

@@ -25,3 +25,4 @@ mod script;
 mod seeds;
 mod small;
 mod snapshots;
+mod window;

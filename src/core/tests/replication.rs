@@ -6,7 +6,7 @@ use super::super::{
 use super::bed::{Bed, HEARTBEAT, T_MAX, T_MIN, incarnation, settings};
 use super::election::led;
 use super::net::Faults;
-use super::script::{Script, beat_reply, heartbeat, image, matched, replica, summary};
+use super::script::{PACED, Script, beat_reply, heartbeat, image, matched, replica, summary};
 use super::seeds::{converged, leader, recovers};
 use crate::types::{LogId, LogIndex, ReplicaId, Term};
 
@@ -266,6 +266,7 @@ fn b5_the_window_is_bounded_in_appends_and_bytes() {
         ack(&mut one, 2, 3);
         let before = one.appends_to(2).len();
         for _ in 0..10 {
+            one.now += PACED;
             one.feed(Input::Propose { count: 1 });
             one.settle();
         }
@@ -281,6 +282,33 @@ fn b5_the_window_is_bounded_in_appends_and_bytes() {
         );
         assert_eq!(one.core.match_of(2), 3 + fit as u64);
     }
+}
+
+/// While an append is under way entries gather until it is answered, or for a while.
+#[test]
+fn b5_while_an_append_is_under_way_the_next_leave_at_a_pace() {
+    let mut one = leading(&[1, 2]);
+    ack(&mut one, 2, 3);
+    let (before, began) = (one.appends_to(2).len(), one.now);
+    let propose = |one: &mut Script| {
+        one.feed(Input::Propose { count: 1 });
+        one.settle();
+        one.appends_to(2).len() - before
+    };
+    let sent: Vec<usize> = (0..4).map(|_| propose(&mut one)).collect();
+    assert_eq!(sent, [1, 1, 1, 1]);
+    let due = one.core.deadline();
+    assert!(due > began && due <= began + PACED, "{began} to {due}");
+    one.now = due;
+    one.feed(Input::Tick);
+    one.settle();
+    let last = *one.appends_to(2).last().expect("another");
+    assert_eq!((one.appends_to(2).len() - before, last.prev.index), (2, 4));
+    assert!(one.core.deadline() > due, "nothing waits any more");
+    assert_eq!(propose(&mut one), 2, "and the next gathers again");
+    one.tell(2, Message::AppendAck(matched(2, last, 7)));
+    one.settle();
+    assert_eq!(one.appends_to(2).len() - before, 3, "until an answer comes");
 }
 
 #[test]

@@ -12,6 +12,9 @@ use super::disk::Image;
 use crate::types::{HardState, LogId, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId};
 
 /// Node `node` in its first life.
+/// So much later the next append may leave, whatever is under way.
+pub(super) const PACED: Micros = 2_000;
+
 pub(super) fn replica(node: NodeId) -> ReplicaId {
     ReplicaId::new(node, incarnation(node, 1))
 }

@@ -125,7 +125,7 @@ impl World {
             Message::AppendAck(ack) => {
                 let peer = core.peers.get(&from.node);
                 let waits = |peer: &Peer| {
-                    let oldest = peer.inflight.front();
+                    let oldest = peer.window.appends().next();
                     peer.data == Some(ack.epoch) && oldest.is_some_and(|sent| sent.seq <= ack.seq)
                 };
                 core.is_leader() && core.term() == ack.term && peer.is_some_and(waits)
@@ -207,8 +207,8 @@ fn of_peer(print: &mut Print, peer: &Peer) {
         peer.refused.into(),
     ]);
     let seqs = peer
-        .inflight
-        .iter()
+        .window
+        .appends()
         .flat_map(|sent| [sent.seq, sent.bytes as u64]);
     print.all(&seqs.collect::<Vec<_>>());
 }
