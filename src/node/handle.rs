@@ -18,7 +18,7 @@ use super::waiters::{Reply, Waiter};
 use crate::config::limits;
 use crate::core::RaftRole;
 use crate::error::{HandOverError, ProposeError, WaitError};
-use crate::quic::{PeerTransportStats, TransportObserver};
+use crate::quic::{Credentials, PeerTransportStats, ReloadError, ReloadReport, TransportObserver};
 use crate::state_machine::{RouterStateMachine, StateMachine};
 use crate::types::{EntryKind, LogIndex, Micros, NodeId, Term};
 
@@ -122,6 +122,18 @@ impl<S: StateMachine> RaftNode<S> {
     /// The highest index applied on this node.
     pub fn applied_index(&self) -> LogIndex {
         self.shared().applied_index()
+    }
+
+    /// Takes up other credentials of this node; see
+    /// [`RaftTransport::reload`](crate::quic::RaftTransport::reload).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reload_credentials(
+        &self,
+        credentials: Credentials,
+    ) -> Result<ReloadReport, ReloadError> {
+        self.transport().reload(credentials)
     }
 
     /// The address that the peer listener is bound to.

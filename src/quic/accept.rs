@@ -46,6 +46,7 @@ impl Drop for Handshake {
 /// A verified peer with its hello and its first stream.
 struct Accepted {
     connection: Connection,
+    generation: u64,
     hello: Hello,
     send: SendStream,
     recv: RecvStream,
@@ -90,12 +91,14 @@ async fn receive(shared: Arc<Shared>, incoming: Incoming, handshake: Handshake) 
     let remote = incoming.remote_address();
     let mut who = Who::Address(remote.ip());
     let mut known = None;
+    // Read before the handshake begins: if the number is new, so are the rules of the handshake.
+    let generation = shared.generation();
     let accepted = in_time(async {
         let connection = incoming.accept()?.await?;
         known = Some(connection.clone());
-        let node = peer_node(&connection, shared.credentials.cluster())?;
+        let node = peer_node(&connection, shared.cluster)?;
         who = Who::Node(node);
-        greet(&shared, connection, node).await
+        greet(&shared, connection, generation, node).await
     })
     .await;
     drop(handshake);
@@ -116,7 +119,12 @@ async fn receive(shared: Arc<Shared>, incoming: Incoming, handshake: Handshake) 
 }
 
 /// Reads the dialer's hello and answers it, or says why not.
-async fn greet(shared: &Shared, connection: Connection, node: NodeId) -> Result<Accepted, Reason> {
+async fn greet(
+    shared: &Shared,
+    connection: Connection,
+    generation: u64,
+    node: NodeId,
+) -> Result<Accepted, Reason> {
     let (mut send, mut recv) = connection.accept_bi().await?;
     let hello = read_hello(&mut recv).await?;
     shared
@@ -129,6 +137,7 @@ async fn greet(shared: &Shared, connection: Connection, node: NodeId) -> Result<
     shared.warn_of_differences(&hello);
     Ok(Accepted {
         connection,
+        generation,
         hello,
         send,
         recv,
@@ -158,6 +167,7 @@ fn check_other_life(shared: &Shared, hello: &Hello) -> Result<(), Reason> {
 async fn serve(shared: &Shared, accepted: Accepted) {
     let Accepted {
         connection,
+        generation,
         hello,
         mut send,
         mut recv,
@@ -171,7 +181,13 @@ async fn serve(shared: &Shared, accepted: Accepted) {
         }
         Class::Bulk => connection.set_receive_window(VarInt::from_u32(BULK_CONNECTION_WINDOW)),
     }
-    let link = Arc::new(Link::new(connection, &hello, false, hello.epoch));
+    let link = Arc::new(Link::new(
+        connection,
+        generation,
+        &hello,
+        false,
+        hello.epoch,
+    ));
     let registered = Registered::new(shared, Arc::clone(&link));
     admit(shared, &link);
     // It lives: if this node waits before it dials that one again, it need not.

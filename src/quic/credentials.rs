@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use rustls::RootCertStore;
@@ -14,7 +15,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 
 use super::identity::{Identity, IdentityError, Role};
-use super::tls::{Trust, provider};
+use super::tls::{Clock, Fallen, Trust, Verifiers, provider, validity};
 use crate::types::{ClusterId, NodeId};
 
 /// Where a node's credentials are: PEM files.
@@ -115,6 +116,10 @@ struct Inner {
     node: NodeId,
     server: Arc<QuicServerConfig>,
     client: Arc<QuicClientConfig>,
+    verifiers: Verifiers,
+    clock: Clock,
+    /// Name and end of each certificate that a connection of this node hangs on.
+    ends: Vec<(String, UnixTime)>,
 }
 
 /// The same four things as PEM text.
@@ -150,7 +155,7 @@ impl Credentials {
         };
         let name = |path: &Path| path.display().to_string();
         let names = [&files.ca, &files.cert, &files.key, &files.crl].map(|path| name(path));
-        Self::build(texts, &names)
+        Self::build(texts, &names, Clock::system())
     }
 
     /// Checks credentials given as PEM text: CA bundle, certificate, key, revocation lists.
@@ -163,6 +168,21 @@ impl Credentials {
         key: &[u8],
         crl: &[u8],
     ) -> Result<Self, CredentialsError> {
+        Self::from_pem_with_clock(ca, cert, key, crl, Arc::new(SystemTime::now))
+    }
+
+    /// The same, with a clock of the caller's in place of the system's for the dates of
+    /// certificates, own and others': so that what happens as they expire can be tested.
+    ///
+    /// # Errors
+    /// As [`Credentials::load`], without the files.
+    pub fn from_pem_with_clock(
+        ca: &[u8],
+        cert: &[u8],
+        key: &[u8],
+        crl: &[u8],
+        clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    ) -> Result<Self, CredentialsError> {
         let texts = PemTexts { ca, cert, key, crl };
         let names = [
             "CA bundle",
@@ -170,17 +190,16 @@ impl Credentials {
             "private key",
             "revocation lists",
         ];
-        Self::build(texts, &names.map(str::to_owned))
+        Self::build(texts, &names.map(str::to_owned), Clock(clock))
     }
 
-    fn build(texts: PemTexts<'_>, names: &[String; 4]) -> Result<Self, CredentialsError> {
+    fn build(
+        texts: PemTexts<'_>,
+        names: &[String; 4],
+        clock: Clock,
+    ) -> Result<Self, CredentialsError> {
         let [ca_name, cert_name, key_name, crl_name] = names;
-        let mut roots = RootCertStore::empty();
-        for ca in all::<CertificateDer<'static>>(texts.ca, "CA certificate", ca_name)? {
-            roots
-                .add(ca)
-                .map_err(|error| CredentialsError::Trust(error.to_string()))?;
-        }
+        let cas = all::<CertificateDer<'static>>(texts.ca, "CA certificate", ca_name)?;
         let chain = all::<CertificateDer<'static>>(texts.cert, "certificate", cert_name)?;
         let crls =
             all::<CertificateRevocationListDer<'static>>(texts.crl, "revocation list", crl_name)?;
@@ -190,28 +209,53 @@ impl Credentials {
             Err(rustls::Error::InconsistentKeys(_)) => return Err(CredentialsError::KeyMismatch),
             other => Arc::new(other?),
         };
+        Self::check(cas, crls, key, clock)
+    }
+
+    fn check(
+        cas: Vec<CertificateDer<'static>>,
+        crls: Vec<CertificateRevocationListDer<'static>>,
+        key: Arc<CertifiedKey>,
+        clock: Clock,
+    ) -> Result<Self, CredentialsError> {
         let leaf = key.end_entity_cert()?;
         let identity = Identity::of_certificate(leaf)?;
         let Role::Peer(_) = identity.role else {
             return Err(IdentityError::NotPeer.into());
         };
         let node = Identity::peer_of(leaf, identity.cluster)?;
+        let ends = ends(leaf, &cas);
+        let mut roots = RootCertStore::empty();
+        for ca in cas {
+            roots
+                .add(ca)
+                .map_err(|error| CredentialsError::Trust(error.to_string()))?;
+        }
         let trust = Trust {
+            clock: clock.clone(),
             cluster: identity.cluster,
             roots: Arc::new(roots),
             crls,
             key: Arc::clone(&key),
         };
+        let verifiers = Verifiers {
+            dialers: trust.client_verifier()?,
+            dialled: trust.server_verifier()?,
+        };
         // Better refused here, with a reason, than by every peer later.
-        trust
-            .client_verifier()?
-            .verify_client_cert(leaf, key.cert.get(1..).unwrap_or_default(), UnixTime::now())
+        let intermediates = key.cert.get(1..).unwrap_or_default();
+        verifiers
+            .dialers
+            .verify_client_cert(leaf, intermediates, clock.now())
             .map_err(|error| CredentialsError::Untrusted(error.to_string()))?;
         Ok(Self(Arc::new(Inner {
             cluster: identity.cluster,
             node,
-            server: trust.server_config()?,
-            client: trust.client_config()?,
+            server: trust.server_config(Arc::clone(&verifiers.dialers))?,
+            client: trust.client_config(Arc::clone(&verifiers.dialled))?,
+            verifiers,
+            clock,
+            ends,
         })))
     }
 
@@ -223,6 +267,27 @@ impl Credentials {
     /// The node that the certificate names.
     pub fn node(&self) -> NodeId {
         self.0.node
+    }
+
+    /// Whether a connection to `node`, which showed `chain` when it began, may stand.
+    pub(crate) fn judge(
+        &self,
+        chain: &[CertificateDer<'_>],
+        node: NodeId,
+        dialled: bool,
+    ) -> Result<(), Fallen> {
+        let now = self.0.clock.now();
+        self.0.verifiers.judge(chain, node, dialled, now)
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// Until when the own certificate (`peer`) and each CA of the bundle (`peer-ca`, then
+    /// `peer-ca-2` and so on) are good.
+    pub(crate) fn ends(&self) -> &[(String, UnixTime)] {
+        &self.0.ends
     }
 
     pub(crate) fn server(&self) -> Arc<QuicServerConfig> {
@@ -241,6 +306,19 @@ impl fmt::Debug for Credentials {
             .field("node", &self.0.node)
             .finish_non_exhaustive()
     }
+}
+
+fn ends(leaf: &CertificateDer<'_>, cas: &[CertificateDer<'_>]) -> Vec<(String, UnixTime)> {
+    let end = |certificate| validity(certificate).map(|(_, until)| until);
+    let own = end(leaf).map(|until| ("peer".to_owned(), until));
+    let cas = cas.iter().zip(1..).filter_map(|(ca, nth)| {
+        let name = match nth {
+            1 => "peer-ca".to_owned(),
+            _ => format!("peer-ca-{nth}"),
+        };
+        Some((name, end(ca)?))
+    });
+    own.into_iter().chain(cas).collect()
 }
 
 /// Everything of one kind in a PEM text; at least one.

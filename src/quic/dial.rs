@@ -39,6 +39,7 @@ async fn outdated(peer: &Peer, class: Class, target: &PeerAddress) {
 /// An established connection with its first stream, both hellos exchanged.
 struct Dialled {
     connection: Connection,
+    generation: u64,
     hello: Hello,
     send: SendStream,
     recv: RecvStream,
@@ -176,8 +177,12 @@ impl Dialer {
         target: &PeerAddress,
     ) -> Result<Dialled, Reason> {
         let shared = &self.shared;
-        let name = peer_dns_name(shared.credentials.cluster(), target.node);
-        let mut config = ClientConfig::new(shared.credentials.client());
+        let name = peer_dns_name(shared.cluster, target.node);
+        let (generation, client) = {
+            let current = lock(&shared.current);
+            (current.number, current.credentials.client())
+        };
+        let mut config = ClientConfig::new(client);
         config
             .transport_config(transport_config(Side::Dial(self.class), shared.tuning))
             .token_store(Arc::new(NoneTokenStore));
@@ -191,7 +196,7 @@ impl Dialer {
         let result = in_time(async {
             let connection = connecting.await?;
             known = Some(connection.clone());
-            self.exchange(connection, target, epoch).await
+            self.exchange(connection, generation, target, epoch).await
         })
         .await;
         if let (Err(reason), Some(connection)) = (&result, &known) {
@@ -210,11 +215,12 @@ impl Dialer {
     async fn exchange(
         &self,
         connection: Connection,
+        generation: u64,
         target: &PeerAddress,
         epoch: u64,
     ) -> Result<Dialled, Reason> {
         let shared = &self.shared;
-        let node = peer_node(&connection, shared.credentials.cluster())?;
+        let node = peer_node(&connection, shared.cluster)?;
         if node != target.node {
             return Err(super::identity::IdentityError::OtherNode(node).into());
         }
@@ -249,6 +255,7 @@ impl Dialer {
         shared.warn_of_differences(&hello);
         Ok(Dialled {
             connection,
+            generation,
             hello,
             send,
             recv,
@@ -259,13 +266,20 @@ impl Dialer {
     async fn serve(&mut self, dialled: Dialled, target: &PeerAddress) -> Reason {
         let Dialled {
             connection,
+            generation,
             hello,
             mut send,
             mut recv,
         } = dialled;
         let shared = Arc::clone(&self.shared);
         let mut epoch = self.epoch.wrapping_sub(1);
-        let link = Arc::new(Link::new(connection.clone(), &hello, true, epoch));
+        let link = Arc::new(Link::new(
+            connection.clone(),
+            generation,
+            &hello,
+            true,
+            epoch,
+        ));
         let registered = Registered::new(&shared, link);
         let mut stalls = 0;
         loop {

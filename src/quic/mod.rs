@@ -12,20 +12,23 @@ pub mod certs;
 mod credentials;
 mod credit;
 mod dial;
+pub(crate) mod expiry;
 mod handshake;
 mod identity;
 mod lane;
 mod limits;
 mod refusals;
+mod reload;
 mod shared;
 mod socket;
 mod stream;
-mod tls;
+pub(crate) mod tls;
 mod transport;
 
 pub use accept::RaftTransportService;
 pub use credentials::{CredentialFiles, Credentials, CredentialsError, check_key_file};
 pub use identity::{ClientRole, Identity, IdentityError, Role};
+pub use reload::{ReloadError, ReloadReport};
 pub use transport::{
     PeerTransportStats, RaftTransport, TransportError, TransportObserver, TransportOptions,
 };

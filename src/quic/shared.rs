@@ -5,17 +5,17 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use quinn::{Connection, VarInt};
+use quinn::{Connection, Endpoint, VarInt};
 use tokio::sync::Notify;
 
-use super::credentials::Credentials;
 use super::credit::Credits;
 use super::lane::{Lane, lock};
 use super::limits::Tuning;
 use super::refusals::Refusals;
+use super::reload::Generation;
 use crate::core::Class;
 use crate::network::{EventSink, LocalFacts, NetworkEvent, PeerAddress};
-use crate::types::{Incarnation, NodeId, ReplicaId};
+use crate::types::{ClusterId, Incarnation, NodeId, ReplicaId};
 use crate::wire::{CloseCode, FrameLimits, Hello, PROTOCOL};
 
 /// All classes that are dialled.
@@ -26,7 +26,12 @@ const FEATURE_LEVEL: u32 = 1;
 
 pub(super) struct Shared {
     pub(super) me: ReplicaId,
-    pub(super) credentials: Credentials,
+    pub(super) cluster: ClusterId,
+    pub(super) current: Mutex<Generation>,
+    /// Where the next handshakes are met; none once the transport ends.
+    pub(super) endpoint: Mutex<Option<Endpoint>>,
+    /// Other credentials are in force.
+    pub(super) reloaded: Notify,
     pub(super) facts: Mutex<LocalFacts>,
     pub(super) sink: EventSink,
     pub(super) peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
@@ -64,6 +69,8 @@ pub(super) struct Link {
     pub(super) peer: ReplicaId,
     pub(super) class: Class,
     pub(super) dialled: bool,
+    /// Of the credentials that the handshake began with.
+    pub(super) generation: u64,
     pub(super) connection: Connection,
     pub(super) facts: LocalFacts,
     pub(super) epoch: AtomicU64,
@@ -107,6 +114,11 @@ impl Peer {
         &self.changed[class as usize]
     }
 
+    /// Whoever waits to dial, tries now.
+    pub(super) fn wake(&self) {
+        self.changed.iter().for_each(Notify::notify_one);
+    }
+
     /// Where to dial for a class; none: do not.
     pub(super) fn target(&self, class: Class) -> Option<PeerAddress> {
         if class == Class::Bulk && !self.bulk.load(Ordering::Relaxed) {
@@ -122,11 +134,18 @@ impl Peer {
 }
 
 impl Link {
-    pub(super) fn new(connection: Connection, hello: &Hello, dialled: bool, epoch: u64) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        generation: u64,
+        hello: &Hello,
+        dialled: bool,
+        epoch: u64,
+    ) -> Self {
         Self {
             peer: ReplicaId::new(hello.node, hello.incarnation),
             class: hello.class,
             dialled,
+            generation,
             connection,
             facts: hello.facts.clone(),
             epoch: AtomicU64::new(epoch),
@@ -175,7 +194,7 @@ impl Shared {
             proto_min: PROTOCOL,
             proto_max: PROTOCOL,
             class,
-            cluster: self.credentials.cluster(),
+            cluster: self.cluster,
             node: self.me.node,
             incarnation: self.me.incarnation,
             to_node: to.node,
@@ -203,7 +222,7 @@ impl Shared {
             let why = format!("it speaks {min} to {max}, this node {PROTOCOL}");
             return refuse(CloseCode::NoCommonVersion, why);
         }
-        if hello.cluster != self.credentials.cluster() {
+        if hello.cluster != self.cluster {
             return refuse(
                 CloseCode::WrongCluster,
                 format!("cluster {}", hello.cluster),
@@ -284,6 +303,10 @@ impl Shared {
 
     pub(super) fn add_link(&self, link: &Arc<Link>) {
         lock(&self.links).push(Arc::clone(link));
+        // Credentials that came after its handshake began judged only what was here.
+        if link.generation != self.generation() {
+            let _ = self.judge(link);
+        }
     }
 
     pub(super) fn remove_link(&self, link: &Arc<Link>) {

@@ -10,17 +10,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::crypto::HmacKey;
-use quinn::{Endpoint, EndpointConfig, ServerConfig, TokioRuntime, VarInt};
+use quinn::{Endpoint, EndpointConfig, TokioRuntime, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::accept::RaftTransportService;
 use super::credentials::Credentials;
 use super::dial::Dialer;
+use super::expiry::{Expiry, LOOK};
 use super::lane::lock;
-use super::limits::{ETHERNET_MTU, LOOPBACK_MTU, Side, Tuning, transport_config};
+use super::limits::{ETHERNET_MTU, LOOPBACK_MTU, Tuning};
+use super::reload::{Generation, ReloadError, ReloadReport, server_config};
 use super::shared::{CLASSES, Peer, Shared, SplitMix};
 use super::socket::SplitSocket;
 use crate::config::limits::MAX_FRAME_BODY;
@@ -183,8 +185,9 @@ impl RaftTransport {
         let shared = Arc::new(new_shared(&options, sink));
         let endpoint = {
             let _inside = runtime.enter();
-            new_endpoint(&options, &shared, socket)?
+            new_endpoint(&options, socket)?
         };
+        *lock(&shared.endpoint) = Some(endpoint.clone());
         let (start, starts) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
         let first_epoch = random_epoch()?;
@@ -227,6 +230,22 @@ impl RaftTransport {
     /// How often peers were refused, or refused this node, by reason.
     pub fn refusals(&self) -> Vec<(&'static str, u64)> {
         self.observer().refusals()
+    }
+
+    /// Takes up other credentials of this node (a new certificate or key, CA bundle or revocation
+    /// lists) while it runs.
+    ///
+    /// Every handshake that begins afterwards goes by them. Connections that stand are verified
+    /// again, dates excepted: those whose certificate the new bundle trusts go on undisturbed, also
+    /// if this node's own certificate changed; those now revoked are closed with the code
+    /// `revoked`; those that lead to no CA of the new bundle are closed for their dialer to begin
+    /// anew at once.
+    ///
+    /// # Errors
+    /// If they are another node's or cluster's, or the transport has ended; the old ones then stay
+    /// in force.
+    pub fn reload(&self, credentials: Credentials) -> Result<ReloadReport, ReloadError> {
+        self.shared.reload(credentials)
     }
 
     /// Closes every connection and waits until the thread has ended; afterwards the sink is not
@@ -275,7 +294,7 @@ impl RaftNetwork for RaftTransport {
             let peer = self.shared.peer(to.node);
             let before = lock(&peer.target).replace(to.clone());
             if before.as_ref() != Some(to) {
-                notify(&peer);
+                peer.wake();
             }
             if !peer.dialling.swap(true, Ordering::Relaxed) {
                 // Refused only when the thread is gone, and with it every connection.
@@ -286,7 +305,7 @@ impl RaftNetwork for RaftTransport {
         for peer in all {
             let wanted = peers.iter().any(|to| to.node == peer.node);
             if !wanted && lock(&peer.target).take().is_some() {
-                notify(&peer);
+                peer.wake();
             }
         }
     }
@@ -323,12 +342,6 @@ impl RaftNetwork for RaftTransport {
         if let Some(peer) = self.peer(to) {
             peer.lane(Class::Data, false).reopen();
         }
-    }
-}
-
-fn notify(peer: &Peer) {
-    for class in CLASSES {
-        peer.changed(class).notify_one();
     }
 }
 
@@ -376,6 +389,14 @@ impl TransportObserver {
         stats.collect()
     }
 
+    /// As [`RaftTransport::reload`].
+    ///
+    /// # Errors
+    /// As [`RaftTransport::reload`].
+    pub fn reload(&self, credentials: Credentials) -> Result<ReloadReport, ReloadError> {
+        self.0.reload(credentials)
+    }
+
     /// Blank nodes of this cluster that are connected to this one, with the addresses that they
     /// state: whoever waits to be added.
     pub fn blank_nodes(&self) -> Vec<(ReplicaId, LocalFacts)> {
@@ -392,13 +413,24 @@ impl TransportObserver {
     }
 }
 
+fn tuning(options: &TransportOptions) -> Tuning {
+    let (least, most) = (Duration::from_millis(500), Duration::from_secs(10));
+    Tuning {
+        idle_timeout: options.idle_timeout.clamp(least, most),
+        mtu: options.mtu(),
+    }
+}
+
 fn new_shared(options: &TransportOptions, sink: EventSink) -> Shared {
-    let idle = options
-        .idle_timeout
-        .clamp(Duration::from_millis(500), Duration::from_secs(10));
     Shared {
         me: ReplicaId::new(options.credentials.node(), options.incarnation),
-        credentials: options.credentials.clone(),
+        cluster: options.credentials.cluster(),
+        current: Mutex::new(Generation {
+            number: 1,
+            credentials: options.credentials.clone(),
+        }),
+        endpoint: Mutex::default(),
+        reloaded: Notify::new(),
         facts: Mutex::new(options.facts.clone()),
         sink,
         peers: Mutex::default(),
@@ -406,10 +438,7 @@ fn new_shared(options: &TransportOptions, sink: EventSink) -> Shared {
         links: Mutex::default(),
         meta_seqs: Mutex::default(),
         refusals: Default::default(),
-        tuning: Tuning {
-            idle_timeout: idle,
-            mtu: options.mtu(),
-        },
+        tuning: tuning(options),
         frame_limits: FrameLimits::default(),
         heartbeat_ms: u32::try_from(options.heartbeat_interval_ms).unwrap_or(u32::MAX),
         election_min_ms: u32::try_from(options.election_timeout_min_ms).unwrap_or(u32::MAX),
@@ -417,11 +446,7 @@ fn new_shared(options: &TransportOptions, sink: EventSink) -> Shared {
     }
 }
 
-fn new_endpoint(
-    options: &TransportOptions,
-    shared: &Shared,
-    socket: UdpSocket,
-) -> Result<Endpoint, TransportError> {
+fn new_endpoint(options: &TransportOptions, socket: UdpSocket) -> Result<Endpoint, TransportError> {
     let mut reset_key = options.reset_key;
     if reset_key == [0; 32] {
         getrandom::fill(&mut reset_key).map_err(io::Error::other)?;
@@ -441,13 +466,7 @@ fn new_endpoint(
         .supported_versions(vec![1])
         .max_udp_payload_size(payload)
         .map_err(io::Error::other)?;
-    let mut server = ServerConfig::with_crypto(shared.credentials.server());
-    server
-        .transport_config(transport_config(Side::Accept, shared.tuning))
-        .migration(false)
-        .max_incoming(64)
-        .incoming_buffer_size(64 << 10)
-        .incoming_buffer_size_total(1 << 20);
+    let server = server_config(&options.credentials, tuning(options));
     let socket = SplitSocket::new(socket, payload)?;
     let runtime = Arc::new(TokioRuntime);
     let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
@@ -458,6 +477,19 @@ fn random_epoch() -> io::Result<u64> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(u64::from_le_bytes(bytes))
+}
+
+/// Says when certificates in force come near their ends. Never returns.
+async fn watch_expiry(shared: &Shared) {
+    let mut expiry = Expiry::default();
+    loop {
+        let credentials = lock(&shared.current).credentials.clone();
+        let now = credentials.clock().now();
+        expiry.look(shared.me.node, credentials.ends(), now);
+        let reloaded = shared.reloaded.notified();
+        // Sooner if other credentials are taken up.
+        let _ = tokio::time::timeout(LOOK, reloaded).await;
+    }
 }
 
 /// The transport's thread: dialers as they are asked for, the service, and the end.
@@ -485,9 +517,12 @@ fn run(
         };
         tokio::select! {
             () = dial => {}
+            () = watch_expiry(&shared) => {}
             _ = stopped => {}
         }
         drop(dialers);
+        // Whoever still holds an observer must not hold the socket.
+        drop(lock(&shared.endpoint).take());
         let shutdown = CloseCode::Shutdown;
         endpoint.close(VarInt::from(shutdown.number()), shutdown.name().as_bytes());
         // The goodbyes leave; nobody is waited for longer than that takes.

@@ -1,0 +1,130 @@
+//! How long certificates are good: a gauge for each, and a line of the log 30, 7 and 1 days ahead.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use metrics::{describe_gauge, gauge};
+use rustls_pki_types::UnixTime;
+
+use crate::types::NodeId;
+
+const DAY: u64 = 24 * 60 * 60;
+const GAUGE: &str = "conveyor_raft_cert_not_after_timestamp_seconds";
+/// How often the dates are looked at.
+pub(crate) const LOOK: Duration = Duration::from_secs(60);
+
+/// How near the end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Nearness {
+    Far,
+    Month,
+    Week,
+    Day,
+    Expired,
+}
+
+/// Watches the certificates of one node and remembers what it has said of them.
+#[derive(Debug, Default)]
+pub(crate) struct Expiry {
+    said: BTreeMap<String, (u64, Nearness)>,
+}
+
+impl Expiry {
+    /// Sets the gauges, and warns of each certificate that came nearer to its end than what was
+    /// said of it before.
+    pub(crate) fn look(&mut self, node: NodeId, ends: &[(String, UnixTime)], now: UnixTime) {
+        describe_gauge!(GAUGE, "until when a certificate is good, in Unix time");
+        for (cert, until) in ends {
+            let labels = [("node", node.to_string()), ("cert", cert.clone())];
+            gauge!(GAUGE, &labels).set(until.as_secs() as f64);
+        }
+        for (cert, near, left) in self.due(ends, now) {
+            if near == Nearness::Expired {
+                tracing::error!(
+                    cert,
+                    "certificate expired: connections that stand go on, no new one begins with \
+                     it; issue another (docs/operations.md)"
+                );
+            } else {
+                let days = left / DAY;
+                tracing::warn!(
+                    cert,
+                    days,
+                    "certificate expires soon: issue another (docs/operations.md)"
+                );
+            }
+        }
+    }
+
+    /// What is to be said now: which certificate, how near its end is, and the seconds left.
+    fn due(&mut self, ends: &[(String, UnixTime)], now: UnixTime) -> Vec<(String, Nearness, u64)> {
+        let mut due = Vec::new();
+        for (cert, until) in ends {
+            let (end, near) = (until.as_secs(), nearness(until.as_secs(), now.as_secs()));
+            let before = match self.said.get(cert) {
+                Some((of, said)) if *of == end => *said,
+                _ => Nearness::Far,
+            };
+            if near > before {
+                due.push((cert.clone(), near, end.saturating_sub(now.as_secs())));
+            }
+            self.said.insert(cert.clone(), (end, near.max(before)));
+        }
+        self.said
+            .retain(|said, _| ends.iter().any(|(cert, _)| cert == said));
+        due
+    }
+}
+
+fn nearness(until: u64, now: u64) -> Nearness {
+    match until.checked_sub(now) {
+        None => Nearness::Expired,
+        Some(left) if left <= DAY => Nearness::Day,
+        Some(left) if left <= 7 * DAY => Nearness::Week,
+        Some(left) if left <= 30 * DAY => Nearness::Month,
+        Some(_) => Nearness::Far,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(days: u64) -> UnixTime {
+        UnixTime::since_unix_epoch(Duration::from_secs(days * DAY))
+    }
+
+    #[test]
+    fn j3_expiry_is_said_once_at_30_7_and_1_days_and_when_it_has_come() {
+        let mut expiry = Expiry::default();
+        let ends = [
+            ("peer".to_owned(), at(365)),
+            ("peer-ca".to_owned(), at(3650)),
+        ];
+        let mut said = Vec::new();
+        for day in 300..=370 {
+            for (cert, near, left) in expiry.due(&ends, at(day)) {
+                assert_eq!(cert, "peer");
+                said.push((day, near, left / DAY));
+            }
+        }
+        let wanted = [
+            (335, Nearness::Month, 30),
+            (358, Nearness::Week, 7),
+            (364, Nearness::Day, 1),
+            (366, Nearness::Expired, 0),
+        ];
+        assert_eq!(said, wanted);
+    }
+
+    #[test]
+    fn a_new_certificate_begins_anew_and_a_clock_set_back_repeats_nothing() {
+        let mut expiry = Expiry::default();
+        let of = |end| [("peer".to_owned(), at(end))];
+        assert_eq!(expiry.due(&of(10), at(5)).len(), 1);
+        assert!(expiry.due(&of(10), at(1)).is_empty());
+        assert!(expiry.due(&of(10), at(5)).is_empty());
+        assert!(expiry.due(&of(400), at(5)).is_empty());
+        assert_eq!(expiry.due(&of(400), at(375)).len(), 1);
+    }
+}
