@@ -11,12 +11,10 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
 
-use crate::types::ClusterId;
-
 use super::identity::{Caller, Role};
+use super::trust::{Stay, Trust};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Finished handshakes that wait for the server to take them.
@@ -26,19 +24,26 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How connections are secured.
 pub(super) enum Security {
-    Tls {
-        acceptor: TlsAcceptor,
-        cluster: ClusterId,
-    },
-    Plain {
-        role: Role,
-    },
+    Tls(Arc<Trust>),
+    Plain { role: Role },
+}
+
+impl Security {
+    /// The certificates; none without TLS.
+    pub(super) fn trust(&self) -> Option<Arc<Trust>> {
+        match self {
+            Self::Tls(trust) => Some(Arc::clone(trust)),
+            Self::Plain { .. } => None,
+        }
+    }
 }
 
 /// One connection, with who is at its other end.
 pub(super) struct EdgeIo {
     stream: Box<dyn Stream>,
     caller: Arc<Caller>,
+    /// With TLS: it ends when its certificate is not accepted any more.
+    stay: Option<Stay>,
     /// Held for as long as the connection lives: the count of connections is bounded.
     _permit: OwnedSemaphorePermit,
 }
@@ -96,14 +101,15 @@ pub(super) async fn accept(
         };
         let (security, refusals, ready) = (security.clone(), refusals.clone(), ready.clone());
         tokio::spawn(async move {
-            match handshake(stream, &security).await {
-                Ok((stream, caller)) => {
+            match handshake(stream, from, &security).await {
+                Ok((stream, caller, stay)) => {
                     if let Caller::Nobody { why } = &caller {
                         refusals.log(Some(from), why);
                     }
                     let io = EdgeIo {
                         stream,
                         caller: Arc::new(caller),
+                        stay,
                         _permit: permit,
                     };
                     // The server has stopped if nobody takes it; the client sees the end.
@@ -125,27 +131,32 @@ pub(super) fn channel() -> (
 
 async fn handshake(
     stream: TcpStream,
+    from: SocketAddr,
     security: &Security,
-) -> Result<(Box<dyn Stream>, Caller), String> {
+) -> Result<(Box<dyn Stream>, Caller, Option<Stay>), String> {
     stream
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;
-    let (acceptor, cluster) = match security {
+    let trust = match security {
         Security::Plain { role } => {
-            return Ok((Box::new(stream), Caller::Plain { role: *role }));
+            return Ok((Box::new(stream), Caller::Plain { role: *role }, None));
         }
-        Security::Tls { acceptor, cluster } => (acceptor, *cluster),
+        Security::Tls(trust) => trust,
     };
+    let (generation, acceptor) = trust.acceptor();
     let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream))
         .await
         .map_err(|_| "the TLS handshake took too long".to_owned())?
         .map_err(|error| format!("TLS: {error}"))?;
-    let caller = match tls.get_ref().1.peer_certificates() {
-        Some([certificate, ..]) => Caller::of_certificate(certificate, cluster),
+    let chain = tls.get_ref().1.peer_certificates().unwrap_or_default();
+    let chain: Vec<_> = chain.iter().map(|der| der.clone().into_owned()).collect();
+    let caller = match chain.first() {
+        Some(certificate) => Caller::of_certificate(certificate, trust.cluster),
         // Not worth a line: health probes come like this every few seconds.
-        _ => Caller::Anonymous,
+        None => Caller::Anonymous,
     };
-    Ok((Box::new(tls), caller))
+    let stay = trust.admit(generation, chain, &caller, from)?;
+    Ok((Box::new(tls), caller, Some(stay)))
 }
 
 /// Says once in a while who was refused and why, whatever the number of attempts.
@@ -196,6 +207,12 @@ impl AsyncRead for EdgeIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // The server always waits to read, so this is enough to end all that goes on.
+        if let Some(stay) = &mut self.stay
+            && stay.poll_cut(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -26,6 +26,7 @@ mod router;
 mod serve;
 mod status;
 mod tls;
+mod trust;
 
 pub use backup::BackupServiceImpl;
 pub use connect::{ConnectError, connect};
@@ -33,3 +34,4 @@ pub use identity::{ParseRoleError, Role};
 pub use serve::{Edge, EdgeError, EdgeLimits, EdgeOptions, EdgeSecurity, serve};
 pub use status::detail;
 pub use tls::{EdgeFiles, EdgeIdentity, EdgeTlsError};
+pub use trust::EdgeReload;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle};
-use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
@@ -29,6 +29,7 @@ use super::health;
 use super::identity::Role;
 use super::router::RouterService;
 use super::tls::{EdgeIdentity, EdgeTlsError};
+use super::trust::{EdgeReload, Trust};
 
 const MAX_HEADER_LIST: u32 = 16 << 10;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -124,18 +125,42 @@ pub enum EdgeError {
 }
 
 /// A running client edge. Dropping it closes it at once.
-#[derive(Debug)]
 pub struct Edge {
     address: SocketAddr,
+    /// None without TLS.
+    trust: Option<Arc<Trust>>,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
     helpers: Vec<AbortHandle>,
+}
+
+impl std::fmt::Debug for Edge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Edge")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Edge {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Takes up other certificates (its own, the client CA or several, revocation lists) while it
+    /// runs. Clients that connect afterwards meet the new ones; connections that stand go on unless
+    /// their certificate is revoked now or leads to no CA of the new bundle. An expired one is no
+    /// reason. Without TLS there is nothing to do.
+    ///
+    /// # Errors
+    /// If the certificate is not that of this node's edge, or the parts do not go together; the old
+    /// ones then stay in force.
+    pub fn reload(&self, identity: &EdgeIdentity) -> Result<EdgeReload, EdgeTlsError> {
+        match &self.trust {
+            Some(trust) => trust.reload(identity),
+            None => Ok(EdgeReload::default()),
+        }
     }
 
     /// Takes no more calls, lets those under way end (3 s at most), and closes.
@@ -173,6 +198,7 @@ pub async fn serve(
 ) -> Result<Edge, EdgeError> {
     let address = listener.local_addr().map_err(EdgeError::Listener)?;
     let security = secure(&node, &options.security, address)?;
+    let trust = security.trust();
     let roles = Roles::new(options.roles);
     let limits = options.limits;
 
@@ -186,13 +212,7 @@ pub async fn serve(
     let reflection = InterceptedService::new(reflection, move |request: tonic::Request<()>| {
         readers.require(&request, Role::Reader).map(|_| request)
     });
-    let backup = match options.backup_dir {
-        Some(dir) => {
-            let service = BackupServiceImpl::new(node.clone(), dir)?.with_roles(roles.clone());
-            Some(BackupServer::new(service).max_decoding_message_size(limits.max_message_bytes))
-        }
-        None => None,
-    };
+    let backup = backup(&node, options.backup_dir, &roles, limits)?;
     let cluster = ClusterService {
         node: node.clone(),
         roles: roles.clone(),
@@ -217,7 +237,11 @@ pub async fn serve(
         ready,
     ));
     let reporting = tokio::spawn(health::report(node, reporter));
-    let helpers = vec![accepting.abort_handle(), reporting.abort_handle()];
+    let mut helpers = vec![accepting.abort_handle(), reporting.abort_handle()];
+    if let Some(trust) = trust.clone() {
+        let watching = tokio::spawn(async move { trust.watch_expiry().await });
+        helpers.push(watching.abort_handle());
+    }
     let (stop, stopped) = oneshot::channel();
     let server = tokio::spawn(async move {
         let stopped = async {
@@ -231,10 +255,25 @@ pub async fn serve(
     });
     Ok(Edge {
         address,
+        trust,
         stop: Some(stop),
         server,
         helpers,
     })
+}
+
+fn backup(
+    node: &RaftNode,
+    dir: Option<PathBuf>,
+    roles: &Roles,
+    limits: EdgeLimits,
+) -> Result<Option<BackupServer<BackupServiceImpl>>, EdgeError> {
+    let Some(dir) = dir else {
+        return Ok(None);
+    };
+    let service = BackupServiceImpl::new(node.clone(), dir)?.with_roles(roles.clone());
+    let server = BackupServer::new(service).max_decoding_message_size(limits.max_message_bytes);
+    Ok(Some(server))
 }
 
 fn builder(limits: EdgeLimits) -> Server {
@@ -252,10 +291,10 @@ fn secure(
     address: SocketAddr,
 ) -> Result<Security, EdgeError> {
     match security {
-        EdgeSecurity::Tls(identity) => Ok(Security::Tls {
-            acceptor: TlsAcceptor::from(identity.server()?),
-            cluster: node.status().cluster,
-        }),
+        EdgeSecurity::Tls(identity) => {
+            let trust = Trust::new(node.status().cluster, node.id(), identity)?;
+            Ok(Security::Tls(Arc::new(trust)))
+        }
         EdgeSecurity::PlainLoopback { role } if *role > Role::Writer => {
             Err(EdgeError::PlainRole(*role))
         }

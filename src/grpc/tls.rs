@@ -5,12 +5,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::CryptoProvider;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
+
+use super::identity::Subject;
+use crate::types::{ClusterId, NodeId};
 
 /// HTTP/2, the only protocol of gRPC.
 const ALPN: &[u8] = b"h2";
@@ -148,6 +152,29 @@ impl EdgeIdentity {
         self.chain.first()
     }
 
+    /// The certificates of the CA.
+    pub(super) fn cas(&self) -> &[CertificateDer<'static>] {
+        &self.ca
+    }
+
+    /// Checks what clients would check of this server's certificate: that it is the edge's of this
+    /// node and that the CA bundle, which clients have too, accepts it.
+    pub(super) fn check_own(&self, cluster: ClusterId, node: NodeId) -> Result<(), EdgeTlsError> {
+        let [leaf, intermediates @ ..] = self.chain.as_slice() else {
+            return Err(mismatch("there is no certificate"));
+        };
+        if Subject::of(leaf).map_err(mismatch)? != (Subject::Edge { cluster, node }) {
+            return Err(mismatch(format!(
+                "the certificate is not that of node {node}'s edge in cluster {cluster}"
+            )));
+        }
+        let parsed = ParsedCertificate::try_from(leaf).map_err(mismatch)?;
+        let algorithms = provider().signature_verification_algorithms.all;
+        let (roots, now) = (self.roots()?, UnixTime::now());
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms)
+            .map_err(mismatch)
+    }
+
     fn roots(&self) -> Result<Arc<RootCertStore>, EdgeTlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in &self.ca {
@@ -156,16 +183,21 @@ impl EdgeIdentity {
         Ok(Arc::new(roots))
     }
 
-    /// A server that verifies every certificate it is shown. A client without one is let in for
-    /// the health service only: probes carry none.
-    pub(super) fn server(&self) -> Result<Arc<ServerConfig>, EdgeTlsError> {
-        let provider = provider();
-        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?, provider.clone())
+    /// Verifies every certificate that a client shows. A client without one is let in for the
+    /// health service only: probes carry none.
+    pub(super) fn verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, EdgeTlsError> {
+        WebPkiClientVerifier::builder_with_provider(self.roots()?, provider())
             .with_crls(self.crls.iter().cloned())
             .allow_unauthenticated()
             .build()
-            .map_err(mismatch)?;
-        let mut config = ServerConfig::builder_with_provider(provider)
+            .map_err(mismatch)
+    }
+
+    pub(super) fn server(
+        &self,
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> Result<Arc<ServerConfig>, EdgeTlsError> {
+        let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(mismatch)?
             .with_client_cert_verifier(verifier)

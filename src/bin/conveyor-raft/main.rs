@@ -13,6 +13,7 @@ mod members;
 mod output;
 mod propose;
 mod recover;
+mod reload;
 mod serve;
 mod state;
 mod status;

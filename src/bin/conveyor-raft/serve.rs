@@ -18,6 +18,7 @@ use crate::cli::ServeArgs;
 use crate::config::{self, Config, Overrides, Plaintext};
 use crate::failure::{Context, Failure};
 use crate::logging;
+use crate::reload::{self, Files};
 
 /// How often the node is asked whether it has failed.
 const WATCH: Duration = Duration::from_millis(200);
@@ -29,7 +30,11 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
     logging::init(filter, config.log.format)?;
     // Installed before anything is open, so that an early SIGTERM closes cleanly too.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let (node, edge) = start(&config).await?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let files = files(&config);
+    // Looked at before they are used: what changes meanwhile is taken up afterwards.
+    let seen = files.look();
+    let (node, edge) = start(&config, &files).await?;
     let ended = tokio::select! {
         _ = terminate.recv() => Ok("SIGTERM"),
         interrupted = tokio::signal::ctrl_c() => {
@@ -37,6 +42,7 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
             Ok("Ctrl-C")
         }
         failure = failed(&node) => Err(failure),
+        never = reload::run(&files, seen, &mut hangup, &node, &edge) => match never {},
     };
     if let Ok(why) = &ended {
         tracing::info!(why, "closing");
@@ -47,17 +53,12 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
     ended.map(drop)
 }
 
-async fn start(config: &Config) -> Result<(RaftNode, Edge), Failure> {
+async fn start(config: &Config, files: &Files) -> Result<(RaftNode, Edge), Failure> {
     let host = rustix::system::uname();
     let id = config.node.id.resolve(&host.nodename().to_string_lossy());
     let id = id.map_err(Failure::new)?;
-    let credentials = Credentials::load(&CredentialFiles {
-        ca: config.peers.ca.clone(),
-        cert: config.peers.cert.clone(),
-        key: config.peers.key.clone(),
-        crl: config.peers.crl.clone(),
-    })?;
-    let options = edge_options(config)?;
+    let credentials = Credentials::load(&files.peers)?;
+    let options = edge_options(config, files)?;
     let address = resolve("[edge] listen", &config.edge.listen).await?;
     let listener = TcpListener::bind(address)
         .await
@@ -130,22 +131,38 @@ async fn cluster(config: &Config, id: u64, credentials: Credentials) -> Result<C
     })
 }
 
-fn edge_options(config: &Config) -> Result<EdgeOptions, Failure> {
+/// Where the certificates are; those of the edge only if it has all that TLS needs.
+fn files(config: &Config) -> Files {
+    let (peers, edge) = (&config.peers, &config.edge);
+    let tls = match (edge.plaintext, &edge.client_ca, &edge.cert, &edge.key) {
+        (Plaintext::Off, Some(ca), Some(cert), Some(key)) => Some(EdgeFiles {
+            ca: ca.clone(),
+            cert: cert.clone(),
+            key: key.clone(),
+            crl: edge.crl.clone(),
+        }),
+        _ => None,
+    };
+    Files {
+        peers: CredentialFiles {
+            ca: peers.ca.clone(),
+            cert: peers.cert.clone(),
+            key: peers.key.clone(),
+            crl: peers.crl.clone(),
+        },
+        edge: tls,
+    }
+}
+
+fn edge_options(config: &Config, files: &Files) -> Result<EdgeOptions, Failure> {
     let edge = &config.edge;
     let role = |text: &str| text.parse::<Role>().context("[edge]");
-    let security = match (edge.plaintext, &edge.client_ca, &edge.cert, &edge.key) {
-        (Plaintext::Loopback, ..) => EdgeSecurity::PlainLoopback {
+    let security = match (edge.plaintext, &files.edge) {
+        (Plaintext::Loopback, _) => EdgeSecurity::PlainLoopback {
             role: role(&edge.plaintext_role)?,
         },
-        (Plaintext::Off, Some(ca), Some(cert), Some(key)) => {
-            EdgeSecurity::Tls(EdgeIdentity::load(&EdgeFiles {
-                ca: ca.clone(),
-                cert: cert.clone(),
-                key: key.clone(),
-                crl: edge.crl.clone(),
-            })?)
-        }
-        (Plaintext::Off, ..) => {
+        (Plaintext::Off, Some(files)) => EdgeSecurity::Tls(EdgeIdentity::load(files)?),
+        (Plaintext::Off, None) => {
             return Err(Failure::new(
                 "[edge] needs client_ca, cert and key; to go without TLS on a loopback address, \
                  set plaintext = \"loopback\"",
