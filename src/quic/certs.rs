@@ -5,6 +5,9 @@
 //! show clients. Neither trusts the other, so a client's certificate opens no peer port.
 
 mod files;
+mod inspect;
+mod revoke;
+mod rotate;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,7 +19,10 @@ use rcgen::{
     SerialNumber, date_time_ymd,
 };
 
-pub use files::{CertsReport, InitOptions, add_nodes, init};
+pub use files::{CertsReport, InitOptions, add_client, add_nodes, init, renew};
+pub use inspect::{CertificateInfo, show};
+pub use revoke::{Revoke, RevokeReport, revoke};
+pub use rotate::{Rotation, RotationStep, rotate, rotation};
 
 use super::credentials::{Credentials, CredentialsError};
 use super::identity::{ClientRole, Identity, Role, is_name, peer_dns_name};
@@ -25,8 +31,9 @@ use crate::types::{ClusterId, NodeId};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a CA is good.
 const CA_LIFE: Duration = DAY.saturating_mul(3650);
-/// How long a node's or client's certificate is good.
-const LEAF_LIFE: Duration = DAY.saturating_mul(365);
+/// How long a node's or client's certificate is good, in days.
+pub const LEAF_DAYS: u32 = 365;
+const LEAF_LIFE: Duration = DAY.saturating_mul(LEAF_DAYS);
 /// Clocks differ: a certificate is good from a little before it was made.
 const BACKDATE: Duration = Duration::from_secs(5 * 60);
 
@@ -61,12 +68,47 @@ pub enum CertsError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file is not what it should be.
+    #[error("{} is not what `certs init` made; put the right file there", .0.display())]
+    Content(std::path::PathBuf),
+    /// A validity of no days, or of more than a CA has.
+    #[error("a certificate is good for 1 to 3650 days, not {0}")]
+    Days(u32),
+    /// Nobody of that name has a certificate in the directory.
+    #[error(
+        "there is no certificate of {0} in the directory; `conveyor-raft certs show` lists all, and --serial takes any"
+    )]
+    Nobody(String),
+    /// Not the serial number of a certificate.
+    #[error(
+        "`{0}` is no serial number: give up to 20 bytes in hexadecimal, as `conveyor-raft certs show` prints them"
+    )]
+    Serial(String),
+    /// The certificate of a CA is on no list.
+    #[error(
+        "{0} is a CA: nothing revokes it. `conveyor-raft certs rotate` puts another in its place"
+    )]
+    RevokeCa(String),
+    /// It is another step's turn.
+    #[error("it is not this step's turn; `conveyor-raft certs rotate {0}` comes first")]
+    Turn(&'static str),
+    /// Certificates of the old CAs are left.
+    #[error("still of the old CA: {}. `conveyor-raft certs rotate issue` makes them anew; remove those of nobody", list(.0))]
+    Lagging(Vec<std::path::PathBuf>),
     /// The operating system has no random numbers.
     #[error("no random numbers: {0}")]
     Random(std::io::Error),
     /// The certificate library refused.
     #[error("cannot make a certificate: {0}")]
     Make(#[from] rcgen::Error),
+}
+
+fn list(files: &[std::path::PathBuf]) -> String {
+    let names: Vec<_> = files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    names.join(", ")
 }
 
 /// A certificate and its private key, PEM. Printing it never shows the key.
@@ -110,6 +152,8 @@ pub struct ClusterCa {
     label: String,
     peer: Authority,
     client: Authority,
+    /// How long what it issues is good.
+    life: Duration,
 }
 
 impl fmt::Debug for ClusterCa {
@@ -136,6 +180,7 @@ impl ClusterCa {
             label: label.to_owned(),
             peer: Authority::generate(&format!("{label} peer CA"))?,
             client: Authority::generate(&format!("{label} client CA"))?,
+            life: LEAF_LIFE,
         })
     }
 
@@ -153,6 +198,7 @@ impl ClusterCa {
             label,
             peer: Authority::load(peer, peer_crl)?,
             client: Authority::load(client, client_crl)?,
+            life: LEAF_LIFE,
         })
     }
 
@@ -186,6 +232,18 @@ impl ClusterCa {
         &self.client.crl
     }
 
+    /// What it issues from now on is good for so many days.
+    ///
+    /// # Errors
+    /// If that is none, or more than the CA itself has from its beginning.
+    pub fn days(mut self, days: u32) -> Result<Self, CertsError> {
+        self.life = DAY.saturating_mul(days);
+        match (DAY..=CA_LIFE).contains(&self.life) {
+            true => Ok(self),
+            false => Err(CertsError::Days(days)),
+        }
+    }
+
     /// Makes both certificates of a node. `hosts` are the DNS names and IP addresses by which
     /// clients reach its edge; none means this machine only.
     ///
@@ -195,15 +253,22 @@ impl ClusterCa {
         if node == 0 {
             return Err(CertsError::Nodes(vec![node]));
         }
+        let (peer, edge) = (self.issue_peer(node)?, self.issue_edge(node, hosts)?);
+        Ok(NodeCerts { node, peer, edge })
+    }
+
+    fn issue_peer(&self, node: NodeId) -> Result<PemPair, CertsError> {
         let dns = SanType::DnsName(peer_dns_name(self.cluster, node).try_into()?);
-        let peer = self.identity(Role::Peer(node))?;
+        let names = vec![self.identity(Role::Peer(node))?, dns];
         let both = [
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        let peer = self
-            .peer
-            .issue(&format!("node {node}"), vec![peer, dns], &both)?;
+        self.peer
+            .issue(&format!("node {node}"), names, &both, self.life)
+    }
+
+    fn issue_edge(&self, node: NodeId, hosts: &[String]) -> Result<PemPair, CertsError> {
         let mut names = vec![self.identity(Role::Edge(node))?];
         let local = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let hosts = if hosts.is_empty() { &local } else { hosts };
@@ -211,10 +276,8 @@ impl ClusterCa {
             names.push(host_name(host)?);
         }
         let server = [ExtendedKeyUsagePurpose::ServerAuth];
-        let edge = self
-            .client
-            .issue(&format!("node {node} edge"), names, &server)?;
-        Ok(NodeCerts { node, peer, edge })
+        self.client
+            .issue(&format!("node {node} edge"), names, &server, self.life)
     }
 
     /// Makes a client's certificate.
@@ -227,7 +290,7 @@ impl ClusterCa {
         }
         let uri = self.identity(Role::Client(role, name.to_owned()))?;
         let client = [ExtendedKeyUsagePurpose::ClientAuth];
-        self.client.issue(name, vec![uri], &client)
+        self.client.issue(name, vec![uri], &client, self.life)
     }
 
     fn identity(&self, role: Role) -> Result<SanType, CertsError> {
@@ -258,6 +321,10 @@ impl Authority {
         Ok(Self { pair, crl, issuer })
     }
 
+    fn empty_crl(&self) -> Result<String, CertsError> {
+        empty_crl(&self.issuer)
+    }
+
     fn load(pair: PemPair, crl: String) -> Result<Self, CertsError> {
         let key = KeyPair::from_pem(&pair.key)?;
         let issuer = Issuer::from_ca_cert_pem(&pair.cert, key)?;
@@ -269,9 +336,10 @@ impl Authority {
         name: &str,
         names: Vec<SanType>,
         usages: &[ExtendedKeyUsagePurpose],
+        life: Duration,
     ) -> Result<PemPair, CertsError> {
         let key = KeyPair::generate()?;
-        let mut params = dated(LEAF_LIFE)?;
+        let mut params = dated(life)?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];

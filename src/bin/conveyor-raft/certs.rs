@@ -1,8 +1,13 @@
 //! `conveyor-raft certs`.
 
-use conveyor_raft::quic::certs::{CertsReport, InitOptions, add_nodes, init};
+mod life;
+mod show;
 
-use crate::cli::{CertsAddArgs, CertsArgs, CertsCommand, CertsInitArgs};
+use conveyor_raft::quic::certs::{CertsReport, InitOptions, add_client, add_nodes, init, renew};
+
+use crate::cli::{
+    CertsAddArgs, CertsArgs, CertsClientArgs, CertsCommand, CertsInitArgs, CertsRenewArgs,
+};
 use crate::failure::Failure;
 use crate::output::say;
 
@@ -13,6 +18,11 @@ pub(crate) fn run(args: CertsArgs) -> Result<(), Failure> {
     match args.command {
         CertsCommand::Init(args) => make(args),
         CertsCommand::Add(args) => add(args),
+        CertsCommand::Client(args) => client(args),
+        CertsCommand::Renew(args) => anew(args),
+        CertsCommand::Show(args) => show::run(args),
+        CertsCommand::Revoke(args) => life::revoke(args),
+        CertsCommand::Rotate(args) => life::rotate(args),
     }
 }
 
@@ -37,13 +47,45 @@ fn make(args: CertsInitArgs) -> Result<(), Failure> {
 }
 
 fn add(args: CertsAddArgs) -> Result<(), Failure> {
-    let report = add_nodes(&args.dir, &args.nodes, &hosts(args.hosts))?;
+    let (hosts, days) = (hosts(args.hosts), args.validity.days);
+    let report = add_nodes(&args.dir, &args.nodes, &hosts, days)?;
     print(&report, args.json);
+    Ok(())
+}
+
+fn client(args: CertsClientArgs) -> Result<(), Failure> {
+    let role = args.role.parse().map_err(|_| {
+        let given = &args.role;
+        Failure::new(format!(
+            "{given:?} is no role; use reader, writer or operator"
+        ))
+    })?;
+    let report = add_client(&args.dir, role, &args.name, args.validity.days)?;
+    if print_files(&report, args.json) {
+        say!("Give the client both, and client-ca.pem and client-ca.crl.");
+    }
+    Ok(())
+}
+
+fn anew(args: CertsRenewArgs) -> Result<(), Failure> {
+    let days = args.validity.days;
+    let report = renew(&args.dir, &args.nodes, &args.clients, days)?;
+    if print_files(&report, args.json) {
+        say!("Copy them to their places: a running node takes them up by itself.");
+    }
     Ok(())
 }
 
 /// Whether it was printed for people.
 fn print(report: &CertsReport, json: bool) -> bool {
+    let for_people = print_files(report, json);
+    if for_people {
+        say!("Copy node-N/, peer-ca.pem, peer-ca.crl, client-ca.pem and client-ca.crl to node N.");
+    }
+    for_people
+}
+
+fn print_files(report: &CertsReport, json: bool) -> bool {
     let files = report.files.iter().map(|path| path.display().to_string());
     let files: Vec<_> = files.collect();
     if json {
@@ -55,6 +97,5 @@ fn print(report: &CertsReport, json: bool) -> bool {
     for file in &files {
         say!("  {file}");
     }
-    say!("Copy node-N/, peer-ca.pem, peer-ca.crl, client-ca.pem and client-ca.crl to node N.");
     true
 }

@@ -101,6 +101,11 @@ pub(crate) struct CertsArgs {
 pub(crate) enum CertsCommand {
     Init(CertsInitArgs),
     Add(CertsAddArgs),
+    Client(CertsClientArgs),
+    Renew(CertsRenewArgs),
+    Show(CertsShowArgs),
+    Revoke(CertsRevokeArgs),
+    Rotate(CertsRotateArgs),
 }
 
 /// Make the certificates of further nodes of a cluster.
@@ -126,9 +131,180 @@ pub(crate) struct CertsAddArgs {
     #[arg(long = "host", value_name = "NAME|IP")]
     pub(crate) hosts: Vec<String>,
 
+    #[command(flatten)]
+    pub(crate) validity: Validity,
+
     /// Print what was made as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// How long a certificate is good.
+#[derive(Debug, Args)]
+pub(crate) struct Validity {
+    /// For how many days the certificates are good, 3650 at most
+    #[arg(long, value_name = "DAYS", default_value_t = conveyor_raft::quic::certs::LEAF_DAYS)]
+    pub(crate) days: u32,
+}
+
+/// Make the certificate of a further client.
+///
+/// It is written to clients/NAME.pem and .key in the directory that `certs init` made, whose CA keys
+/// are needed. A reader reads and asks for the status, a writer also proposes, an operator may do
+/// everything. Nothing is ever overwritten.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Example:\n  \
+        conveyor-raft certs client shop-frontend --role writer --days 90 --dir certs"
+)]
+pub(crate) struct CertsClientArgs {
+    /// The client's name: 1 to 63 lower-case letters, digits and hyphens
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+
+    /// reader, writer or operator
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) role: String,
+
+    /// What `certs init` made
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub(crate) dir: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) validity: Validity,
+
+    /// Print what was made as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Issue certificates anew, before they expire.
+///
+/// The new ones have new keys and the same names, and take the place of the old ones; the old keys
+/// go to the directory old. A node takes its new ones up by itself once they are at their place. The old
+/// certificates are good until they expire: revoke them by their serial number if a key was lost.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Example:\n  conveyor-raft certs renew --node 1 --client operator --dir certs"
+)]
+pub(crate) struct CertsRenewArgs {
+    /// A node, both of its certificates; may be given several times
+    #[arg(long = "node", value_name = "ID", required_unless_present = "clients")]
+    pub(crate) nodes: Vec<u64>,
+
+    /// A client by its name; may be given several times
+    #[arg(long = "client", value_name = "NAME")]
+    pub(crate) clients: Vec<String>,
+
+    /// What `certs init` made
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub(crate) dir: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) validity: Validity,
+
+    /// Print what was made as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show a directory's certificates: who, until when, serial number, fingerprint, mode of the key.
+///
+/// Needs no CA's key. The state says what is wrong with one: expired, not yet good, revoked, of a CA that is not
+/// in the bundle, or with a key that others can read.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Example:\n  conveyor-raft certs show --dir certs"
+)]
+pub(crate) struct CertsShowArgs {
+    /// What `certs init` made
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub(crate) dir: PathBuf,
+
+    /// Print JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Revoke the certificates of a node or client before they expire.
+///
+/// Their serial numbers go on the revocation lists (peer-ca.crl, client-ca.crl), which then are to be copied
+/// to every node: a running node takes a list up by itself, and closes the connections of whoever is on it.
+/// Certificates that are on a list already change nothing.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    group = clap::ArgGroup::new("whom").required(true),
+    after_help = "Examples:\n  \
+        conveyor-raft certs revoke --node 3 --dir certs\n  \
+        conveyor-raft certs revoke --client shop-frontend\n  \
+        conveyor-raft certs revoke --serial 4f0c6a8d5e0f4a1b9c7d2e3f40516273"
+)]
+pub(crate) struct CertsRevokeArgs {
+    /// A node, both of its certificates
+    #[arg(long, value_name = "ID", group = "whom")]
+    pub(crate) node: Option<u64>,
+
+    /// A client by its name
+    #[arg(long, value_name = "NAME", group = "whom")]
+    pub(crate) client: Option<String>,
+
+    /// A serial number, in hexadecimal as `certs show` prints it
+    #[arg(long, value_name = "HEX", group = "whom")]
+    pub(crate) serial: Option<String>,
+
+    /// What `certs init` made
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub(crate) dir: PathBuf,
+
+    /// Print what was done as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Move a cluster from its CAs to new ones, while it runs.
+///
+/// Without a step it says how far the directory is and what is to be done next. There are three steps, and the
+/// files of each must be on every node before the next: trust makes two new CAs and has the bundles hold
+/// the old and the new; issue makes every certificate anew, by the new CAs; retire has the bundles hold the new CAs
+/// alone. A step out of turn is refused, one that was cut off is finished by calling it again. Old keys go to the
+/// directory old.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Examples:\n  \
+        conveyor-raft certs rotate --dir certs\n  \
+        conveyor-raft certs rotate trust --dir certs"
+)]
+pub(crate) struct CertsRotateArgs {
+    /// The step to take
+    #[arg(value_name = "STEP")]
+    pub(crate) step: Option<RotateStep>,
+
+    /// What `certs init` made
+    #[arg(long, value_name = "DIR", default_value = "certs")]
+    pub(crate) dir: PathBuf,
+
+    #[command(flatten)]
+    pub(crate) validity: Validity,
+
+    /// Print what was done, and how far the directory is, as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A step from old CAs to new ones.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum RotateStep {
+    /// Make new CAs, and trust both
+    Trust,
+    /// Issue every certificate anew, by the new CAs
+    Issue,
+    /// Trust the new CAs alone
+    Retire,
 }
 
 /// Make a new cluster's id, its two CAs, and certificates for its nodes and an operator.

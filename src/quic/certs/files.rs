@@ -5,7 +5,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::inspect::{CertificateInfo, read_text, show};
+use super::rotate::{issues_next, next_stem, reissue};
 use super::{CertsError, ClusterCa, GeneratedCerts, NodeCerts, PemPair, check_ids, generate};
+use crate::quic::identity::{ClientRole, Role};
 use crate::types::{ClusterId, NodeId};
 
 /// What [`init`] makes certificates for.
@@ -50,7 +53,8 @@ pub fn init(dir: impl AsRef<Path>, options: &InitOptions) -> Result<CertsReport,
     write_all(dir.as_ref(), certs.ca.cluster(), &plan(&certs))
 }
 
-/// Makes the certificates of further nodes of a cluster whose directory [`init`] made.
+/// Makes the certificates of further nodes of a cluster whose directory [`init`] made, good for
+/// `days`.
 ///
 /// # Errors
 /// As for `init`, and if the CAs or their keys are not there.
@@ -58,10 +62,11 @@ pub fn add_nodes(
     dir: impl AsRef<Path>,
     nodes: &[NodeId],
     hosts: &[String],
+    days: u32,
 ) -> Result<CertsReport, CertsError> {
     let dir = dir.as_ref();
     check_ids(nodes)?;
-    let ca = load(dir)?;
+    let ca = load(dir)?.days(days)?;
     let mut plan = Plan::new();
     for node in nodes {
         node_pairs(&mut plan, &ca.issue_node(*node, hosts)?);
@@ -69,15 +74,97 @@ pub fn add_nodes(
     write_all(dir, ca.cluster(), &plan)
 }
 
-fn load(dir: &Path) -> Result<ClusterCa, CertsError> {
-    let read = |name: &str| {
-        let path = dir.join(name);
-        fs::read_to_string(&path).map_err(|source| CertsError::Read { path, source })
+/// Makes the certificate of a further client, good for `days`: `clients/<name>.pem` and `.key`.
+///
+/// # Errors
+/// As for [`add_nodes`], and if the name is malformed.
+pub fn add_client(
+    dir: impl AsRef<Path>,
+    role: ClientRole,
+    name: &str,
+    days: u32,
+) -> Result<CertsReport, CertsError> {
+    let dir = dir.as_ref();
+    let ca = load(dir)?.days(days)?;
+    let mut plan = Plan::new();
+    let made = ca.issue_client(role, name)?;
+    pair(&mut plan, &format!("clients/{name}"), &made);
+    write_all(dir, ca.cluster(), &plan)
+}
+
+/// Issues both certificates of these nodes, and those of these clients, anew with new keys, for
+/// the same names, before they expire. The old keys go to the directory `old`.
+///
+/// # Errors
+/// If one of them has no certificate in the directory, or the CAs or their keys are not there.
+pub fn renew(
+    dir: impl AsRef<Path>,
+    nodes: &[NodeId],
+    clients: &[String],
+    days: u32,
+) -> Result<CertsReport, CertsError> {
+    let dir = dir.as_ref();
+    let (ca, all) = (load(dir)?.days(days)?, show(dir)?);
+    let mut meant: Vec<&CertificateInfo> = Vec::new();
+    let mut find = |who: String, is: &dyn Fn(&Role) -> bool| {
+        let found = all.iter().filter(|info| info.role.as_ref().is_some_and(is));
+        let before = meant.len();
+        meant.extend(found);
+        match meant.len() > before {
+            true => Ok(()),
+            false => Err(CertsError::Nobody(who)),
+        }
     };
+    for node in nodes {
+        find(
+            format!("node {node}"),
+            &|role| matches!(role, Role::Peer(of) | Role::Edge(of) if of == node),
+        )?;
+    }
+    for name in clients {
+        find(
+            format!("client {name}"),
+            &|role| matches!(role, Role::Client(_, of) if of == name),
+        )?;
+    }
+    let files = reissue(dir, &ca, &meant)?;
+    Ok(CertsReport {
+        cluster: ca.cluster(),
+        files,
+    })
+}
+
+/// The parts of a PEM text with this label, each on its own.
+pub(super) fn blocks(text: &str, label: &str) -> Vec<String> {
+    let (begin, end) = (
+        format!("-----BEGIN {label}-----"),
+        format!("-----END {label}-----"),
+    );
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once(&begin)
+        && let Some((inside, after)) = after.split_once(&end)
+    {
+        found.push(format!("{begin}{inside}{end}\n"));
+        rest = after;
+    }
+    found
+}
+
+pub(super) fn load(dir: &Path) -> Result<ClusterCa, CertsError> {
+    let read = |name: &str| read_text(dir.join(name));
     let authority = |stem: &str| {
+        let next = issues_next(dir) && dir.join(next_stem(stem) + ".key").exists();
+        let of = if next {
+            next_stem(stem)
+        } else {
+            stem.to_owned()
+        };
+        let bundle = blocks(&read(&format!("{of}.pem"))?, "CERTIFICATE");
+        let none = || CertsError::Content(dir.join(format!("{of}.pem")));
         let pair = PemPair {
-            cert: read(&format!("{stem}.pem"))?,
-            key: read(&format!("{stem}.key"))?,
+            cert: bundle.into_iter().next().ok_or_else(none)?,
+            key: read(&format!("{of}.key"))?,
         };
         Ok::<_, CertsError>((pair, read(&format!("{stem}.crl"))?))
     };
@@ -197,7 +284,7 @@ fn publish(staging: &Path, dir: &Path, plan: &Plan) -> Result<Vec<PathBuf>, Cert
     }
 }
 
-fn make_dir(path: &Path) -> Result<(), CertsError> {
+pub(super) fn make_dir(path: &Path) -> Result<(), CertsError> {
     let mut builder = DirBuilder::new();
     let made = builder.recursive(true).mode(0o755).create(path);
     made.map_err(|source| CertsError::Write {
@@ -206,7 +293,7 @@ fn make_dir(path: &Path) -> Result<(), CertsError> {
     })
 }
 
-fn write_new(path: &Path, text: &str, secret: bool) -> io::Result<()> {
+pub(super) fn write_new(path: &Path, text: &str, secret: bool) -> io::Result<()> {
     let mode = if secret { 0o600 } else { 0o644 };
     let mut file = OpenOptions::new()
         .write(true)
@@ -217,7 +304,27 @@ fn write_new(path: &Path, text: &str, secret: bool) -> io::Result<()> {
     file.sync_all()
 }
 
-fn sync_dir(path: &Path) -> Result<(), CertsError> {
+/// Puts a new file in the place of an old one: readers see the one or the other, whole.
+pub(super) fn replace(path: &Path, text: &str, secret: bool) -> Result<(), CertsError> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".new");
+    let aside = PathBuf::from(aside);
+    let put = || {
+        match fs::remove_file(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        write_new(&aside, text, secret)?;
+        fs::rename(&aside, path)
+    };
+    put().map_err(|source| CertsError::Write {
+        path: path.to_owned(),
+        source,
+    })?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+pub(super) fn sync_dir(path: &Path) -> Result<(), CertsError> {
     let synced = File::open(path).and_then(|dir| dir.sync_all());
     synced.map_err(|source| CertsError::Write {
         path: path.to_owned(),
