@@ -67,6 +67,11 @@ impl History {
         }
     }
 
+    /// Commands that may have been applied, or not.
+    pub(crate) fn unknown(&self) -> usize {
+        self.unknown.len()
+    }
+
     pub(crate) fn last_index(&self) -> u64 {
         self.acknowledged
             .values()

@@ -210,6 +210,13 @@ impl Running {
         }
     }
 
+    /// Has it take up its certificates at once.
+    pub(crate) fn hang_up(&self) {
+        let child = self.child.as_ref().expect("runs");
+        let pid = rustix::process::Pid::from_child(child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("signal");
+    }
+
     /// As an operator or a supervisor does.
     pub(crate) fn terminate(mut self) -> ExitStatus {
         let mut child = self.child.take().expect("runs");
