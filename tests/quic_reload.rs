@@ -13,7 +13,10 @@ use conveyor_raft::quic::certs::{GeneratedCerts, PemPair, generate};
 use conveyor_raft::quic::{Credentials, ReloadError};
 use conveyor_raft::types::NodeId;
 use quic_common::logs::logs;
-use quic_common::raw::{Ca, Leaf, ca_of, crl};
+use quic_common::raw::{
+    Ca, Leaf, RawHello, ca_of, client_endpoint, client_tls, close_code, connect, crl, greet,
+    peer_name, runtime,
+};
 use quic_common::{Node, certs, options};
 
 const QUIET: Duration = Duration::from_millis(400);
@@ -129,6 +132,28 @@ fn j3_revoked_peer_cut_while_connected() {
     let lines = logs.with(&["node 2", "revoked", "issue a new certificate"]);
     assert!(!lines.is_empty(), "{}", logs.text());
     drop(third);
+}
+
+#[test]
+fn j3_a_peer_revoked_between_its_handshake_and_its_hello_is_cut() {
+    let bed = Bed::new(&[1, 2]);
+    let node = bed.start(&[1]).remove(0);
+    let cluster = bed.certs.ca.cluster();
+    let tls = client_tls(&bed.certs.ca.peer_ca().cert, Some(&bed.pairs[1]));
+    let runtime = runtime();
+    let _inside = runtime.enter();
+    let closed = runtime.block_on(async {
+        let to = peer_name(cluster, 1);
+        let connection = connect(&client_endpoint(), tls, node.address, &to).await?;
+        // Time for the last flight of the handshake to be judged.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let report = node.transport.reload(bed.credentials(1, serial(2)));
+        assert_eq!(report.expect("taken up").revoked, 0, "it is no link yet");
+        greet(&connection, &RawHello::new(cluster, 2, 1)).await?;
+        Err::<(), _>(connection.closed().await)
+    });
+    let closed = closed.expect_err("it ends");
+    assert_eq!(close_code(&closed), Some(0x1b), "{closed}");
 }
 
 #[test]

@@ -88,6 +88,11 @@ fn nearness(until: u64, now: u64) -> Nearness {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
+
+    use metrics::{Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
     use super::*;
 
     fn at(days: u64) -> UnixTime {
@@ -115,6 +120,49 @@ mod tests {
             (366, Nearness::Expired, 0),
         ];
         assert_eq!(said, wanted);
+    }
+
+    /// Gauges with the label `node` = 7: by their other label.
+    #[derive(Default)]
+    struct Gauges(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
+
+    impl Recorder for Gauges {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> metrics::Counter {
+            metrics::Counter::noop()
+        }
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> metrics::Gauge {
+            assert_eq!(key.name(), GAUGE);
+            let label = |name: &str| {
+                let mut labels = key.labels();
+                let label = labels.find(|label| label.key() == name);
+                label.expect("label").value().to_owned()
+            };
+            assert_eq!(label("node"), "7");
+            let mut gauges = self.0.lock().expect("lock");
+            let gauge = gauges.entry(label("cert")).or_default();
+            metrics::Gauge::from_arc(Arc::clone(gauge))
+        }
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> metrics::Histogram {
+            metrics::Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn each_certificate_has_a_gauge_of_its_end() {
+        let gauges = Gauges::default();
+        let ends = [
+            ("peer".to_owned(), at(365)),
+            ("peer-ca".to_owned(), at(3650)),
+        ];
+        metrics::with_local_recorder(&gauges, || Expiry::default().look(7, &ends, at(1)));
+        let gauges = gauges.0.lock().expect("lock");
+        let value = |cert: &str| f64::from_bits(gauges[cert].load(Ordering::Relaxed));
+        assert_eq!(value("peer"), (365 * DAY) as f64);
+        assert_eq!(value("peer-ca"), (3650 * DAY) as f64);
+        assert_eq!(gauges.len(), 2);
     }
 
     #[test]
