@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use conveyor_raft::quic::certs::{GeneratedCerts, PemPair, generate};
 use conveyor_raft::quic::{Credentials, ReloadReport};
 use conveyor_raft::{Cluster, NodeId, RaftConfig, RaftNode, RouterCommand, RouterStateMachine};
+use quic_common::logs::logs;
 use quic_common::raw::{Ca, Leaf, ca_of, crl};
 
 /// Of no certificate.
@@ -109,6 +110,7 @@ async fn j3_rotate_cert_key_ca_overlap_and_crl_under_load() {
         false => tempfile::tempdir(),
     };
     let dir = dir.expect("a folder");
+    let logs = logs();
     let bed = Bed::new();
     let nodes = bed.start(dir.path()).await;
     let leads = leader(&nodes).await;
@@ -152,6 +154,9 @@ async fn j3_rotate_cert_key_ca_overlap_and_crl_under_load() {
         let count = node.transport_stats().len();
         assert!(count >= 8, "node {} has {count} connections", node.id());
     }
+    // Nobody was turned away: whoever was to begin anew did so at once.
+    let refused = logs.with(&["peer refused"]);
+    assert!(refused.is_empty(), "{refused:?}");
     stop.store(true, Ordering::Relaxed);
     let applied = load.await.expect("no proposal failed");
     assert!(applied > 100, "{applied}");

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use client::Caller;
 use history::History;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use serve_common::{PATIENCE, Running, Site, run, stderr, stdout};
 
 const PEERS: &str = "credentials for peers taken up";
@@ -205,5 +207,18 @@ async fn j3_bad_files_keep_the_old_and_a_revoked_client_is_out() {
     assert!(!status("guest"));
     assert!(status("operator"));
     assert_eq!(count(&site, 1, PEERS), 1, "its files did not change");
+
+    // A lost key: another certificate, then the old one on the list. The node uses the new one by
+    // then, or it would refuse the list that names its own.
+    let pem = fs::read(site.path("certs/node-1/peer.pem")).expect("certificate");
+    let der = CertificateDer::from_pem_slice(&pem).expect("PEM");
+    let (_, old) = x509_parser::parse_x509_certificate(&der).expect("parsed");
+    certs(&site, &["renew", "--node", "1"]);
+    wait_for(&site, 1, PEERS, 2).await;
+    wait_for(&site, 1, CLIENTS, 3).await;
+    certs(&site, &["revoke", "--serial", &old.raw_serial_as_string()]);
+    wait_for(&site, 1, PEERS, 3).await;
+    assert!(status("operator"));
+    assert_eq!(count(&site, 1, REFUSED), 2, "{}", site.log(1));
     assert!(node.terminate().success());
 }

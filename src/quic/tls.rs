@@ -215,7 +215,6 @@ pub(crate) fn judge_without_dates(
     }
     match result {
         Ok(()) => Ok(()),
-        Err(error) if is_date(&error) => Ok(()),
         Err(rustls::Error::InvalidCertificate(CertificateError::Revoked)) => Err(Fallen::Revoked),
         Err(error) => Err(Fallen::Untrusted(error.to_string())),
     }
