@@ -24,7 +24,7 @@ use crate::node::snapshotter::{SnapshotJob, Snapshotter};
 use crate::node::start::settings;
 use crate::snapshot::{SnapshotFolder, SnapshotOptions};
 use crate::state_machine::StateMachine;
-use crate::types::{Incarnation, LogIndex, Micros, NodeId, ReplicaId, Term};
+use crate::types::{Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term};
 use crate::wal::{Crash, Lane, LogStorage, Medium, Memory, MemoryDisk, OpenError, Stepper};
 
 pub(crate) const ELECTION_MAX: Micros = 300_000;
@@ -467,6 +467,17 @@ impl<S: StateMachine> Process<S> {
 
     pub(crate) fn has_work(&self) -> bool {
         !is_empty(&self.jobs)
+    }
+
+    /// A snapshot that is to be written of entries which are not durable here, if there is one.
+    pub(crate) fn cut_ahead_of_the_disk(&self) -> Option<LogId> {
+        let durable = self.driver.core().durable();
+        let jobs = self.snapshots.lock();
+        let jobs = jobs.unwrap_or_else(PoisonError::into_inner);
+        jobs.iter().find_map(|job| match job {
+            SnapshotJob::Write(cut) if cut.1.last.index > durable => Some(cut.1.last),
+            _ => None,
+        })
     }
 
     /// Whether one of the two snapshotters has something to do.

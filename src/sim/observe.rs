@@ -35,11 +35,24 @@ impl<W: Workload> World<W> {
         }
         self.observe_log(at)?;
         self.observe_bounds(at)?;
+        self.observe_cuts(at)?;
         if self.observe_failure(at)? {
             return Ok(());
         }
         self.observe_promises(at, sent)?;
         self.poll(at)
+    }
+
+    /// S18: a snapshot stands for durable entries only (hazard D7).
+    fn observe_cuts(&mut self, at: At) -> Result<(), String> {
+        let process = self.host(at.node).and_then(|host| host.process.as_deref());
+        match process.and_then(|process| process.cut_ahead_of_the_disk()) {
+            Some(last) => Err(format!(
+                "S18: node {} writes a snapshot of {last}, which is not durable there",
+                at.node
+            )),
+            None => Ok(()),
+        }
     }
 
     /// A replica that has failed is started again, if it had a reason to fail.
