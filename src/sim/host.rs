@@ -469,15 +469,19 @@ impl<S: StateMachine> Process<S> {
         !is_empty(&self.jobs)
     }
 
-    /// A snapshot that is to be written of entries which are not durable here, if there is one.
-    pub(crate) fn cut_ahead_of_the_disk(&self) -> Option<LogId> {
-        let durable = self.driver.core().durable();
+    /// Snapshots that are to be written, and those that are to be removed.
+    pub(crate) fn writes_and_removes(&self) -> (Vec<LogId>, Vec<LogId>) {
         let jobs = self.snapshots.lock();
         let jobs = jobs.unwrap_or_else(PoisonError::into_inner);
-        jobs.iter().find_map(|job| match job {
-            SnapshotJob::Write(cut) if cut.1.last.index > durable => Some(cut.1.last),
+        let written = jobs.iter().filter_map(|job| match job {
+            SnapshotJob::Write(cut) => Some(cut.1.last),
             _ => None,
-        })
+        });
+        let removed = jobs.iter().filter_map(|job| match job {
+            SnapshotJob::Remove(last) => Some(*last),
+            _ => None,
+        });
+        (written.collect(), removed.collect())
     }
 
     /// Whether one of the two snapshotters has something to do.
