@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::crc;
 use crate::types::{Entry, EntryKind, LogId, LogIndex, MAX_TERM, Micros, Term};
 
 /// Bytes of a frame before its payload.
@@ -89,10 +90,8 @@ impl EntryHeader {
             flags: 0,
             time_us: U64::new(time_us),
         };
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&header.as_bytes()[4..]);
-        crc.update(payload);
-        header.crc = U32::new(crc.finalize());
+        let head = crc::hash(&header.as_bytes()[4..]);
+        header.crc = U32::new(crc::extend(head, payload));
         header
     }
 
@@ -150,7 +149,7 @@ pub fn verify_frame(bytes: &[u8], limit: usize) -> Result<EntryHeader, FrameErro
     if rest.len() < padded {
         return Err(FrameError::Length);
     }
-    if crc32fast::hash(&bytes[4..FRAME_HEADER + len]) != header.crc() {
+    if crc::hash(&bytes[4..FRAME_HEADER + len]) != header.crc() {
         return Err(FrameError::Checksum {
             index: header.index.get(),
         });
@@ -418,15 +417,14 @@ impl Cursor<'_> {
         let len = header.payload_len();
         let keep = header.kind == EntryKind::Configuration as u8;
         let mut payload = BytesMut::new();
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&header.as_bytes()[4..]);
+        let mut found = crc::hash(&header.as_bytes()[4..]);
         self.take(len, |piece| {
-            crc.update(piece);
+            found = crc::extend(found, piece);
             if keep {
                 payload.extend_from_slice(piece);
             }
         });
-        if crc.finalize() != header.crc() {
+        if found != header.crc() {
             return Err(FrameError::Checksum {
                 index: header.index.get(),
             });

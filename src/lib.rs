@@ -53,6 +53,7 @@
 
 pub mod config;
 pub mod core;
+mod crc;
 pub mod entry;
 pub mod error;
 pub mod network;

@@ -1,7 +1,10 @@
 //! The front of the log: compaction, recycling, snapshots.
 
+use std::sync::Arc;
+
 use super::harness::*;
 use crate::types::{Entry, LogId};
+use crate::wal::map::Mapping;
 use crate::wal::{Append, Crash, Lane, LogOptions, MemoryDisk, ReadError};
 
 fn filled(disk: &MemoryDisk, options: LogOptions) -> Rig<crate::wal::Memory> {
@@ -103,6 +106,35 @@ fn c7_a_recycled_segment_shows_nothing_of_its_old_life() {
         }
     }
     assert!(torn > 0);
+}
+
+#[test]
+fn c7_a_kept_mapping_shows_nothing_of_its_old_life_and_is_kept_only_by_its_sole_holder() {
+    let map = Mapping::anonymous(3 * 4096).expect("memory");
+    let mut writer = map.writer(0, 0).expect("the first");
+    writer.put(0, &[7; 8192]);
+    writer.publish(8192);
+    let held = map.run(0..4096).expect("published");
+    assert!(Arc::clone(&map).renew().is_none(), "a writer is left");
+    drop(writer);
+    assert!(Arc::clone(&map).renew().is_none(), "it has two holders");
+    let one = map.run(4096..8192).expect("published");
+    assert!(map.renew().is_none(), "bytes of it are held");
+    assert_eq!(held, one, "and stay");
+
+    let map = Mapping::anonymous(3 * 4096).expect("memory");
+    let mut writer = map.writer(0, 0).expect("the first");
+    writer.put(0, &[7; 8192]);
+    writer.publish(8192);
+    drop(writer);
+    let map = map.renew().expect("nobody else holds it");
+    assert!(map.bytes(0..1).is_none(), "shown before it has a writer");
+    let mut writer = map.writer(4096, 4096).expect("one of its own");
+    assert!(map.bytes(4096..4097).is_none(), "shown before it is stored");
+    writer.put(4096, &[8; 16]);
+    writer.publish(4112);
+    assert_eq!(map.bytes(4096..4112), Some(&[8; 16][..]));
+    assert!(map.bytes(4096..4113).is_none() && map.bytes(0..16).is_none());
 }
 
 fn install(rig: &mut Rig<crate::wal::Memory>, start: LogId) {
