@@ -67,7 +67,7 @@ pub mod types;
 pub mod wal;
 pub mod wire;
 
-#[cfg(feature = "grpc")]
+#[cfg(feature = "client")]
 pub mod grpc;
 
 pub use config::{Cluster, ConfigError, RaftConfig};

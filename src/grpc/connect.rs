@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -17,7 +18,6 @@ use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
-use super::accept::Stream;
 use super::identity::Subject;
 use super::tls::{EdgeIdentity, EdgeTlsError};
 use crate::types::ClusterId;
@@ -132,6 +132,11 @@ fn innermost(error: &dyn std::error::Error) -> String {
     }
     last.to_string()
 }
+
+/// A byte stream, encrypted or not.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 #[derive(Clone)]
 struct Tls {

@@ -132,6 +132,7 @@ impl Run<'_> {
                 .iter()
                 .map(|command| command.command.clone())
                 .collect(),
+            session: None,
         };
         let answer = RouterClient::new(channel)
             .propose_batch(self.client.request(request))
@@ -284,6 +285,9 @@ impl Fate {
                     "appended at index {} in term {}",
                     unknown.index, unknown.term
                 ),
+            },
+            Some(Outcome::SessionRefused(refused)) => Told::Unknown {
+                why: refused.message,
             },
             Some(Outcome::NotAppended(_)) => return Self::Again(None),
             Some(Outcome::NotLeader(hint)) => return Self::Again(Some(Refusal::NotLeader(hint))),
