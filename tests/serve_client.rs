@@ -44,7 +44,7 @@ fn client(site: &Site, deadline: Duration) -> Client {
     let endpoints = (1..=3).map(|node| site.endpoint(node));
     let mut options = ClientOptions::new(endpoints, Some(identity(site)));
     options.deadline = deadline;
-    Client::new(options)
+    Client::new(options).expect("a client")
 }
 
 fn create(pipeline: &str) -> RouterCommand {
@@ -260,7 +260,7 @@ async fn a_client_finds_the_leader_and_says_when_there_is_none() {
     let mut options = ClientOptions::new([site.endpoint(follower)], Some(identity));
     options.under_way = 1000;
     options.deadline = Duration::from_secs(20);
-    let client = Client::new(options);
+    let client = Client::new(options).expect("a client");
     let mut all = JoinSet::new();
     for n in 0..5000_u64 {
         let client = client.clone();
@@ -296,7 +296,7 @@ async fn a_client_finds_the_leader_and_says_when_there_is_none() {
     nodes.retain(|running| running.node == follower);
     let mut options = ClientOptions::new([site.endpoint(follower)], Some(self::identity(&site)));
     options.deadline = Duration::from_secs(1);
-    let client = Client::new(options);
+    let client = Client::new(options).expect("a client");
     tokio::time::sleep(Duration::from_secs(1)).await;
     let begun = Instant::now();
     let alone = client

@@ -15,7 +15,7 @@
 //!     crl: None,
 //! })?;
 //! let endpoints = ["https://host-1:50051", "https://host-2:50051", "https://host-3:50051"];
-//! let client = Client::new(ClientOptions::new(endpoints, Some(identity)));
+//! let client = Client::new(ClientOptions::new(endpoints, Some(identity)))?;
 //!
 //! // Applied at most once: when nobody can say whether it was, the error says so.
 //! let register = RouterCommand::register_service("mask-0", "transform", "10.0.1.5:8081");
@@ -60,7 +60,7 @@ pub use error::ClientError;
 pub use reads::StateAt;
 pub use session::{BATCH, Numbered, Session};
 
-use crate::grpc::EdgeIdentity;
+use crate::grpc::{ConnectError, EdgeIdentity, check};
 use leader::Leader;
 use nodes::Nodes;
 
@@ -110,16 +110,25 @@ struct Inner {
 
 impl Client {
     /// A client of the cluster behind these endpoints. Connects with the first call.
-    pub fn new(options: ClientOptions) -> Self {
+    ///
+    /// # Errors
+    /// If an endpoint is none, there is none, or the certificate cannot be used.
+    pub fn new(options: ClientOptions) -> Result<Self, ConnectError> {
+        let (identity, none) = (options.identity.as_ref(), String::new());
+        let first = options.endpoints.first().unwrap_or(&none);
+        check(first, identity)?;
+        for endpoint in &options.endpoints {
+            check(endpoint, identity)?;
+        }
         let nodes = Arc::new(Nodes::new(options.endpoints, options.identity));
-        Self {
+        Ok(Self {
             inner: Arc::new(Inner {
                 deadline: options.deadline,
                 leader: Leader::new(Arc::clone(&nodes)),
                 nodes,
                 room: Semaphore::new(options.under_way.clamp(1, Semaphore::MAX_PERMITS)),
             }),
-        }
+        })
     }
 
     /// When a call that begins now has to end.

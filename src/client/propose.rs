@@ -42,10 +42,11 @@ impl Client {
     }
 
     /// Calls whoever leads, and another node while the one asked says that it does not lead, or that
-    /// it takes nothing, or cannot be reached: for calls of the generated clients.
+    /// it takes nothing, or no connection to it can be made: for calls of the generated clients.
     ///
     /// # Errors
-    /// The status of the call as [`ClientError::Refused`], or that nobody took it in time.
+    /// The status of the call as [`ClientError::Refused`], also where a connection broke meanwhile and
+    /// nobody knows what was done; or that nobody took it in time.
     pub async fn at_leader<T, F>(
         &self,
         mut call: impl FnMut(Channel) -> F,
@@ -62,7 +63,14 @@ impl Client {
                     return Ok(answer);
                 }
                 Err(status) if self.went_elsewhere(&candidate, &status).await => {}
-                Err(status) => return Err(ClientError::Refused(Box::new(status))),
+                Err(status) => {
+                    if status.details().is_empty() {
+                        // No node's word: the connection broke. The next call makes another.
+                        let leader = &self.inner.leader;
+                        leader.lost(&candidate, status.message()).await;
+                    }
+                    return Err(ClientError::Refused(Box::new(status)));
+                }
             }
         }
     }

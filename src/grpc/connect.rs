@@ -65,6 +65,30 @@ pub async fn connect(
     endpoint: &str,
     identity: Option<&EdgeIdentity>,
 ) -> Result<Channel, ConnectError> {
+    let (uri, tls) = prepare(endpoint, identity)?;
+    let settings = Endpoint::from(uri)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    let unreachable = |error: tonic::transport::Error| ConnectError::Unreachable {
+        endpoint: endpoint.to_owned(),
+        why: innermost(&error),
+    };
+    settings
+        .connect_with_connector(Connector { tls })
+        .await
+        .map_err(unreachable)
+}
+
+/// What can be known to be wrong before anybody is asked.
+pub(crate) fn check(endpoint: &str, identity: Option<&EdgeIdentity>) -> Result<(), ConnectError> {
+    prepare(endpoint, identity).map(drop)
+}
+
+fn prepare(
+    endpoint: &str,
+    identity: Option<&EdgeIdentity>,
+) -> Result<(Uri, Option<Tls>), ConnectError> {
     let uri = parse_endpoint(endpoint)?;
     let tls = match (uri.scheme_str(), identity) {
         (Some("https"), None) => {
@@ -78,18 +102,7 @@ pub async fn connect(
         }),
         _ => None,
     };
-    let settings = Endpoint::from(uri)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let unreachable = |error: tonic::transport::Error| ConnectError::Unreachable {
-        endpoint: endpoint.to_owned(),
-        why: innermost(&error),
-    };
-    settings
-        .connect_with_connector(Connector { tls })
-        .await
-        .map_err(unreachable)
+    Ok((uri, tls))
 }
 
 fn parse_endpoint(endpoint: &str) -> Result<Uri, ConnectError> {

@@ -49,6 +49,7 @@ mod tls;
 
 #[cfg(feature = "grpc")]
 pub use backup::BackupServiceImpl;
+pub(crate) use connect::check;
 pub use connect::{ConnectError, connect};
 pub use details::detail;
 pub use identity::{ParseRoleError, Role};
