@@ -284,6 +284,25 @@ async fn a_client_finds_the_leader_and_says_when_there_is_none() {
     let summary = summary.expect("the follower answers");
     assert!(summary.index >= last);
 
+    // Read at the follower, which hears of a commit later than who proposed.
+    for round in 0..60 {
+        let index = client
+            .propose(RouterCommand::Noop)
+            .await
+            .expect("applied")
+            .index;
+        let consistency = match round % 3 {
+            0 => ReadConsistency::Linearizable,
+            1 => ReadConsistency::Lease,
+            _ => ReadConsistency::AtLeast(index),
+        };
+        let summary = client.summary(consistency).await.expect("read");
+        assert!(
+            summary.index >= index,
+            "{consistency:?} shows what was acknowledged"
+        );
+    }
+
     // Refused by the state machine: known, and nothing to send again.
     let renew = RouterCommand::RenewLease {
         service_id: "nobody".into(),

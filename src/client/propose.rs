@@ -131,61 +131,65 @@ impl Client {
         until: Instant,
         unknown: &mut Option<String>,
     ) -> Result<ProposeResponse, ClientError> {
-        let leader = &self.inner.leader;
         let room = tokio::time::timeout_at(until, self.inner.room.acquire()).await;
         let _room = room.map_err(|_| self.late("too many commands are under way", unknown))?;
         loop {
-            let (candidate, pipe) = match leader.pipe(until).await {
-                Ok(found) => found,
-                Err(ClientError::Deadline { why }) => return Err(self.late(&why, unknown)),
-                Err(error) => return Err(error),
-            };
             let session = session();
             let repeatable = session.is_some();
-            let patience = patience(until, repeatable);
-            let sent = pipe.send(ProposeItem {
-                command: Some(command.clone()),
-                session,
-                timeout_ms: patience.as_millis().try_into().unwrap_or(u32::MAX).max(1),
-                unordered: true,
-                ..ProposeItem::default()
-            });
-            let why = match tokio::time::timeout(patience + GRACE, sent).await {
-                Ok(Fate::Told(outcome)) => {
-                    match self.told(*outcome, &candidate, until, unknown).await {
-                        Told::Final(result) => return result,
-                        Told::Again => None,
-                        Told::Unknown(why) => Some(why),
+            let tried = self.try_once(command, session, until, unknown.is_some());
+            match tried.await {
+                Ok(Told::Final(result)) => return result,
+                Ok(Told::Again) => {}
+                Ok(Told::Unknown(why)) => {
+                    *unknown = Some(why);
+                    if !repeatable {
+                        return Err(self.late("", unknown));
                     }
+                    pause(until).await;
                 }
-                Ok(Fate::NotSent(why)) => {
-                    leader.lost(&candidate, &why).await;
-                    None
-                }
-                Ok(Fate::Lost(why)) => {
-                    leader.lost(&candidate, &why).await;
-                    Some(why)
-                }
-                Err(_) => {
-                    let why = "the node does not answer".to_owned();
-                    leader.lost(&candidate, &why).await;
-                    Some(why)
-                }
-            };
-            if let Some(why) = why {
-                *unknown = Some(why);
-                if !repeatable {
-                    return Err(self.late("", unknown));
-                }
-                pause(until).await;
-            }
-            if Instant::now() >= until {
-                let ClientError::Deadline { why } = leader.late() else {
-                    continue;
-                };
-                return Err(self.late(&why, unknown));
+                Err(ClientError::Deadline { why }) => return Err(self.late(&why, unknown)),
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Sends a command once.
+    async fn try_once(
+        &self,
+        command: &proto::RouterCommand,
+        session: Option<InSession>,
+        until: Instant,
+        unknown: bool,
+    ) -> Result<Told, ClientError> {
+        let leader = &self.inner.leader;
+        let (candidate, pipe) = leader.pipe(until).await?;
+        if Instant::now() >= until {
+            return Err(leader.late());
+        }
+        let patience = patience(until, session.is_some());
+        let sent = pipe.send(ProposeItem {
+            command: Some(command.clone()),
+            session,
+            timeout_ms: patience.as_millis().try_into().unwrap_or(u32::MAX).max(1),
+            unordered: true,
+            ..ProposeItem::default()
+        });
+        Ok(match tokio::time::timeout(patience + GRACE, sent).await {
+            Ok(Fate::Told(outcome)) => self.told(*outcome, &candidate, until, unknown).await,
+            Ok(Fate::NotSent(why)) => {
+                leader.lost(&candidate, &why).await;
+                Told::Again
+            }
+            Ok(Fate::Lost(why)) => {
+                leader.lost(&candidate, &why).await;
+                Told::Unknown(why)
+            }
+            Err(_) => {
+                let why = "the node does not answer";
+                leader.lost(&candidate, why).await;
+                Told::Unknown(why.to_owned())
+            }
+        })
     }
 
     /// What follows from what a node says of one try.
@@ -194,7 +198,7 @@ impl Client {
         outcome: Outcome,
         candidate: &Arc<Candidate>,
         until: Instant,
-        unknown: &Option<String>,
+        unknown: bool,
     ) -> Told {
         let leader = &self.inner.leader;
         match outcome {
@@ -220,7 +224,7 @@ impl Client {
             )),
             outcome => {
                 leader.served();
-                Told::Final(decided(outcome, unknown.is_some()))
+                Told::Final(decided(outcome, unknown))
             }
         }
     }

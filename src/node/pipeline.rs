@@ -62,11 +62,8 @@ impl<S: StateMachine> RaftNode<S> {
 impl<S: StateMachine> Pipeline<S> {
     /// Submits a command. Its outcome, whatever it is, comes from the [`Outcomes`].
     pub fn submit(&self, at: Place, command: &S::Command, options: ProposeOptions) {
-        let mut answer = Pipelined {
-            ticket: at.ticket,
-            outcomes: Some(self.outcomes.clone()),
-            line: (!at.unordered).then(|| Arc::clone(&self.broken)),
-        };
+        let line = (!at.unordered).then(|| Arc::clone(&self.broken));
+        let mut answer = Pipelined::new(at.ticket, self.outcomes.clone(), line);
         if answer.is_overtaking() {
             return answer.send(Err(ProposeError::Overtaking));
         }
@@ -105,6 +102,18 @@ pub(crate) struct Pipelined<R> {
 }
 
 impl<R> Pipelined<R> {
+    pub(crate) fn new(
+        ticket: u64,
+        outcomes: mpsc::UnboundedSender<(u64, Result<R, ProposeError>)>,
+        line: Option<Arc<AtomicBool>>,
+    ) -> Self {
+        Self {
+            ticket,
+            outcomes: Some(outcomes),
+            line,
+        }
+    }
+
     /// Whether one before it in its line did not enter the log.
     pub(crate) fn is_overtaking(&self) -> bool {
         let broken = |line: &Arc<AtomicBool>| line.load(Ordering::Acquire);
