@@ -78,9 +78,8 @@ pub enum ProposeError {
     /// The replica failed (disk, log, state machine) and takes nothing more until it is restarted.
     #[error("the replica has failed: {0}")]
     Failed(String),
-    /// Another command of the same pipeline did not enter the log, so this one, which had not entered it
-    /// by then, may not either.
-    #[error("another command of the same batch or stream did not enter the log")]
+    /// An earlier command of the same pipeline did not enter the log, so this one may not either.
+    #[error("an earlier command of the same batch or stream did not enter the log")]
     Overtaking,
     /// The command's session does not take it.
     #[error(transparent)]

@@ -204,13 +204,7 @@ pub async fn serve(
         node: node.clone(),
         roles: roles.clone(),
     };
-    let (closing, close) = watch::channel(false);
-    let router = RouterService {
-        node: node.clone(),
-        roles,
-        streams: Arc::new(Semaphore::new(limits.max_propose_streams)),
-        closing: close,
-    };
+    let (router, closing) = router(node.clone(), roles, limits);
     let routes = builder(limits)
         .add_service(health)
         .add_service(reflection)
@@ -246,6 +240,23 @@ pub async fn serve(
         helpers,
         closing,
     })
+}
+
+/// The service, and what tells its streams that the edge closes.
+fn router(
+    node: RaftNode,
+    roles: Roles,
+    limits: EdgeLimits,
+) -> (RouterService, watch::Sender<bool>) {
+    let (closing, close) = watch::channel(false);
+    let streams = limits.max_propose_streams.min(Semaphore::MAX_PERMITS);
+    let router = RouterService {
+        node,
+        roles,
+        streams: Arc::new(Semaphore::new(streams)),
+        closing: close,
+    };
+    (router, closing)
 }
 
 fn builder(limits: EdgeLimits) -> Server {

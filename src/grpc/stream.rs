@@ -43,18 +43,40 @@ pub(super) struct Side {
     /// Gone once nothing more is taken.
     pipeline: Option<Pipeline>,
     known: Outcomes,
-    under_way: HashMap<u64, UnderWay>,
-    bytes: usize,
-    next: u64,
+    under_way: UnderWay,
     send: mpsc::Sender<Result<ProposeStreamResponse, Status>>,
     /// How the stream ends behind the last answer, unless well.
     end: Option<Status>,
 }
 
+/// Commands whose outcome the caller has not taken.
+#[derive(Default)]
 struct UnderWay {
-    /// The caller's name for it.
-    id: u64,
+    /// By ticket: the caller's name for it, and its size.
+    commands: HashMap<u64, (u64, usize)>,
     bytes: usize,
+    last: u64,
+}
+
+impl UnderWay {
+    fn has_room(&self) -> bool {
+        self.commands.len() < MAX_UNDER_WAY && self.bytes < MAX_BYTES
+    }
+
+    /// Returns its ticket.
+    fn add(&mut self, id: u64, bytes: usize) -> u64 {
+        self.last += 1;
+        self.bytes += bytes;
+        self.commands.insert(self.last, (id, bytes));
+        self.last
+    }
+
+    /// Returns the caller's name for it.
+    fn remove(&mut self, ticket: u64) -> Option<u64> {
+        let (id, bytes) = self.commands.remove(&ticket)?;
+        self.bytes -= bytes;
+        Some(id)
+    }
 }
 
 /// The caller is gone.
@@ -72,9 +94,7 @@ impl Side {
             role,
             pipeline: Some(pipeline),
             known,
-            under_way: HashMap::new(),
-            bytes: 0,
-            next: 0,
+            under_way: UnderWay::default(),
             send,
             end: None,
         }
@@ -89,7 +109,7 @@ impl Side {
         let mut known = Vec::new();
         loop {
             let open = self.pipeline.is_some();
-            let room = self.under_way.len() < MAX_UNDER_WAY && self.bytes < MAX_BYTES;
+            let room = self.under_way.has_room();
             let went = tokio::select! {
                 // Answers first: they make room.
                 biased;
@@ -168,13 +188,8 @@ impl Side {
                 pipeline.break_off();
             }
         })?;
-        let ticket = self.next;
-        self.next += 1;
-        self.bytes += bytes;
-        self.under_way
-            .insert(ticket, UnderWay { id: item.id, bytes });
         let place = Place {
-            ticket,
+            ticket: self.under_way.add(item.id, bytes),
             session,
             unordered: item.unordered,
         };
@@ -189,12 +204,11 @@ impl Side {
     async fn tell(&mut self, known: &mut Vec<Known>) -> Result<(), Gone> {
         let (mut outcomes, mut bytes) = (Vec::with_capacity(known.len()), 0);
         for (ticket, result) in known.drain(..) {
-            let Some(told) = self.under_way.remove(&ticket) else {
+            let Some(id) = self.under_way.remove(ticket) else {
                 continue;
             };
-            self.bytes -= told.bytes;
             let outcome = ItemOutcome {
-                id: told.id,
+                id,
                 outcome: Some(propose::outcome(&self.node, 0, result)),
             };
             bytes += outcome.encoded_len();
@@ -225,5 +239,37 @@ fn patience(timeout_ms: u32) -> Duration {
     match timeout_ms {
         0 => deadline::DEFAULT,
         asked => Duration::from_millis(asked.into()).min(deadline::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h3_what_is_under_way_is_bounded_in_number_and_bytes() {
+        let mut under_way = UnderWay::default();
+        let many: Vec<_> = (0..MAX_UNDER_WAY as u64)
+            .map(|id| {
+                assert!(under_way.has_room(), "for number {id}");
+                under_way.add(id, 1)
+            })
+            .collect();
+        assert!(!under_way.has_room());
+        assert_eq!(under_way.remove(many[7]), Some(7));
+        assert!(under_way.has_room());
+        assert_eq!(under_way.remove(many[7]), None);
+        let large = under_way.add(9, MAX_BYTES);
+        under_way.remove(many[8]);
+        assert!(!under_way.has_room());
+        assert_eq!(under_way.remove(large), Some(9));
+        assert!(under_way.has_room());
+    }
+
+    #[test]
+    fn an_item_waits_5_s_unless_it_says_otherwise_and_60_s_at_most() {
+        assert_eq!(patience(0), Duration::from_secs(5));
+        assert_eq!(patience(20), Duration::from_millis(20));
+        assert_eq!(patience(u32::MAX), Duration::from_secs(60));
     }
 }

@@ -1,7 +1,7 @@
 //! Many commands under way, answered through one channel, none overtaking another.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
@@ -19,7 +19,7 @@ use crate::types::EntryKind;
 pub struct Pipeline<S: StateMachine = RouterStateMachine> {
     node: RaftNode<S>,
     outcomes: mpsc::UnboundedSender<(u64, Outcome<S>)>,
-    broken: Arc<AtomicBool>,
+    line: Arc<Line>,
 }
 
 type Outcome<S> = Result<<S as StateMachine>::Response, ProposeError>;
@@ -53,7 +53,7 @@ impl<S: StateMachine> RaftNode<S> {
         let pipeline = Pipeline {
             node: self.clone(),
             outcomes: sender,
-            broken: Arc::default(),
+            line: Arc::default(),
         };
         (pipeline, Outcomes { outcomes })
     }
@@ -62,7 +62,7 @@ impl<S: StateMachine> RaftNode<S> {
 impl<S: StateMachine> Pipeline<S> {
     /// Submits a command. Its outcome, whatever it is, comes from the [`Outcomes`].
     pub fn submit(&self, at: Place, command: &S::Command, options: ProposeOptions) {
-        let line = (!at.unordered).then(|| Arc::clone(&self.broken));
+        let line = (!at.unordered).then_some(&self.line);
         let mut answer = Pipelined::new(at.ticket, self.outcomes.clone(), line);
         if answer.is_overtaking() {
             return answer.send(Err(ProposeError::Overtaking));
@@ -77,10 +77,10 @@ impl<S: StateMachine> Pipeline<S> {
         }
     }
 
-    /// From here on nothing enters the log but what is unordered: a command that was not even
-    /// submitted has its place before it.
+    /// Nothing that is submitted from here on enters the log but what is unordered: a command that
+    /// was not even submitted has its place before it.
     pub fn break_off(&self) {
-        self.broken.store(true, Ordering::Release);
+        self.line.break_at(self.line.next());
     }
 }
 
@@ -97,36 +97,63 @@ impl<S: StateMachine> Outcomes<S> {
 pub(crate) struct Pipelined<R> {
     ticket: u64,
     outcomes: Option<mpsc::UnboundedSender<(u64, Result<R, ProposeError>)>>,
-    /// The line that it stands in, and whether that is broken.
-    line: Option<Arc<AtomicBool>>,
+    /// The line that it stands in, and its place there.
+    line: Option<(Arc<Line>, u64)>,
+}
+
+/// Those who keep their order.
+#[derive(Debug)]
+pub(crate) struct Line {
+    next: AtomicU64,
+    /// The first place whose command did not enter the log.
+    broken: AtomicU64,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self {
+            next: AtomicU64::new(0),
+            broken: AtomicU64::new(u64::MAX),
+        }
+    }
+}
+
+impl Line {
+    fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn break_at(&self, place: u64) {
+        self.broken.fetch_min(place, Ordering::AcqRel);
+    }
 }
 
 impl<R> Pipelined<R> {
     pub(crate) fn new(
         ticket: u64,
         outcomes: mpsc::UnboundedSender<(u64, Result<R, ProposeError>)>,
-        line: Option<Arc<AtomicBool>>,
+        line: Option<&Arc<Line>>,
     ) -> Self {
         Self {
             ticket,
             outcomes: Some(outcomes),
-            line,
+            line: line.map(|line| (Arc::clone(line), line.next())),
         }
     }
 
     /// Whether one before it in its line did not enter the log.
     pub(crate) fn is_overtaking(&self) -> bool {
-        let broken = |line: &Arc<AtomicBool>| line.load(Ordering::Acquire);
-        self.line.as_ref().is_some_and(broken)
+        let line = self.line.as_ref();
+        line.is_some_and(|(line, place)| *place > line.broken.load(Ordering::Acquire))
     }
 
     /// Answers; if it did not enter the log, nothing behind it may.
     pub(crate) fn send(&mut self, outcome: Result<R, ProposeError>) {
         if let Err(error) = &outcome
             && !error.was_appended()
-            && let Some(line) = &self.line
+            && let Some((line, place)) = &self.line
         {
-            line.store(true, Ordering::Release);
+            line.break_at(*place);
         }
         if let Some(outcomes) = self.outcomes.take() {
             // Nobody listening is fine.

@@ -2849,7 +2849,7 @@ impl ::prost::Name for Invalid {
         "/conveyor.raft.v1.Invalid".into()
     }
 }
-/// The deadline passed before the command entered the log (DEADLINE_EXCEEDED); or another command of
+/// The deadline passed before the command entered the log (DEADLINE_EXCEEDED); or an earlier command of
 /// the same batch or stream did not enter it.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
