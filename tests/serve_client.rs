@@ -267,7 +267,7 @@ async fn a_client_finds_the_leader_and_says_when_there_is_none() {
         all.spawn(async move {
             let source_id = format!("s-{n}");
             let offset = RouterCommand::CommitSourceOffset {
-                source_id: source_id.into(),
+                source_id,
                 partition: 0,
                 offset: n,
                 rewind: false,

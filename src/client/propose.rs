@@ -138,7 +138,7 @@ impl Client {
             let repeatable = session.is_some();
             let tried = self.try_once(command, session, until, unknown.is_some());
             match tried.await {
-                Ok(Told::Final(result)) => return result,
+                Ok(Told::Final(result)) => return *result,
                 Ok(Told::Again) => {}
                 Ok(Told::Unknown(why)) => {
                     *unknown = Some(why);
@@ -224,7 +224,7 @@ impl Client {
             )),
             outcome => {
                 leader.served();
-                Told::Final(decided(outcome, unknown))
+                Told::Final(Box::new(decided(outcome, unknown)))
             }
         }
     }
@@ -241,7 +241,7 @@ impl Client {
 }
 
 enum Told {
-    Final(Result<ProposeResponse, ClientError>),
+    Final(Box<Result<ProposeResponse, ClientError>>),
     /// It never entered a log, or there is nothing else to learn: try again.
     Again,
     Unknown(String),
