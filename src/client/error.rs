@@ -2,7 +2,9 @@
 
 use tonic::Status;
 
-use crate::proto::{Certainty, Rejected};
+use super::leader::is_final;
+use crate::grpc::detail;
+use crate::proto::{Certainty, OutcomeUnknown, Rejected};
 
 /// Why a call failed. What it means for a command is its [`certainty`](Self::certainty).
 #[derive(Clone, Debug, thiserror::Error)]
@@ -53,6 +55,12 @@ impl ClientError {
     pub fn certainty(&self) -> Certainty {
         match self {
             Self::Rejected(_) => Certainty::NoEffect,
+            Self::Refused(status) if is_final(status) => Certainty::NotApplied,
+            // A call whose connection broke carries no node's word.
+            Self::Refused(status) if status.details().is_empty() => Certainty::Unknown,
+            Self::Refused(status) if detail::<OutcomeUnknown>(status).is_some() => {
+                Certainty::Unknown
+            }
             Self::Invalid { .. } | Self::Deadline { .. } | Self::Refused(_) => {
                 Certainty::NotApplied
             }

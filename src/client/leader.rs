@@ -40,7 +40,7 @@ impl Candidate {
 pub(super) struct Leader {
     nodes: Arc<Nodes>,
     state: Mutex<State>,
-    /// Failures in a row; without any, a hint is followed at once.
+    /// Failures in a row.
     failures: AtomicU32,
     /// What went wrong last, for the error at the deadline.
     why: StdMutex<String>,
@@ -102,7 +102,8 @@ impl Leader {
                 self.note("the stream to the leader broke");
                 state.current = None;
             }
-            tokio::time::sleep(self.pause()).await;
+            let failures = self.failures.load(Ordering::Relaxed);
+            tokio::time::sleep(pause(failures, state.hint.is_some())).await;
             let endpoint = state.hint.take().unwrap_or_else(|| self.nodes.next());
             match self.nodes.channel(&endpoint).await {
                 Ok(channel) => {
@@ -112,9 +113,7 @@ impl Leader {
                         pipe: OnceCell::new(),
                     }));
                 }
-                Err(why) => {
-                    self.note(&why);
-                }
+                Err(why) => self.note(&why),
             }
         }
     }
@@ -132,11 +131,7 @@ impl Leader {
         }
         state.current = None;
         state.hint = Some(hint.to_owned()).filter(|hint| self.nodes.may_follow(hint));
-        let first = self.note(why) == 0;
-        if first && state.hint.is_some() {
-            // The common case: a follower was asked first. No reason to wait.
-            self.failures.store(0, Ordering::Relaxed);
-        }
+        self.note(why);
     }
 
     /// This node cannot be reached any more.
@@ -156,18 +151,20 @@ impl Leader {
         ClientError::Deadline { why: why.clone() }
     }
 
-    /// How many failures there were in a row before this one.
-    fn note(&self, why: &str) -> u32 {
+    fn note(&self, why: &str) {
         let mut told = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         why.clone_into(&mut told);
-        self.failures.fetch_add(1, Ordering::Relaxed)
+        self.failures.fetch_add(1, Ordering::Relaxed);
     }
+}
 
-    fn pause(&self) -> Duration {
-        match self.failures.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            failures => PAUSE * (1 << (failures - 1).min(DOUBLINGS)),
-        }
+/// How long to wait after so many failures in a row before the next node is asked.
+fn pause(failures: u32, hinted: bool) -> Duration {
+    match (failures, hinted) {
+        // The common case: a follower was asked first. But two nodes may each take the other for
+        // the leader, so only the first hint is followed at once.
+        (0, _) | (1, true) => Duration::ZERO,
+        _ => PAUSE * (1 << (failures - 1).min(DOUBLINGS)),
     }
 }
 
@@ -180,4 +177,23 @@ pub(super) fn is_final(status: &Status) -> bool {
             | Code::Unimplemented
             | Code::InvalidArgument
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_only_the_first_hint_is_followed_at_once() {
+        let ms = |failures, hinted| pause(failures, hinted).as_millis();
+        assert_eq!(
+            [0, 1, 2, 3].map(|failures| ms(failures, true)),
+            [0, 0, 10, 20]
+        );
+        assert_eq!(
+            [0, 1, 2, 3].map(|failures| ms(failures, false)),
+            [0, 5, 10, 20]
+        );
+        assert_eq!(ms(u32::MAX, false), 160);
+    }
 }

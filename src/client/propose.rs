@@ -57,7 +57,13 @@ impl Client {
         let until = self.until();
         loop {
             let candidate = self.inner.leader.candidate(until).await?;
-            match call(candidate.channel()).await {
+            let called = call(candidate.channel());
+            let Ok(called) = tokio::time::timeout_at(until + GRACE, called).await else {
+                let why = "the node does not answer";
+                self.inner.leader.lost(&candidate, why).await;
+                return Err(ClientError::Unknown { why: why.into() });
+            };
+            match called {
                 Ok(answer) => {
                     self.inner.leader.served();
                     return Ok(answer);
@@ -147,7 +153,8 @@ impl Client {
                     }
                     pause(until).await;
                 }
-                Err(ClientError::Deadline { why }) => return Err(self.late(&why, unknown)),
+                // What is refused now says nothing of an earlier try.
+                Err(_) if unknown.is_some() => return Err(self.late("", unknown)),
                 Err(error) => return Err(error),
             }
         }
@@ -253,6 +260,10 @@ pub(super) fn decided(outcome: Outcome, unknown: bool) -> Result<ProposeResponse
     match outcome {
         Outcome::Response(response) => Ok(response),
         Outcome::Rejected(refusal) => Err(ClientError::Rejected(refusal)),
+        // Judged before anything is proposed, so it says nothing of an earlier try.
+        Outcome::Invalid(invalid) if unknown => Err(ClientError::Unknown {
+            why: format!("{}: {}", invalid.field, invalid.why),
+        }),
         Outcome::Invalid(invalid) => Err(ClientError::Invalid {
             field: invalid.field,
             why: invalid.why,
@@ -305,4 +316,37 @@ pub(super) fn request<T>(message: T, patience: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(patience);
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Invalid;
+
+    #[test]
+    fn f4_a_refusal_after_a_lost_try_does_not_make_it_certain() {
+        let certainty = |outcome, unknown| match decided(outcome, unknown) {
+            Ok(_) => panic!("no response"),
+            Err(error) => error.certainty(),
+        };
+        let refused = |reason: &str, certainty: Certainty| {
+            Outcome::SessionRefused(SessionRefused {
+                reason: reason.into(),
+                certainty: certainty as i32,
+                ..SessionRefused::default()
+            })
+        };
+        let expired = || refused("Expired", Certainty::Unknown);
+        assert_eq!(certainty(expired(), false), Certainty::NotApplied);
+        assert_eq!(certainty(expired(), true), Certainty::Unknown);
+        let invalid = || Outcome::Invalid(Invalid::default());
+        assert_eq!(certainty(invalid(), false), Certainty::NotApplied);
+        assert_eq!(certainty(invalid(), true), Certainty::Unknown);
+        for unknown in [false, true] {
+            let kept = refused("AnswerNotKept", Certainty::Applied);
+            assert_eq!(certainty(kept, unknown), Certainty::Applied);
+            let rejected = Outcome::Rejected(crate::proto::Rejected::default());
+            assert_eq!(certainty(rejected, unknown), Certainty::NoEffect);
+        }
+    }
 }

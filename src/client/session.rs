@@ -375,3 +375,70 @@ impl Drop for Held {
         self.numbers.freed.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn numbers_wait_for_the_lowest_that_may_still_be_sent() {
+        let numbers = Arc::new(Numbers::default());
+        let until = Instant::now() + Duration::from_secs(1);
+        let mut held = Vec::new();
+        for number in 1..=BATCH as u64 {
+            let one = numbers.take(1, until).await.expect("room");
+            assert_eq!((one.first, numbers.floor()), (number, 1));
+            held.push(one);
+        }
+        // Those in between free no room: the floor stays where it is.
+        held.truncate(1);
+        let full = numbers.take(1, until).await.map(drop);
+        assert!(
+            matches!(full, Err(ClientError::Deadline { .. })),
+            "{full:?}"
+        );
+        let until = Instant::now() + Duration::from_secs(1);
+        let next = tokio::spawn({
+            let numbers = Arc::clone(&numbers);
+            async move { numbers.take(BATCH as u64, until).await }
+        });
+        tokio::task::yield_now().await;
+        drop(held);
+        let next = next.await.expect("no panic").expect("room");
+        assert_eq!((next.first, numbers.floor()), (101, 101));
+        assert!(numbers.try_take(1).is_none());
+        drop(next);
+        assert_eq!(numbers.floor(), 201);
+    }
+
+    #[test]
+    fn a_batch_takes_each_outcome_once_and_goes_on_from_the_first_that_is_open() {
+        let outcome = |outcome| proto::ProposeOutcome {
+            outcome: Some(outcome),
+        };
+        let response = |index| {
+            outcome(Outcome::Response(ProposeResponse {
+                index,
+                ..ProposeResponse::default()
+            }))
+        };
+        let unknown = || outcome(Outcome::Unknown(proto::OutcomeUnknown::default()));
+        let lost = || outcome(Outcome::NotLeader(proto::NotLeader::default()));
+        let mut batch = Batch {
+            commands: vec![proto::RouterCommand::default(); 4],
+            results: (0..4).map(|_| None).collect(),
+            unknown: vec![None; 4],
+        };
+        let again = batch.settle(0, vec![response(5), unknown(), response(7), lost()]);
+        assert!(matches!(again, Some(Outcome::Unknown(_))));
+        assert_eq!(batch.first_open(), Some(1));
+        let again = batch.settle(1, vec![response(6), response(9), lost()]);
+        assert!(matches!(again, Some(Outcome::NotLeader(_))));
+        assert_eq!(batch.first_open(), Some(3));
+        let indexes = batch.results[..3].iter().flatten().flatten();
+        assert_eq!(indexes.map(|it| it.index).collect::<Vec<_>>(), [5, 6, 7]);
+        assert!(batch.unknown[1].is_some() && batch.unknown[3].is_none());
+    }
+}
