@@ -16,6 +16,7 @@ use tonic::transport::server::Connected;
 
 use crate::types::ClusterId;
 
+use super::connect::Stream;
 use super::identity::{Caller, Role};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,11 +43,6 @@ pub(super) struct EdgeIo {
     /// Held for as long as the connection lives: the count of connections is bounded.
     _permit: OwnedSemaphorePermit,
 }
-
-/// A byte stream, encrypted or not.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// What a request knows of its connection.
 #[derive(Clone, Debug)]

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
@@ -60,6 +61,8 @@ pub struct EdgeLimits {
     pub max_connections: usize,
     /// Calls under way on one connection. Default 1,024.
     pub max_streams: u32,
+    /// Streams of proposals at a time, on all connections together. Default 4,096.
+    pub max_propose_streams: usize,
 }
 
 impl Default for EdgeLimits {
@@ -68,6 +71,7 @@ impl Default for EdgeLimits {
             max_message_bytes: 4 << 20,
             max_connections: 10_000,
             max_streams: 1024,
+            max_propose_streams: 4096,
         }
     }
 }
@@ -130,6 +134,8 @@ pub struct Edge {
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
     helpers: Vec<AbortHandle>,
+    /// Tells streams, which would go on for ever, that the edge closes.
+    closing: watch::Sender<bool>,
 }
 
 impl Edge {
@@ -140,6 +146,7 @@ impl Edge {
 
     /// Takes no more calls, lets those under way end (3 s at most), and closes.
     pub async fn shutdown(mut self) {
+        self.closing.send_replace(true);
         if let Some(stop) = self.stop.take() {
             // An error means that the server has ended already.
             let _ = stop.send(());
@@ -197,10 +204,7 @@ pub async fn serve(
         node: node.clone(),
         roles: roles.clone(),
     };
-    let router = RouterService {
-        node: node.clone(),
-        roles,
-    };
+    let (router, closing) = router(node.clone(), roles, limits);
     let routes = builder(limits)
         .add_service(health)
         .add_service(reflection)
@@ -234,7 +238,25 @@ pub async fn serve(
         stop: Some(stop),
         server,
         helpers,
+        closing,
     })
+}
+
+/// The service, and what tells its streams that the edge closes.
+fn router(
+    node: RaftNode,
+    roles: Roles,
+    limits: EdgeLimits,
+) -> (RouterService, watch::Sender<bool>) {
+    let (closing, close) = watch::channel(false);
+    let streams = limits.max_propose_streams.min(Semaphore::MAX_PERMITS);
+    let router = RouterService {
+        node,
+        roles,
+        streams: Arc::new(Semaphore::new(streams)),
+        closing: close,
+    };
+    (router, closing)
 }
 
 fn builder(limits: EdgeLimits) -> Server {
