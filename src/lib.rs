@@ -53,7 +53,6 @@
 
 pub mod config;
 pub mod core;
-mod crc;
 pub mod entry;
 pub mod error;
 pub mod network;
