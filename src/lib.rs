@@ -55,7 +55,6 @@
 
 pub mod config;
 pub mod core;
-mod crc;
 pub mod entry;
 pub mod error;
 pub mod network;
