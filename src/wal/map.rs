@@ -54,11 +54,14 @@ impl Mapping {
     }
 
     /// The same memory for a new life of its file, with nothing published, as if it had been
-    /// mapped anew; `None` if anybody else still holds it. To hold it alone is proof that no
-    /// reader, writer or job is left who could see the next life's bytes.
-    pub(crate) fn renew(self: Arc<Self>) -> Option<Arc<Self>> {
-        let Self { raw, touched, .. } = Arc::try_unwrap(self).ok()?;
-        Some(Self::new(raw, touched.into_inner()))
+    /// mapped anew. To hold it alone is proof that no reader, writer or job is left who could see
+    /// the next life's bytes.
+    ///
+    /// # Errors
+    /// The mapping as it is, if anybody else still holds it.
+    pub(crate) fn renew(self: Arc<Self>) -> Result<Arc<Self>, Arc<Self>> {
+        let Self { raw, touched, .. } = Arc::try_unwrap(self)?;
+        Ok(Self::new(raw, touched.into_inner()))
     }
 
     fn new(raw: MmapRaw, touched: usize) -> Arc<Self> {

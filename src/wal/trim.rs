@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::LogFailure;
 use super::layout::{Lsn, SegmentStart, parse_name, pool_name};
 use super::log::{LogStorage, Segment};
-use super::map::Mapping;
 use super::medium::{Event, Files, Lane, Medium, MediumEvent};
 use super::prepare::Free;
 use crate::types::{LogId, Micros, WriteId};
@@ -38,7 +37,9 @@ fn discard<F: Files>(files: &F, reuse: Vec<Free>, remove: Vec<Free>) -> io::Resu
         };
         let name = pool_name(seq);
         files.rename(&free.name, &name)?;
-        pooled.push(Free { name, ..free });
+        // Its pages need not be mapped one by one again.
+        let map = free.map.and_then(|map| files.renew(&name, map));
+        pooled.push(Free { name, map });
     }
     for free in remove {
         files.remove(&free.name)?;
@@ -208,8 +209,6 @@ impl<M: Medium> LogStorage<M> {
                 size,
                 ..
             } = segment;
-            // Who holds it alone keeps it mapped: its pages need not be mapped one by one again.
-            let map = map.and_then(Mapping::renew);
             // Used again only when nobody reads it: who still reads published bytes keeps them as they
             // are, the file just loses its name.
             let sole = pinned.upgrade().is_none_or(|map| !map.is_read());
