@@ -12,9 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::BenchCluster;
+use common::load::{FIRST_OFFSET, command, source};
 use common::medium::{Medium, media};
-use conveyor_raft::state_machine::{Outcome, StateMachine as _};
-use conveyor_raft::{RaftNode, RouterCommand, RouterStateMachine};
+use conveyor_raft::RaftNode;
+use conveyor_raft::state_machine::Outcome;
 use criterion::{
     BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group, criterion_main,
 };
@@ -22,10 +23,6 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 const CLIENTS: [usize; 3] = [1, 64, 1024];
-/// Bytes of a command as it stands in the log, envelope included.
-const COMMAND: usize = 128;
-/// From here on, offsets keep their encoded width for longer than any run takes.
-const FIRST_OFFSET: u64 = 1 << 35;
 
 /// What the tasks share. A source belongs to one task, so its offsets rise and each is applied.
 struct Load {
@@ -52,28 +49,6 @@ impl Load {
         self.first.fetch_min(response.index, Ordering::Relaxed);
         self.last.fetch_max(response.index, Ordering::Relaxed);
     }
-}
-
-fn command(source_id: String, offset: u64) -> RouterCommand {
-    RouterCommand::CommitSourceOffset {
-        source_id,
-        partition: 1,
-        offset,
-        rewind: false,
-    }
-}
-
-/// A source id that makes the task's commands exactly [`COMMAND`] bytes long.
-fn source(task: usize) -> String {
-    let padded = |len: usize| format!("bench/{task:04}/{}", "x".repeat(len));
-    let size = |id: String| {
-        let mut bytes = Vec::new();
-        let encoded = RouterStateMachine::encode(&command(id, FIRST_OFFSET), &mut bytes);
-        encoded.expect("the command is valid");
-        bytes.len()
-    };
-    let len = (0..COMMAND).find(|len| size(padded(*len)) == COMMAND);
-    padded(len.expect("an id can be padded to the byte"))
 }
 
 /// `count` proposals over as many tasks as there are sources, each waiting for its answer before

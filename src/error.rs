@@ -78,6 +78,9 @@ pub enum ProposeError {
     /// The replica failed (disk, log, state machine) and takes nothing more until it is restarted.
     #[error("the replica has failed: {0}")]
     Failed(String),
+    /// An earlier command of the same pipeline did not enter the log, so this one may not either.
+    #[error("an earlier command of the same batch or stream did not enter the log")]
+    Overtaking,
     /// The command's session does not take it.
     #[error(transparent)]
     Session(#[from] SessionRefusal),
@@ -115,6 +118,11 @@ pub enum SessionRefusal {
 }
 
 impl ProposeError {
+    /// Whether the command entered the log.
+    pub(crate) fn was_appended(&self) -> bool {
+        matches!(self, Self::Unknown { .. } | Self::Session(_))
+    }
+
     /// Whether the command may have taken effect all the same. In a session this speaks of the one
     /// try that failed, not of earlier ones.
     pub fn certainty(&self) -> Certainty {

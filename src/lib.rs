@@ -38,7 +38,8 @@
 //! * [`wal`]: the log. [`entry`] has the frame that is the same on disk and on the wire.
 //! * [`network`]: the seam to the peers; [`quic`] is the transport behind it.
 //! * [`state_machine`]: the trait to implement for your own state, and Conveyor's router state.
-//! * [`snapshot`]: files that hold a state; `grpc` (feature `grpc`): the client edge.
+//! * [`snapshot`]: files that hold a state; `grpc` (feature `grpc`): the client edge; `client`
+//!   (feature `client`): its Rust client.
 //!
 //! # What it is not
 //! It is no database and no message broker: it keeps a state that fits in memory. It does not
@@ -47,7 +48,8 @@
 //!
 //! # Features
 //! `grpc` and `cli` are on by default, for the program. Who embeds takes
-//! `default-features = false`, and has neither tonic nor clap in the tree. `sim` adds the simulator
+//! `default-features = false`, and has neither tonic nor clap in the tree. `client` is the Rust client
+//! alone. `sim` adds the simulator
 //! of whole clusters, for tests of state machines.
 #![deny(unsafe_code)]
 
@@ -67,7 +69,9 @@ pub mod types;
 pub mod wal;
 pub mod wire;
 
-#[cfg(feature = "grpc")]
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "client")]
 pub mod grpc;
 
 pub use config::{Cluster, ConfigError, RaftConfig};

@@ -40,6 +40,18 @@ fn without_default_features_neither_clap_nor_tonic_is_built() {
 }
 
 #[test]
+fn the_client_alone_brings_no_server() {
+    let client = tree(&["--no-default-features", "--features", "client"]);
+    for unwanted in ["clap", "axum", "tonic-health", "tonic-reflection"] {
+        assert!(!client.contains(unwanted), "{unwanted} is in {client:?}");
+    }
+    assert!(
+        client.contains("tonic") && client.contains("hyper"),
+        "{client:?}"
+    );
+}
+
+#[test]
 fn the_default_features_bring_both() {
     let whole = tree(&[]);
     assert!(

@@ -251,7 +251,7 @@ async fn h3_a_message_over_the_limit_is_refused_before_it_is_read() {
     assert_eq!(code(propose(&mut router, config(32 << 10)).await), Code::Ok);
     let refused = propose(&mut router, config(65 << 10)).await;
     assert_eq!(code(refused), Code::OutOfRange);
-    let nothing = router.propose(ProposeRequest { command: None }).await;
+    let nothing = router.propose(ProposeRequest::default()).await;
     assert_eq!(code(nothing), Code::InvalidArgument);
     one.stop().await;
 }

@@ -98,6 +98,7 @@ async fn a_batch_is_applied_in_order_with_an_outcome_each() {
     ];
     let request = ProposeBatchRequest {
         commands: commands.map(Into::into).into(),
+        ..ProposeBatchRequest::default()
     };
     let outcomes = router
         .propose_batch(request)
@@ -128,7 +129,10 @@ async fn a_batch_is_applied_in_order_with_an_outcome_each() {
 
     let many = vec![RouterCommand::Noop.into(); 4097];
     let refused = router
-        .propose_batch(ProposeBatchRequest { commands: many })
+        .propose_batch(ProposeBatchRequest {
+            commands: many,
+            ..ProposeBatchRequest::default()
+        })
         .await;
     assert_eq!(refused.expect_err("too many").code(), Code::InvalidArgument);
     one.stop().await;
@@ -150,6 +154,7 @@ async fn state_and_summary_are_of_one_index() {
     }
     let request = SummaryRequest {
         at_least_index: last,
+        ..SummaryRequest::default()
     };
     let summary = router.summary(request).await.expect("summary").into_inner();
     assert_eq!((summary.index, summary.counts["pipelines"]), (last, 200));
@@ -157,6 +162,7 @@ async fn state_and_summary_are_of_one_index() {
 
     let request = GetStateRequest {
         at_least_index: last,
+        ..GetStateRequest::default()
     };
     let mut parts = router.get_state(request).await.expect("state").into_inner();
     let (mut names, mut count) = (Vec::new(), 0);
@@ -177,6 +183,7 @@ async fn state_and_summary_are_of_one_index() {
     // An index that never comes ends with the caller's deadline.
     let mut request = Request::new(SummaryRequest {
         at_least_index: last + 1000,
+        ..SummaryRequest::default()
     });
     request.set_timeout(Duration::from_millis(300));
     let late = router.summary(request).await.expect_err("late");

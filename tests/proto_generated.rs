@@ -49,7 +49,7 @@ fn generate() -> (String, Vec<u8>) {
         .field_attribute(".conveyor.raft.v1.StatusResponse.role", ROLE_AS_WORD)
         .field_attribute(".conveyor.raft.v1.Member.standing", STANDING_AS_WORD)
         .field_attribute(".conveyor.raft.v1.Rejected.certainty", CERTAINTY_AS_WORD)
-        .client_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
+        .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
         .server_mod_attribute(".", "#[cfg(feature = \"grpc\")]")
         // The crate brings its own TLS, so `connect(address)` without any would be a trap.
         .build_transport(false)

@@ -91,6 +91,7 @@ async fn a_follower_names_the_leader_and_the_programs_talk_to_it() {
             .expect("reachable");
         let request = ProposeRequest {
             command: Some(RouterCommand::Noop.into()),
+            ..ProposeRequest::default()
         };
         let status = router
             .propose(request)

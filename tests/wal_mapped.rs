@@ -1,5 +1,7 @@
 //! The log over real files, as its users see it.
 
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -344,4 +346,31 @@ fn a_log_can_be_owned_by_another_thread() {
     fn is_send<T: Send>() {}
     is_send::<LogStorage<MappedDir>>();
     is_send::<LogStorage<Memory>>();
+}
+
+/// The mapping's unsafe code under valgrind's memory checker: bytes that outlive their segment and
+/// their log, bytes handed from one log to another, and a log on another thread.
+#[test]
+fn valgrind_finds_nothing_in_reads_of_the_mapping() {
+    if !common::needs("valgrind", common::has_program("valgrind")) {
+        return;
+    }
+    let tests = [
+        "pinned_bytes_do_not_change_when_their_segment_goes",
+        "a_read_keeps_its_bytes_when_the_log_is_dropped",
+        "a_follower_stores_the_very_bytes",
+        "a_log_can_be_owned_by_another_thread",
+    ];
+    let me = std::env::current_exe().expect("this test's own program");
+    let checked = std::process::Command::new("valgrind")
+        .args(["--quiet", "--error-exitcode=9", "--leak-check=no"])
+        .arg(me)
+        .args(["--test-threads=1", "--exact"])
+        .args(tests)
+        .output()
+        .expect("valgrind starts");
+    let text = String::from_utf8_lossy(&checked.stdout);
+    let errors = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{text}\n{errors}");
+    assert!(text.contains("4 passed"), "{text}");
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 pub(crate) mod fdatasync;
+pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod medium;
 pub(crate) mod ratios;
@@ -10,7 +11,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use conveyor_raft::quic::certs;
+use conveyor_raft::quic::certs::{self, GeneratedCerts};
 use conveyor_raft::{
     Cluster, LogIndex, NodeId, NodeStatus, RaftConfig, RaftNode, RouterStateMachine,
 };
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 /// Three nodes with everything real: mapped logs, QUIC with mutual TLS, the router's state machine.
 pub(crate) struct BenchCluster {
     pub(crate) nodes: Vec<RaftNode>,
+    pub(crate) certificates: GeneratedCerts,
     _dir: TempDir,
 }
 
@@ -77,7 +79,11 @@ impl BenchCluster {
             let node = RaftNode::new(config, RouterStateMachine::new(), peers).await;
             nodes.push(node.expect("the node starts"));
         }
-        let cluster = Self { nodes, _dir: dir };
+        let cluster = Self {
+            nodes,
+            certificates,
+            _dir: dir,
+        };
         cluster.leader().await;
         cluster
     }

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::transport::server::Connected;
 
+use super::connect::Stream;
 use super::identity::{Caller, Role};
 use super::trust::{Stay, Trust};
 
@@ -47,11 +48,6 @@ pub(super) struct EdgeIo {
     /// Held for as long as the connection lives: the count of connections is bounded.
     _permit: OwnedSemaphorePermit,
 }
-
-/// A byte stream, encrypted or not.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// What a request knows of its connection.
 #[derive(Clone, Debug)]

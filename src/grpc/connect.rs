@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -17,7 +18,6 @@ use tonic::codegen::Service;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
-use super::accept::Stream;
 use super::identity::Subject;
 use super::tls::{EdgeIdentity, EdgeTlsError};
 use crate::types::ClusterId;
@@ -65,6 +65,30 @@ pub async fn connect(
     endpoint: &str,
     identity: Option<&EdgeIdentity>,
 ) -> Result<Channel, ConnectError> {
+    let (uri, tls) = prepare(endpoint, identity)?;
+    let settings = Endpoint::from(uri)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    let unreachable = |error: tonic::transport::Error| ConnectError::Unreachable {
+        endpoint: endpoint.to_owned(),
+        why: innermost(&error),
+    };
+    settings
+        .connect_with_connector(Connector { tls })
+        .await
+        .map_err(unreachable)
+}
+
+/// What can be known to be wrong before anybody is asked.
+pub(crate) fn check(endpoint: &str, identity: Option<&EdgeIdentity>) -> Result<(), ConnectError> {
+    prepare(endpoint, identity).map(drop)
+}
+
+fn prepare(
+    endpoint: &str,
+    identity: Option<&EdgeIdentity>,
+) -> Result<(Uri, Option<Tls>), ConnectError> {
     let uri = parse_endpoint(endpoint)?;
     let tls = match (uri.scheme_str(), identity) {
         (Some("https"), None) => {
@@ -78,18 +102,7 @@ pub async fn connect(
         }),
         _ => None,
     };
-    let settings = Endpoint::from(uri)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let unreachable = |error: tonic::transport::Error| ConnectError::Unreachable {
-        endpoint: endpoint.to_owned(),
-        why: innermost(&error),
-    };
-    settings
-        .connect_with_connector(Connector { tls })
-        .await
-        .map_err(unreachable)
+    Ok((uri, tls))
 }
 
 fn parse_endpoint(endpoint: &str) -> Result<Uri, ConnectError> {
@@ -132,6 +145,11 @@ fn innermost(error: &dyn std::error::Error) -> String {
     }
     last.to_string()
 }
+
+/// A byte stream, encrypted or not.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 #[derive(Clone)]
 struct Tls {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use tonic::Request;
 
-const DEFAULT: Duration = Duration::from_secs(5);
-const MAX: Duration = Duration::from_secs(60);
+pub(super) const DEFAULT: Duration = Duration::from_secs(5);
+pub(super) const MAX: Duration = Duration::from_secs(60);
 /// Kept back from the caller's deadline, so that the answer, which may be "outcome unknown", is on
 /// its way before the caller (and tonic, which watches the same header) stops waiting for it.
 const MARGIN: Duration = Duration::from_millis(50);

@@ -2,36 +2,59 @@
 //!
 //! | service | what | role |
 //! |---|---|---|
-//! | `conveyor.raft.v1.Router` | proposals, state | writer, reader |
+//! | `conveyor.raft.v1.Router` | proposals one by one, in batches and as a stream, sessions; state | writer, reader |
 //! | `conveyor.raft.v1.Cluster` | how the node is; who belongs to the cluster | reader |
 //! | | changes of members, hand-over of leadership | operator |
 //! | `conveyor.raft.v1.Backup` | snapshots of the state | operator |
 //! | `grpc.health.v1.Health` | live and ready | none |
 //! | `grpc.reflection.v1` | the protos, for grpcurl | reader |
 //!
+//! With the feature `client` alone only the caller's side is here.
+//!
 //! The role is in the client's certificate: URI `conveyor-raft://CLUSTER/client/ROLE/NAME`. A
 //! follower does not pass proposals on: it answers who leads and where.
 
+#[cfg(feature = "grpc")]
 mod accept;
+#[cfg(feature = "grpc")]
 mod authorize;
+#[cfg(feature = "grpc")]
 mod backup;
+#[cfg(feature = "grpc")]
 mod cluster;
 mod connect;
+#[cfg(feature = "grpc")]
 mod convert;
+#[cfg(feature = "grpc")]
 mod deadline;
+mod details;
+#[cfg(feature = "grpc")]
 mod health;
+#[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "servers use it"))]
 mod identity;
+#[cfg(feature = "grpc")]
 mod members;
+#[cfg(feature = "grpc")]
+mod propose;
+#[cfg(feature = "grpc")]
 mod router;
+#[cfg(feature = "grpc")]
 mod serve;
+#[cfg(feature = "grpc")]
 mod status;
+#[cfg(feature = "grpc")]
+mod stream;
+#[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "servers use it"))]
 mod tls;
 mod trust;
 
+#[cfg(feature = "grpc")]
 pub use backup::BackupServiceImpl;
+pub(crate) use connect::check;
 pub use connect::{ConnectError, connect};
+pub use details::detail;
 pub use identity::{ParseRoleError, Role};
+#[cfg(feature = "grpc")]
 pub use serve::{Edge, EdgeError, EdgeLimits, EdgeOptions, EdgeSecurity, serve};
-pub use status::detail;
 pub use tls::{EdgeFiles, EdgeIdentity, EdgeTlsError};
 pub use trust::EdgeReload;

@@ -2,140 +2,100 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
-use crate::node::{Applied, Proposal, ProposeOptions, RaftNode};
-use crate::proto::propose_outcome::Outcome as Item;
+use crate::error::ProposeError;
+use crate::node::{Applied, Place, ProposeOptions, RaftNode, ReadConsistency, ReadOptions};
 use crate::proto::router_server::Router;
 use crate::proto::{
-    self, Certainty, GetStateRequest, NotAppended, ProposeBatchRequest, ProposeBatchResponse,
-    ProposeOutcome, ProposeRequest, ProposeResponse, StatePart, SummaryRequest, SummaryResponse,
+    CloseSessionRequest, CloseSessionResponse, Consistency, GetStateRequest, OpenSessionRequest,
+    OpenSessionResponse, ProposeBatchRequest, ProposeBatchResponse, ProposeOutcome, ProposeRequest,
+    ProposeResponse, ProposeStreamRequest, ProposeStreamResponse, StatePart, SummaryRequest,
+    SummaryResponse,
 };
-use crate::state_machine::{RouterCommand, RouterResponse, RouterState};
+use crate::state_machine::RouterState;
 
 use super::authorize::Roles;
 use super::convert;
 use super::deadline::Deadline;
 use super::identity::Role;
-use super::status::{Failure, invalid, rejected, wait};
+use super::propose::{self, CommandError, answer, command, in_session};
+use super::status::{Failure, invalid, overloaded, rejected, unread};
+use super::stream::{AHEAD, Side};
 
-/// Most commands in one batch.
-const MAX_BATCH: usize = 4096;
-/// Parts of the state made ahead of a client that takes its time.
-const AHEAD: usize = 2;
+/// Most commands in one batch, or in one message of a stream.
+pub(super) const MAX_BATCH: usize = 4096;
 
 pub(super) struct RouterService {
     pub(super) node: RaftNode,
     pub(super) roles: Roles,
+    /// How many more streams of proposals there may be.
+    pub(super) streams: Arc<Semaphore>,
+    /// Whether the edge closes.
+    pub(super) closing: watch::Receiver<bool>,
 }
 
 type State = Arc<Applied<RouterState>>;
 
 impl RouterService {
-    /// A command in the form that is proposed, if this caller may propose it.
-    fn command(role: Role, command: proto::RouterCommand) -> Result<RouterCommand, CommandError> {
-        let command = RouterCommand::try_from(command)?;
-        match needs_operator(&command) && role < Role::Operator {
-            true => Err(CommandError::Role(role)),
-            false => Ok(command),
-        }
+    fn failure(&self, error: ProposeError, deadline: Deadline) -> Status {
+        let leader = self.node.status().leader;
+        Failure::new(error, &leader, deadline.passed()).into_status()
     }
 
-    fn failure(&self, error: crate::error::ProposeError, deadline: Deadline) -> Failure {
-        Failure::new(error, &self.node.status().leader, deadline.passed())
+    async fn read(
+        &self,
+        consistency: Consistency,
+        index: u64,
+        deadline: Deadline,
+    ) -> Result<State, Status> {
+        let options = ReadOptions {
+            consistency: wanted(consistency, index)?,
+            deadline: Some(deadline.left()),
+        };
+        let read = self.node.read_with(options).await;
+        read.map_err(|error| unread(&error, &self.node.status().leader))
     }
 
-    async fn at(&self, index: u64, deadline: Deadline) -> Result<State, Status> {
-        match index {
-            0 => Ok(self.node.applied()),
-            _ => {
-                let reached = self.node.wait_applied(index, deadline.left()).await;
-                reached.map_err(|error| wait(&error))
+    /// Proposes in order, none after one that was not appended, and waits for all outcomes.
+    async fn propose_all(
+        &self,
+        role: Role,
+        request: ProposeBatchRequest,
+        deadline: Deadline,
+    ) -> Result<Vec<ProposeOutcome>, CommandError> {
+        let first = in_session(request.session)?;
+        let count = request.commands.len();
+        let mut outcomes = vec![ProposeOutcome::default(); count];
+        let (pipeline, mut results) = self.node.pipeline();
+        for (item, message) in (0u32..).zip(request.commands) {
+            match command(role, Some(message)) {
+                Ok(command) => {
+                    let place = Place {
+                        ticket: item.into(),
+                        session: first.map(|first| first.after(item.into())),
+                        unordered: false,
+                    };
+                    pipeline.submit(place, &command, options(deadline));
+                }
+                Err(error) => {
+                    pipeline.break_off();
+                    outcomes[item as usize].outcome = Some(error.item(item));
+                }
             }
         }
-    }
-
-    /// Submits in order, and stops at the first that is not taken: none may overtake another.
-    fn submit_all(
-        &self,
-        commands: Vec<Result<RouterCommand, Box<Item>>>,
-        deadline: Deadline,
-    ) -> Vec<Submitted> {
-        let mut stopped: Option<String> = None;
-        let mut submitted = Vec::with_capacity(commands.len());
-        for (item, command) in (0u32..).zip(commands) {
-            let next = match (&stopped, command) {
-                (Some(why), _) => Submitted::Done(Box::new(not_appended(why))),
-                (None, Err(outcome)) => {
-                    stopped = Some(format!("item {item} was refused"));
-                    Submitted::Done(outcome)
-                }
-                (None, Ok(command)) => match self.node.submit(command, options(deadline)) {
-                    Ok(proposal) => Submitted::Pending(proposal),
-                    Err(error) => {
-                        stopped = Some(format!("item {item} was not taken"));
-                        let outcome = self.failure(error, deadline).into_outcome(item);
-                        Submitted::Done(Box::new(outcome))
-                    }
-                },
-            };
-            submitted.push(next);
+        drop(pipeline);
+        let mut known = Vec::with_capacity(count);
+        while results.receive(&mut known, count.max(1)).await > 0 {
+            for (item, result) in known.drain(..) {
+                let outcome = propose::outcome(&self.node, item as u32, result);
+                outcomes[item as usize] = outcome;
+            }
         }
-        submitted
+        Ok(outcomes)
     }
-}
-
-/// One item of a batch.
-enum Submitted {
-    Done(Box<Item>),
-    Pending(Proposal),
-}
-
-/// Why a command is not proposed.
-enum CommandError {
-    Shape(crate::state_machine::CommandError),
-    Role(Role),
-}
-
-impl From<crate::state_machine::CommandError> for CommandError {
-    fn from(error: crate::state_machine::CommandError) -> Self {
-        Self::Shape(error)
-    }
-}
-
-impl CommandError {
-    fn status(self) -> Status {
-        match self {
-            Self::Shape(error) => invalid(&error.field, error.why),
-            Self::Role(has) => super::status::permission_denied(Role::Operator, has),
-        }
-    }
-
-    fn item(self, item: u32) -> Item {
-        let (field, why) = match self {
-            Self::Shape(error) => (error.field, error.why),
-            Self::Role(has) => (
-                "rewind".to_owned(),
-                format!("needs the role operator, the caller has {has}"),
-            ),
-        };
-        Item::Invalid(proto::Invalid {
-            field,
-            why,
-            item: Some(item),
-            certainty: Certainty::NotApplied as i32,
-        })
-    }
-}
-
-fn needs_operator(command: &RouterCommand) -> bool {
-    matches!(
-        command,
-        RouterCommand::CommitSourceOffset { rewind: true, .. }
-            | RouterCommand::CommitGroupOffset { rewind: true, .. }
-    )
 }
 
 fn options(deadline: Deadline) -> ProposeOptions {
@@ -144,38 +104,19 @@ fn options(deadline: Deadline) -> ProposeOptions {
     }
 }
 
-fn not_appended(why: &str) -> Item {
-    Item::NotAppended(NotAppended {
-        why: why.to_owned(),
-        certainty: Certainty::NotApplied as i32,
-    })
-}
-
-/// What is returned for a command that was applied, or the refusal.
-fn answer(response: RouterResponse) -> Result<ProposeResponse, proto::Rejected> {
-    use crate::state_machine::Outcome;
-    let (index, term, time_ms) = (response.index, response.term, response.time_ms);
-    let (answer, unchanged) = match response.outcome {
-        Outcome::Applied(answer) => (answer, false),
-        Outcome::Unchanged(answer) => (answer, true),
-        Outcome::Rejected(rejection) => {
-            return Err(proto::Rejected {
-                reason: rejection.reason().to_owned(),
-                index,
-                current: rejection.current(),
-                certainty: Certainty::NoEffect as i32,
-                message: rejection.to_string(),
-            });
+fn wanted(consistency: Consistency, index: u64) -> Result<ReadConsistency, Status> {
+    match (consistency, index) {
+        (Consistency::Unspecified, 0) | (Consistency::Local, 0) => Ok(ReadConsistency::Local),
+        (Consistency::Unspecified | Consistency::AtLeastIndex, index) => {
+            Ok(ReadConsistency::AtLeast(index))
         }
-    };
-    Ok(ProposeResponse {
-        index,
-        term,
-        time_ms,
-        duplicate: response.duplicate,
-        unchanged,
-        answer: Some((&answer).into()),
-    })
+        (Consistency::Lease, 0) => Ok(ReadConsistency::Lease),
+        (Consistency::Linearizable, 0) => Ok(ReadConsistency::Linearizable),
+        _ => {
+            let why = "goes with CONSISTENCY_AT_LEAST_INDEX only";
+            Err(invalid("at_least_index", why))
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -186,11 +127,14 @@ impl Router for RouterService {
     ) -> Result<Response<ProposeResponse>, Status> {
         let role = self.roles.require(&request, Role::Writer)?;
         let deadline = Deadline::of(&request);
-        let command = request.into_inner().command;
-        let command = command.ok_or_else(|| invalid("command", "is missing"))?;
-        let command = Self::command(role, command).map_err(CommandError::status)?;
-        let proposed = self.node.propose_with(command, options(deadline)).await;
-        let response = proposed.map_err(|error| self.failure(error, deadline).into_status())?;
+        let request = request.into_inner();
+        let at = in_session(request.session).map_err(CommandError::status)?;
+        let command = command(role, request.command).map_err(CommandError::status)?;
+        let proposed = match at {
+            Some(at) => self.node.propose_in(at, command, options(deadline)).await,
+            None => self.node.propose_with(command, options(deadline)).await,
+        };
+        let response = proposed.map_err(|error| self.failure(error, deadline))?;
         answer(response)
             .map(Response::new)
             .map_err(|refusal| rejected(&refusal))
@@ -202,32 +146,58 @@ impl Router for RouterService {
     ) -> Result<Response<ProposeBatchResponse>, Status> {
         let role = self.roles.require(&request, Role::Writer)?;
         let deadline = Deadline::of(&request);
-        let commands = request.into_inner().commands;
-        if commands.len() > MAX_BATCH {
-            let why = format!("are {}, at most {MAX_BATCH} fit in a batch", commands.len());
+        let request = request.into_inner();
+        let count = request.commands.len();
+        if count > MAX_BATCH {
+            let why = format!("are {count}, at most {MAX_BATCH} fit in a batch");
             return Err(invalid("commands", why));
         }
-        let commands = (0u32..).zip(commands).map(|(item, command)| {
-            Self::command(role, command).map_err(|error| Box::new(error.item(item)))
-        });
-        let submitted = self.submit_all(commands.collect(), deadline);
-        let mut outcomes = Vec::with_capacity(submitted.len());
-        for (item, submitted) in (0u32..).zip(submitted) {
-            let outcome = match submitted {
-                Submitted::Done(outcome) => *outcome,
-                Submitted::Pending(proposal) => match proposal.await {
-                    Ok(response) => match answer(response) {
-                        Ok(response) => Item::Response(response),
-                        Err(refusal) => Item::Rejected(refusal),
-                    },
-                    Err(error) => self.failure(error, deadline).into_outcome(item),
-                },
-            };
-            outcomes.push(ProposeOutcome {
-                outcome: Some(outcome),
-            });
-        }
+        let outcomes = self.propose_all(role, request, deadline).await;
+        let outcomes = outcomes.map_err(CommandError::status)?;
         Ok(Response::new(ProposeBatchResponse { outcomes }))
+    }
+
+    type ProposeStreamStream = ReceiverStream<Result<ProposeStreamResponse, Status>>;
+
+    async fn propose_stream(
+        &self,
+        request: Request<Streaming<ProposeStreamRequest>>,
+    ) -> Result<Response<Self::ProposeStreamStream>, Status> {
+        let role = self.roles.require(&request, Role::Writer)?;
+        let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+            return Err(overloaded("the count of proposal streams", 1000));
+        };
+        let (send, receive) = mpsc::channel(AHEAD);
+        let side = Side::new(self.node.clone(), role, send);
+        let closing = self.closing.clone();
+        tokio::spawn(async move {
+            side.run(request.into_inner(), closing).await;
+            drop(permit);
+        });
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    async fn open_session(
+        &self,
+        request: Request<OpenSessionRequest>,
+    ) -> Result<Response<OpenSessionResponse>, Status> {
+        self.roles.require(&request, Role::Writer)?;
+        let deadline = Deadline::of(&request);
+        let opened = self.node.open_session(options(deadline)).await;
+        let session = opened.map_err(|error| self.failure(error, deadline))?;
+        Ok(Response::new(OpenSessionResponse { session }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<CloseSessionRequest>,
+    ) -> Result<Response<CloseSessionResponse>, Status> {
+        self.roles.require(&request, Role::Writer)?;
+        let deadline = Deadline::of(&request);
+        let session = request.into_inner().session;
+        let closed = self.node.close_session(session, options(deadline)).await;
+        closed.map_err(|error| self.failure(error, deadline))?;
+        Ok(Response::new(CloseSessionResponse {}))
     }
 
     type GetStateStream = ReceiverStream<Result<StatePart, Status>>;
@@ -238,9 +208,9 @@ impl Router for RouterService {
     ) -> Result<Response<Self::GetStateStream>, Status> {
         self.roles.require(&request, Role::Reader)?;
         let deadline = Deadline::of(&request);
-        let state = self
-            .at(request.into_inner().at_least_index, deadline)
-            .await?;
+        let request = request.into_inner();
+        let (consistency, index) = (request.consistency(), request.at_least_index);
+        let state = self.read(consistency, index, deadline).await?;
         let (send, receive) = mpsc::channel(AHEAD);
         // Converting 100 MB of records would hold up the calls of everybody else.
         tokio::task::spawn_blocking(move || {
@@ -255,9 +225,9 @@ impl Router for RouterService {
     ) -> Result<Response<SummaryResponse>, Status> {
         self.roles.require(&request, Role::Reader)?;
         let deadline = Deadline::of(&request);
-        let state = self
-            .at(request.into_inner().at_least_index, deadline)
-            .await?;
+        let request = request.into_inner();
+        let (consistency, index) = (request.consistency(), request.at_least_index);
+        let state = self.read(consistency, index, deadline).await?;
         Ok(Response::new(convert::summary(&state)))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
@@ -61,6 +61,8 @@ pub struct EdgeLimits {
     pub max_connections: usize,
     /// Calls under way on one connection. Default 1,024.
     pub max_streams: u32,
+    /// Streams of proposals at a time, on all connections together. Default 4,096.
+    pub max_propose_streams: usize,
 }
 
 impl Default for EdgeLimits {
@@ -69,6 +71,7 @@ impl Default for EdgeLimits {
             max_message_bytes: 4 << 20,
             max_connections: 10_000,
             max_streams: 1024,
+            max_propose_streams: 4096,
         }
     }
 }
@@ -132,6 +135,8 @@ pub struct Edge {
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
     helpers: Vec<AbortHandle>,
+    /// Tells streams, which would go on for ever, that the edge closes.
+    closing: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Edge {
@@ -165,6 +170,7 @@ impl Edge {
 
     /// Takes no more calls, lets those under way end (3 s at most), and closes.
     pub async fn shutdown(mut self) {
+        self.closing.send_replace(true);
         if let Some(stop) = self.stop.take() {
             // An error means that the server has ended already.
             let _ = stop.send(());
@@ -217,10 +223,7 @@ pub async fn serve(
         node: node.clone(),
         roles: roles.clone(),
     };
-    let router = RouterService {
-        node: node.clone(),
-        roles,
-    };
+    let (router, closing) = router(node.clone(), roles, limits);
     let routes = builder(limits)
         .add_service(health)
         .add_service(reflection)
@@ -259,6 +262,7 @@ pub async fn serve(
         stop: Some(stop),
         server,
         helpers,
+        closing,
     })
 }
 
@@ -274,6 +278,23 @@ fn backup(
     let service = BackupServiceImpl::new(node.clone(), dir)?.with_roles(roles.clone());
     let server = BackupServer::new(service).max_decoding_message_size(limits.max_message_bytes);
     Ok(Some(server))
+}
+
+/// The service, and what tells its streams that the edge closes.
+fn router(
+    node: RaftNode,
+    roles: Roles,
+    limits: EdgeLimits,
+) -> (RouterService, watch::Sender<bool>) {
+    let (closing, close) = watch::channel(false);
+    let streams = limits.max_propose_streams.min(Semaphore::MAX_PERMITS);
+    let router = RouterService {
+        node,
+        roles,
+        streams: Arc::new(Semaphore::new(streams)),
+        closing: close,
+    };
+    (router, closing)
 }
 
 fn builder(limits: EdgeLimits) -> Server {

@@ -1,85 +1,16 @@
 //! The gRPC status of each failure, with a typed detail that says what it means for the command.
-//!
-//! The detail travels as `google.rpc.Status` in `grpc-status-details-bin`, the convention that
-//! grpcurl and the client libraries know.
 
-use prost::{Message, Name};
+use prost::Name;
 use tonic::{Code, Status};
 
-use crate::error::{LeaderHint, ProposeError, WaitError};
+use crate::error::{LeaderHint, ProposeError, ReadError, SessionRefusal, WaitError};
 use crate::proto::{
     self, Certainty, ChangeRefused, HandOverRefused, Invalid, NotAppended, NotLeader,
-    OutcomeUnknown, Overloaded, Rejected, ReplicaFailed, RoleRequired,
+    OutcomeUnknown, Overloaded, Rejected, ReplicaFailed, RoleRequired, SessionRefused,
 };
 
+use super::details::{RetryDelay, RetryInfo, any, with_detail, with_details};
 use super::identity::Role;
-
-/// The three messages of google.rpc and google.protobuf that details need, field for field.
-#[derive(Clone, PartialEq, Message)]
-struct RpcStatus {
-    #[prost(int32, tag = "1")]
-    code: i32,
-    #[prost(string, tag = "2")]
-    message: String,
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct Any {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<RetryDelay>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct RetryDelay {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
-}
-
-const TYPE_PREFIX: &str = "type.googleapis.com/";
-
-fn any<M: Message>(name: &str, message: &M) -> Any {
-    Any {
-        type_url: format!("{TYPE_PREFIX}{name}"),
-        value: message.encode_to_vec(),
-    }
-}
-
-fn with_details(code: Code, message: String, details: Vec<Any>) -> Status {
-    let status = RpcStatus {
-        code: code as i32,
-        message: message.clone(),
-        details,
-    };
-    Status::with_details(code, message, status.encode_to_vec().into())
-}
-
-fn with_detail<M: Message + Name>(code: Code, message: String, detail: &M) -> Status {
-    with_details(code, message, vec![any(&M::full_name(), detail)])
-}
-
-/// The detail of type `M` that a status carries, if it carries one.
-///
-/// For callers of the services: `detail::<NotLeader>(&status)` says who leads.
-pub fn detail<M: Message + Name + Default>(status: &Status) -> Option<M> {
-    let details = RpcStatus::decode(status.details()).ok()?.details;
-    let name = M::full_name();
-    let any = details
-        .iter()
-        .find(|any| any.type_url.strip_prefix(TYPE_PREFIX) == Some(&name))?;
-    M::decode(any.value.as_slice()).ok()
-}
 
 /// Why one command got no answer from the state machine, in the form that both a call's status and
 /// an item of a batch take.
@@ -93,6 +24,7 @@ pub(super) enum Failure {
     },
     Invalid(Invalid),
     NotAppended(NotAppended),
+    Session(SessionRefused),
     Replica {
         detail: ReplicaFailed,
         disk_full: bool,
@@ -128,15 +60,11 @@ impl Failure {
                 },
                 deadline: late,
             },
-            ProposeError::Deadline => Self::NotAppended(NotAppended {
+            ProposeError::Deadline | ProposeError::Overtaking => Self::NotAppended(NotAppended {
                 why: error.to_string(),
                 certainty: not_applied,
             }),
-            // Nothing at this edge is proposed in sessions.
-            ProposeError::Session(_) => Self::NotAppended(NotAppended {
-                why: error.to_string(),
-                certainty: Certainty::Unknown as i32,
-            }),
+            ProposeError::Session(refusal) => Self::Session(session_refused(refusal)),
             ProposeError::ShuttingDown => Self::stopping(leader),
             ProposeError::Failed(why) => Self::replica(
                 format!("the replica has failed: {why}; mend the cause, then restart the node"),
@@ -185,6 +113,9 @@ impl Failure {
             Self::NotAppended(detail) => {
                 with_detail(Code::DeadlineExceeded, detail.why.clone(), &detail)
             }
+            Self::Session(detail) => {
+                with_detail(Code::FailedPrecondition, detail.message.clone(), &detail)
+            }
             Self::Replica { detail, disk_full } => {
                 let code = match disk_full {
                     true => Code::ResourceExhausted,
@@ -207,8 +138,29 @@ impl Failure {
                 ..detail
             }),
             Self::NotAppended(detail) => Outcome::NotAppended(detail),
+            Self::Session(detail) => Outcome::SessionRefused(detail),
             Self::Replica { detail, .. } => Outcome::ReplicaFailed(detail),
         }
+    }
+}
+
+/// What this node cannot know is what became of earlier tries of the command: only a session that is
+/// full for the moment says that there was none, and only a remembered one that there was.
+fn session_refused(refusal: SessionRefusal) -> SessionRefused {
+    let (reason, floor, window, certainty) = match refusal {
+        SessionRefusal::Expired => ("Expired", 0, 0, Certainty::Unknown),
+        SessionRefusal::Stale { floor } => ("Stale", floor, 0, Certainty::Unknown),
+        SessionRefusal::TooFarAhead { floor, window } => {
+            ("TooFarAhead", floor, window, Certainty::NotApplied)
+        }
+        SessionRefusal::AnswerNotKept => ("AnswerNotKept", 0, 0, Certainty::Applied),
+    };
+    SessionRefused {
+        reason: reason.to_owned(),
+        floor,
+        window,
+        certainty: certainty as i32,
+        message: refusal.to_string(),
     }
 }
 
@@ -372,6 +324,29 @@ pub(super) fn permission_denied(needed: Role, has: Role) -> Status {
     };
     let text = format!("this call needs the role {needed}, the caller has {has}");
     with_detail(Code::PermissionDenied, text, &detail)
+}
+
+/// Nothing was read.
+pub(super) fn unread(error: &ReadError, leader: &LeaderHint) -> Status {
+    match error {
+        ReadError::Deadline => Status::deadline_exceeded(error.to_string()),
+        ReadError::Overloaded { retry_after_ms } => overloaded(READS, *retry_after_ms),
+        ReadError::Stopped => Failure::stopping(leader).into_status(),
+        ReadError::Failed(why) => {
+            Failure::new(ProposeError::Failed(why.clone()), leader, false).into_status()
+        }
+    }
+}
+
+const READS: &str = "the queue of reads";
+
+/// There is no room for this call now.
+pub(super) fn overloaded(budget: &str, retry_after_ms: u64) -> Status {
+    overloaded_status(&Overloaded {
+        budget: budget.to_owned(),
+        retry_after_ms,
+        certainty: Certainty::NotApplied as i32,
+    })
 }
 
 /// Waiting for an index ended.

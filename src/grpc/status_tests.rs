@@ -1,4 +1,7 @@
+use prost::Message;
+
 use super::*;
+use crate::grpc::details::{RpcStatus, detail};
 
 fn hint() -> LeaderHint {
     LeaderHint {

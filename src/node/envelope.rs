@@ -32,6 +32,14 @@ pub struct InSession {
     pub floor: u64,
 }
 
+impl InSession {
+    /// The command whose number is `count` above this one's, with the same floor.
+    pub fn after(self, count: u64) -> Self {
+        let seq = self.seq.saturating_add(count);
+        Self { seq, ..self }
+    }
+}
+
 /// Starts a payload; the command's bytes follow.
 pub(crate) fn seal(session: Option<InSession>, out: &mut Vec<u8>) {
     match session {

@@ -223,37 +223,64 @@ impl<S: StateMachine> RaftNode<S> {
         reply: Reply<S::Response>,
         options: ProposeOptions,
     ) -> Result<(), ProposeError> {
-        let shared = self.shared();
-        if *shared.stopped.borrow() {
-            return Err(ProposeError::ShuttingDown);
+        match self.try_enqueue(kind, payload, reply, options) {
+            Ok(()) => Ok(()),
+            Err((_, error)) => Err(error),
         }
-        self.check_leads()?;
+    }
+
+    /// The same; what is not taken is answered where it wants its answer.
+    pub(super) fn enqueue_or_answer(
+        &self,
+        kind: EntryKind,
+        payload: Bytes,
+        reply: Reply<S::Response>,
+        options: ProposeOptions,
+    ) {
+        if let Err((waiter, error)) = self.try_enqueue(kind, payload, reply, options) {
+            waiter.answer(Err(error));
+        }
+    }
+
+    fn try_enqueue(
+        &self,
+        kind: EntryKind,
+        payload: Bytes,
+        reply: Reply<S::Response>,
+        options: ProposeOptions,
+    ) -> Result<(), (Waiter<S::Response>, ProposeError)> {
+        let shared = self.shared();
         let patience = options.deadline.unwrap_or(DEFAULT_DEADLINE);
         let deadline = shared
             .clock
             .now()
             .saturating_add(patience.as_micros() as Micros);
-        let submission = Submission {
-            kind,
-            payload,
-            waiter: Waiter { reply, deadline },
-        };
-        let taken = shared.inbox.put(|lanes| {
+        let waiter = Waiter { reply, deadline };
+        if *shared.stopped.borrow() {
+            return Err((waiter, ProposeError::ShuttingDown));
+        }
+        if let Err(error) = self.check_leads() {
+            return Err((waiter, error));
+        }
+        shared.inbox.put(|lanes| {
             if lanes.closed {
-                return Err(ProposeError::ShuttingDown);
+                return Err((waiter, ProposeError::ShuttingDown));
             }
-            let room = lanes.proposals.len() < limits::MAX_SUBMITTED;
-            if room {
-                lanes.proposals.push(submission);
+            if lanes.proposals.len() >= limits::MAX_SUBMITTED {
+                let budget = "the queue of proposals";
+                let full = ProposeError::Overloaded {
+                    budget,
+                    retry_after_ms: 10,
+                };
+                return Err((waiter, full));
             }
-            Ok(room)
-        })?;
-        let budget = "the queue of proposals";
-        let full = ProposeError::Overloaded {
-            budget,
-            retry_after_ms: 10,
-        };
-        taken.then_some(()).ok_or(full)
+            lanes.proposals.push(Submission {
+                kind,
+                payload,
+                waiter,
+            });
+            Ok(())
+        })
     }
 
     fn check_leads(&self) -> Result<(), ProposeError> {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::pipeline::Pipelined;
 use crate::error::ProposeError;
 use crate::types::{LogIndex, Micros, Term};
 
@@ -15,6 +16,8 @@ pub(crate) enum Reply<R> {
     Command(oneshot::Sender<Result<R, ProposeError>>),
     /// To who proposed an entry of the system's own: where it stands.
     System(oneshot::Sender<Result<LogIndex, ProposeError>>),
+    /// To who proposed a command among many.
+    Pipelined(Pipelined<R>),
 }
 
 impl<R> From<oneshot::Sender<Result<R, ProposeError>>> for Reply<R> {
@@ -42,12 +45,18 @@ pub(crate) struct Waiter<R> {
 }
 
 impl<R> Waiter<R> {
+    /// Whether it may not be appended any more: one before it, in a line that keeps its order, was not.
+    pub(crate) fn is_overtaking(&self) -> bool {
+        matches!(&self.reply, Reply::Pipelined(sender) if sender.is_overtaking())
+    }
+
     /// Answers. A response is no answer for who proposed no command: then nobody knows.
     pub(crate) fn answer(self, result: Result<R, ProposeError>) {
         match (self.reply, result) {
             (Reply::Command(sender), result) => drop(sender.send(result)),
             (Reply::System(sender), Err(error)) => drop(sender.send(Err(error))),
             (Reply::System(_), Ok(_)) => {}
+            (Reply::Pipelined(mut sender), result) => sender.send(result),
         }
     }
 }

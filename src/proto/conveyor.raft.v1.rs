@@ -238,7 +238,7 @@ impl ::prost::Name for DeleteSnapshotResponse {
     }
 }
 /// Generated client implementations.
-#[cfg(feature = "grpc")]
+#[cfg(feature = "client")]
 pub mod backup_client {
     #![allow(
         unused_variables,
@@ -1273,7 +1273,7 @@ impl Standing {
     }
 }
 /// Generated client implementations.
-#[cfg(feature = "grpc")]
+#[cfg(feature = "client")]
 pub mod cluster_client {
     #![allow(
         unused_variables,
@@ -2849,7 +2849,8 @@ impl ::prost::Name for Invalid {
         "/conveyor.raft.v1.Invalid".into()
     }
 }
-/// The deadline passed before the command entered the log (DEADLINE_EXCEEDED).
+/// The deadline passed before the command entered the log (DEADLINE_EXCEEDED); or an earlier command of
+/// the same batch or stream did not enter it.
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NotAppended {
@@ -2866,6 +2867,40 @@ impl ::prost::Name for NotAppended {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/conveyor.raft.v1.NotAppended".into()
+    }
+}
+/// The command's session does not take it (FAILED_PRECONDITION).
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SessionRefused {
+    /// Expired: there is no such session (any more). Stale: the caller has said that it needs no answers
+    /// below the floor. TooFarAhead: the number is above those that are taken at the moment; wait for the
+    /// answer to the first. AnswerNotKept: an earlier try was applied, and its answer was too large to be
+    /// kept.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    /// The lowest number that the session takes; 0 unless Stale or TooFarAhead.
+    #[prost(uint64, tag = "2")]
+    pub floor: u64,
+    /// How many it takes from there on; 0 unless TooFarAhead.
+    #[prost(uint64, tag = "3")]
+    pub window: u64,
+    /// Of the command, earlier tries included, which this node cannot know: unknown where one may have
+    /// been applied.
+    #[prost(enumeration = "Certainty", tag = "4")]
+    pub certainty: i32,
+    /// The refusal as a sentence.
+    #[prost(string, tag = "5")]
+    pub message: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SessionRefused {
+    const NAME: &'static str = "SessionRefused";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.SessionRefused".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.SessionRefused".into()
     }
 }
 /// The members were not changed (UNAVAILABLE if another change is under way, ABORTED if they are not
@@ -2969,6 +3004,8 @@ pub enum Certainty {
     NoEffect = 2,
     /// It may have been applied, or may be yet: do not send it again blindly.
     Unknown = 3,
+    /// It was applied, exactly once; only its answer is not there any more.
+    Applied = 4,
 }
 impl Certainty {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2981,6 +3018,7 @@ impl Certainty {
             Self::NotApplied => "CERTAINTY_NOT_APPLIED",
             Self::NoEffect => "CERTAINTY_NO_EFFECT",
             Self::Unknown => "CERTAINTY_UNKNOWN",
+            Self::Applied => "CERTAINTY_APPLIED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2990,6 +3028,7 @@ impl Certainty {
             "CERTAINTY_NOT_APPLIED" => Some(Self::NotApplied),
             "CERTAINTY_NO_EFFECT" => Some(Self::NoEffect),
             "CERTAINTY_UNKNOWN" => Some(Self::Unknown),
+            "CERTAINTY_APPLIED" => Some(Self::Applied),
             _ => None,
         }
     }
@@ -3387,11 +3426,40 @@ impl ::prost::Name for SidecarRecord {
         "/conveyor.raft.v1.SidecarRecord".into()
     }
 }
+/// Which command of which session something is.
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InSession {
+    /// The session's number.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// The command's number in the session, from 1 on. Sent again, a command keeps its number; no other
+    /// command of the session may ever have it. At most 255 above the floor.
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    /// The caller needs no answer to commands with lower numbers any more, and none of them takes effect
+    /// from here on. 0: as seq, for callers that send one command after the other.
+    #[prost(uint64, tag = "3")]
+    pub floor: u64,
+}
+impl ::prost::Name for InSession {
+    const NAME: &'static str = "InSession";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.InSession".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.InSession".into()
+    }
+}
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProposeRequest {
     #[prost(message, optional, tag = "1")]
     pub command: ::core::option::Option<RouterCommand>,
+    /// Outside of sessions if absent.
+    #[prost(message, optional, tag = "2")]
+    pub session: ::core::option::Option<InSession>,
 }
 impl ::prost::Name for ProposeRequest {
     const NAME: &'static str = "ProposeRequest";
@@ -3408,6 +3476,9 @@ impl ::prost::Name for ProposeRequest {
 pub struct ProposeBatchRequest {
     #[prost(message, repeated, tag = "1")]
     pub commands: ::prost::alloc::vec::Vec<RouterCommand>,
+    /// That of the first command; each of the others has the number after that of the one before it.
+    #[prost(message, optional, tag = "2")]
+    pub session: ::core::option::Option<InSession>,
 }
 impl ::prost::Name for ProposeBatchRequest {
     const NAME: &'static str = "ProposeBatchRequest";
@@ -3417,6 +3488,148 @@ impl ::prost::Name for ProposeBatchRequest {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/conveyor.raft.v1.ProposeBatchRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProposeStreamRequest {
+    /// What is at hand; at most 4,096.
+    #[prost(message, repeated, tag = "1")]
+    pub items: ::prost::alloc::vec::Vec<ProposeItem>,
+}
+impl ::prost::Name for ProposeStreamRequest {
+    const NAME: &'static str = "ProposeStreamRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ProposeStreamRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ProposeStreamRequest".into()
+    }
+}
+/// One command of a stream.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProposeItem {
+    /// Chosen by the caller; its outcome has the same.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(message, optional, tag = "2")]
+    pub command: ::core::option::Option<RouterCommand>,
+    /// Outside of sessions if absent.
+    #[prost(message, optional, tag = "3")]
+    pub session: ::core::option::Option<InSession>,
+    /// Its fate is told after this long at the latest; 0: 5 s. At most 60 s.
+    #[prost(uint32, tag = "4")]
+    pub timeout_ms: u32,
+    /// Whether it may be appended although an earlier one of this stream was not. Otherwise no command
+    /// of the stream is appended any more after one was not: the caller opens another.
+    #[prost(bool, tag = "5")]
+    pub unordered: bool,
+}
+impl ::prost::Name for ProposeItem {
+    const NAME: &'static str = "ProposeItem";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ProposeItem".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ProposeItem".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ProposeStreamResponse {
+    /// Those that are known at this moment; not in the order of the commands.
+    #[prost(message, repeated, tag = "1")]
+    pub outcomes: ::prost::alloc::vec::Vec<ItemOutcome>,
+}
+impl ::prost::Name for ProposeStreamResponse {
+    const NAME: &'static str = "ProposeStreamResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ProposeStreamResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ProposeStreamResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ItemOutcome {
+    /// As in its ProposeItem.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(message, optional, tag = "2")]
+    pub outcome: ::core::option::Option<ProposeOutcome>,
+}
+impl ::prost::Name for ItemOutcome {
+    const NAME: &'static str = "ItemOutcome";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ItemOutcome".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ItemOutcome".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenSessionRequest {}
+impl ::prost::Name for OpenSessionRequest {
+    const NAME: &'static str = "OpenSessionRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.OpenSessionRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.OpenSessionRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OpenSessionResponse {
+    /// Its number, which no other session ever has.
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+}
+impl ::prost::Name for OpenSessionResponse {
+    const NAME: &'static str = "OpenSessionResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.OpenSessionResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.OpenSessionResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseSessionRequest {
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+}
+impl ::prost::Name for CloseSessionRequest {
+    const NAME: &'static str = "CloseSessionRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.CloseSessionRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.CloseSessionRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CloseSessionResponse {}
+impl ::prost::Name for CloseSessionResponse {
+    const NAME: &'static str = "CloseSessionResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.CloseSessionResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.CloseSessionResponse".into()
     }
 }
 #[derive(serde::Serialize)]
@@ -3440,7 +3653,7 @@ impl ::prost::Name for ProposeBatchResponse {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProposeOutcome {
-    #[prost(oneof = "propose_outcome::Outcome", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "propose_outcome::Outcome", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub outcome: ::core::option::Option<propose_outcome::Outcome>,
 }
 /// Nested message and enum types in `ProposeOutcome`.
@@ -3466,6 +3679,8 @@ pub mod propose_outcome {
         NotAppended(super::NotAppended),
         #[prost(message, tag = "8")]
         ReplicaFailed(super::ReplicaFailed),
+        #[prost(message, tag = "9")]
+        SessionRefused(super::SessionRefused),
     }
 }
 impl ::prost::Name for ProposeOutcome {
@@ -3511,10 +3726,11 @@ impl ::prost::Name for ProposeResponse {
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStateRequest {
-    /// Wait until this index is applied here, so that a caller reads its own writes on any node. 0:
-    /// whatever this node has applied so far, which may be old.
+    /// For CONSISTENCY_AT_LEAST_INDEX, which it implies; else 0.
     #[prost(uint64, tag = "1")]
     pub at_least_index: u64,
+    #[prost(enumeration = "Consistency", tag = "2")]
+    pub consistency: i32,
 }
 impl ::prost::Name for GetStateRequest {
     const NAME: &'static str = "GetStateRequest";
@@ -3556,6 +3772,8 @@ pub struct SummaryRequest {
     /// As in GetStateRequest.
     #[prost(uint64, tag = "1")]
     pub at_least_index: u64,
+    #[prost(enumeration = "Consistency", tag = "2")]
+    pub consistency: i32,
 }
 impl ::prost::Name for SummaryRequest {
     const NAME: &'static str = "SummaryRequest";
@@ -3600,8 +3818,50 @@ impl ::prost::Name for SummaryResponse {
         "/conveyor.raft.v1.SummaryResponse".into()
     }
 }
+/// What a read reflects.
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Consistency {
+    /// Local if no index is given, else at least that index.
+    Unspecified = 0,
+    /// What this node has applied so far, which may be old.
+    Local = 1,
+    /// At least the index given, such as that of a write of one's own: waits for it, on any node.
+    AtLeastIndex = 2,
+    /// As linearizable, without asking anybody while the node asked leads and holds a lease.
+    Lease = 3,
+    /// Everything acknowledged to anyone before the call; on any node.
+    Linearizable = 4,
+}
+impl Consistency {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CONSISTENCY_UNSPECIFIED",
+            Self::Local => "CONSISTENCY_LOCAL",
+            Self::AtLeastIndex => "CONSISTENCY_AT_LEAST_INDEX",
+            Self::Lease => "CONSISTENCY_LEASE",
+            Self::Linearizable => "CONSISTENCY_LINEARIZABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CONSISTENCY_UNSPECIFIED" => Some(Self::Unspecified),
+            "CONSISTENCY_LOCAL" => Some(Self::Local),
+            "CONSISTENCY_AT_LEAST_INDEX" => Some(Self::AtLeastIndex),
+            "CONSISTENCY_LEASE" => Some(Self::Lease),
+            "CONSISTENCY_LINEARIZABLE" => Some(Self::Linearizable),
+            _ => None,
+        }
+    }
+}
 /// Generated client implementations.
-#[cfg(feature = "grpc")]
+#[cfg(feature = "client")]
 pub mod router_client {
     #![allow(
         unused_variables,
@@ -3735,6 +3995,88 @@ pub mod router_client {
                 .insert(GrpcMethod::new("conveyor.raft.v1.Router", "ProposeBatch"));
             self.inner.unary(req, path, codec).await
         }
+        /// Replicates commands as they come and answers each as soon as its fate is known, in whatever order
+        /// that is. Thousands may be under way: when they are 4,096, or 8 MiB, no further message is read until
+        /// some are answered and taken. Once the caller has closed its side, the stream ends behind the last
+        /// answer. Role writer.
+        pub async fn propose_stream(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<
+                Message = super::ProposeStreamRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ProposeStreamResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/ProposeStream",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "ProposeStream"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// Opens a session: a command that is sent again in it is applied once, at whichever node, and
+        /// answered as the first time. It ends when it was quiet for ten minutes in which there was a
+        /// leader. Safe to send again: a session that nobody uses ends by itself. Role writer.
+        pub async fn open_session(
+            &mut self,
+            request: impl tonic::IntoRequest<super::OpenSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OpenSessionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/OpenSession",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "OpenSession"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Closes a session: what was remembered for it is forgotten. Role writer.
+        pub async fn close_session(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CloseSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CloseSessionResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/CloseSession",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "CloseSession"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The whole state at one index, in parts. Role reader.
         pub async fn get_state(
             &mut self,
@@ -3816,6 +4158,41 @@ pub mod router_server {
             request: tonic::Request<super::ProposeBatchRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ProposeBatchResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the ProposeStream method.
+        type ProposeStreamStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ProposeStreamResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Replicates commands as they come and answers each as soon as its fate is known, in whatever order
+        /// that is. Thousands may be under way: when they are 4,096, or 8 MiB, no further message is read until
+        /// some are answered and taken. Once the caller has closed its side, the stream ends behind the last
+        /// answer. Role writer.
+        async fn propose_stream(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ProposeStreamRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ProposeStreamStream>,
+            tonic::Status,
+        >;
+        /// Opens a session: a command that is sent again in it is applied once, at whichever node, and
+        /// answered as the first time. It ends when it was quiet for ten minutes in which there was a
+        /// leader. Safe to send again: a session that nobody uses ends by itself. Role writer.
+        async fn open_session(
+            &self,
+            request: tonic::Request<super::OpenSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::OpenSessionResponse>,
+            tonic::Status,
+        >;
+        /// Closes a session: what was remembered for it is forgotten. Role writer.
+        async fn close_session(
+            &self,
+            request: tonic::Request<super::CloseSessionRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CloseSessionResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the GetState method.
@@ -3984,6 +4361,144 @@ pub mod router_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ProposeBatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/ProposeStream" => {
+                    #[allow(non_camel_case_types)]
+                    struct ProposeStreamSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::StreamingService<super::ProposeStreamRequest>
+                    for ProposeStreamSvc<T> {
+                        type Response = super::ProposeStreamResponse;
+                        type ResponseStream = T::ProposeStreamStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::ProposeStreamRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::propose_stream(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ProposeStreamSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/OpenSession" => {
+                    #[allow(non_camel_case_types)]
+                    struct OpenSessionSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::OpenSessionRequest>
+                    for OpenSessionSvc<T> {
+                        type Response = super::OpenSessionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::OpenSessionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::open_session(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = OpenSessionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/CloseSession" => {
+                    #[allow(non_camel_case_types)]
+                    struct CloseSessionSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::CloseSessionRequest>
+                    for CloseSessionSvc<T> {
+                        type Response = super::CloseSessionResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CloseSessionRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::close_session(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CloseSessionSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,4 +1,5 @@
-//! The messages of the client edge, and with the feature `grpc` its clients and servers.
+//! The messages of the client edge, and with the features `client` and `grpc` its clients and
+//! servers.
 //! Printed as JSON (by `serde`), they are what the program prints; commands are read and printed by
 //! [`state_machine::json`](crate::state_machine::json), not from here.
 //!
@@ -33,6 +34,7 @@ fn certainty_as_word<S: serde::Serializer>(
     let word = match Certainty::try_from(*certainty) {
         Ok(Certainty::NotApplied) => "not applied",
         Ok(Certainty::NoEffect) => "no effect",
+        Ok(Certainty::Applied) => "applied",
         Ok(Certainty::Unknown | Certainty::Unspecified) | Err(_) => "unknown",
     };
     serializer.serialize_str(word)

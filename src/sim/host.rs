@@ -24,7 +24,7 @@ use crate::node::snapshotter::{SnapshotJob, Snapshotter};
 use crate::node::start::settings;
 use crate::snapshot::{SnapshotFolder, SnapshotOptions};
 use crate::state_machine::StateMachine;
-use crate::types::{Incarnation, LogIndex, Micros, NodeId, ReplicaId, Term};
+use crate::types::{Incarnation, LogId, LogIndex, Micros, NodeId, ReplicaId, Term};
 use crate::wal::{Crash, Lane, LogStorage, Medium, Memory, MemoryDisk, OpenError, Stepper};
 
 pub(crate) const ELECTION_MAX: Micros = 300_000;
@@ -467,6 +467,21 @@ impl<S: StateMachine> Process<S> {
 
     pub(crate) fn has_work(&self) -> bool {
         !is_empty(&self.jobs)
+    }
+
+    /// Snapshots that are to be written, and those that are to be removed.
+    pub(crate) fn writes_and_removes(&self) -> (Vec<LogId>, Vec<LogId>) {
+        let jobs = self.snapshots.lock();
+        let jobs = jobs.unwrap_or_else(PoisonError::into_inner);
+        let written = jobs.iter().filter_map(|job| match job {
+            SnapshotJob::Write(cut) => Some(cut.1.last),
+            _ => None,
+        });
+        let removed = jobs.iter().filter_map(|job| match job {
+            SnapshotJob::Remove(last) => Some(*last),
+            _ => None,
+        });
+        (written.collect(), removed.collect())
     }
 
     /// Whether one of the two snapshotters has something to do.

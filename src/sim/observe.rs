@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::host::SESSION_LIMITS;
 use super::oracle::{Durable, is_promise};
 use super::schedule::{At, Event};
-use super::truth::Image;
+use super::truth::{Image, starts_without};
 use super::workload::Workload;
 use super::world::World;
 use crate::config::limits;
@@ -35,11 +35,36 @@ impl<W: Workload> World<W> {
         }
         self.observe_log(at)?;
         self.observe_bounds(at)?;
+        self.observe_cuts(at)?;
         if self.observe_failure(at)? {
             return Ok(());
         }
         self.observe_promises(at, sent)?;
         self.poll(at)
+    }
+
+    /// S18: a snapshot stands for durable entries only, and none goes that a durable log begins after
+    /// (hazard D7).
+    fn observe_cuts(&mut self, at: At) -> Result<(), String> {
+        let Some(host) = self.host(at.node) else {
+            return Ok(());
+        };
+        let Some(process) = host.process.as_deref() else {
+            return Ok(());
+        };
+        let (written, removed) = process.writes_and_removes();
+        let durable = process.driver.core().durable();
+        if let Some(last) = written.iter().find(|last| last.index > durable) {
+            return Err(format!(
+                "S18: node {} writes a snapshot of {last}, which is not durable there",
+                at.node
+            ));
+        }
+        if removed.is_empty() || host.disk_faults || host.spoiled.is() {
+            return Ok(());
+        }
+        starts_without(&host.disk, at.node, &removed)
+            .map_err(|why| format!("node {} removes a snapshot: {why}", at.node))
     }
 
     /// A replica that has failed is started again, if it had a reason to fail.

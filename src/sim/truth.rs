@@ -187,6 +187,25 @@ pub(crate) fn durable(disk: &MemoryDisk, node: NodeId, oracle: &Oracle) -> Resul
     Ok(image)
 }
 
+/// S18: whether what is durable on `disk` is a place to start from without these snapshots.
+pub(crate) fn starts_without(
+    disk: &MemoryDisk,
+    node: NodeId,
+    removed: &[LogId],
+) -> Result<(), String> {
+    let medium = Memory::stepped(&disk.after_power_cut(), Arc::new(|_| {}));
+    let log = LogStorage::open_checked(medium, identity(node), log_options());
+    let log = log.map_err(|error| format!("S20: what is durable does not open: {error}"))?;
+    let folder = SnapshotFolder::new(log.files());
+    for last in removed {
+        // One that is gone already is missed by nobody.
+        let _ = folder.remove(*last);
+    }
+    let fits = |last: LogId| log.term(last.index) == Some(last.term);
+    let chosen = folder.choose(log.snapshot(), fits, |_| Ok(()));
+    chosen.map(|_| ()).map_err(|why| format!("S18: {why}"))
+}
+
 /// S18: what a node would start from says what the cluster applied, and covers the log's start.
 fn check_snapshot(log: &LogStorage<Memory>, oracle: &Oracle) -> Result<(), String> {
     let fits = |last: LogId| log.term(last.index) == Some(last.term);

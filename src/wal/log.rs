@@ -9,7 +9,7 @@ use super::index::SegmentIndex;
 use super::layout::MetaSlot;
 use super::map::Mapping;
 use super::medium::{Files, Medium};
-use super::prepare::{Order, Prepared};
+use super::prepare::{Free, Order, Prepared};
 use super::tail::{Chain, Tail};
 use super::trim::Trim;
 use super::{LogCounters, LogOptions};
@@ -67,7 +67,7 @@ pub struct LogStorage<M: Medium> {
     pub(super) next: Option<Prepared>,
     pub(super) order: Option<Order>,
     /// Free segment files of the right size.
-    pub(super) pool: Vec<String>,
+    pub(super) pool: Vec<Free>,
     /// Segment files that are no longer needed once META says so.
     pub(super) trim: Trim,
     pub(super) next_seq: u64,

@@ -21,6 +21,7 @@ use memmap2::{Advice, MmapMut, MmapRaw};
 
 use super::layout::BATCH_HEADER;
 use super::published::Published;
+use crate::entry::{FRAME_HEADER, frame_len};
 
 /// A mapped file, or memory that stands for one. Opaque: only the log writes to it, and readers
 /// get at published bytes through the log.
@@ -31,6 +32,8 @@ pub struct Mapping {
     writer_taken: AtomicBool,
     /// Runs that were handed out and are still held.
     runs: AtomicUsize,
+    /// Pages below this were made writable, in this life or an earlier one.
+    touched: AtomicUsize,
 }
 
 impl Mapping {
@@ -39,7 +42,7 @@ impl Mapping {
     /// # Errors
     /// If the operating system has no memory to give.
     pub fn anonymous(len: usize) -> io::Result<Arc<Self>> {
-        Ok(Self::new(MmapRaw::from(MmapMut::map_anon(len)?)))
+        Ok(Self::new(MmapRaw::from(MmapMut::map_anon(len)?), 0))
     }
 
     /// The whole of `file`, readable and writable.
@@ -47,15 +50,27 @@ impl Mapping {
     /// # Errors
     /// What `mmap` returns.
     pub fn of_file(file: &File) -> io::Result<Arc<Self>> {
-        Ok(Self::new(MmapRaw::map_raw(file)?))
+        Ok(Self::new(MmapRaw::map_raw(file)?, 0))
     }
 
-    fn new(raw: MmapRaw) -> Arc<Self> {
+    /// The same memory for a new life of its file, with nothing published, as if it had been
+    /// mapped anew. To hold it alone is proof that no reader, writer or job is left who could see
+    /// the next life's bytes.
+    ///
+    /// # Errors
+    /// The mapping as it is, if anybody else still holds it.
+    pub(crate) fn renew(self: Arc<Self>) -> Result<Arc<Self>, Arc<Self>> {
+        let Self { raw, touched, .. } = Arc::try_unwrap(self)?;
+        Ok(Self::new(raw, touched.into_inner()))
+    }
+
+    fn new(raw: MmapRaw, touched: usize) -> Arc<Self> {
         Arc::new(Self {
             raw,
             marks: Published::nothing(),
             writer_taken: AtomicBool::new(false),
             runs: AtomicUsize::new(0),
+            touched: AtomicUsize::new(touched),
         })
     }
 
@@ -152,7 +167,17 @@ impl Mapping {
     /// Makes a range's pages present and writable.
     pub(crate) fn populate(&self, range: Range<usize>) -> io::Result<()> {
         let advice = Advice::PopulateWrite;
-        self.raw.advise_range(advice, range.start, range.len())
+        self.raw.advise_range(advice, range.start, range.len())?;
+        if range.start <= self.touched.load(Ordering::Relaxed) {
+            self.touched.fetch_max(range.end, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Whether all pages below `end` were made writable once. The kernel protects those of a disk
+    /// again when it writes them back, those of a RAM file system never.
+    pub(crate) fn was_populated(&self, end: usize) -> bool {
+        end <= self.touched.load(Ordering::Relaxed)
     }
 }
 
@@ -212,6 +237,31 @@ impl Writer {
     pub(crate) fn put(&mut self, at: usize, bytes: &[u8]) {
         assert!(at >= self.readable, "store over published bytes");
         self.map.store(at, bytes);
+    }
+
+    /// Stores a frame at `at`, above everything published: its header, the payload, and zeros up to
+    /// a multiple of 8. One check for the three of them.
+    ///
+    /// # Panics
+    /// If the place is published or outside.
+    #[inline]
+    pub(crate) fn put_frame(&mut self, at: usize, header: &[u8; FRAME_HEADER], payload: &[u8]) {
+        let len = frame_len(payload.len());
+        let fits = at.checked_add(len).is_some_and(|end| end <= self.map.len());
+        assert!(at >= self.readable && fits, "frame over published bytes");
+        // SAFETY: the frame lies within the mapping and above what is published, as was just
+        // checked, so nobody reads there, and `&mut self` of the only writer excludes other stores.
+        // A payload that is no multiple of 8 ends within the frame's last 8 bytes, which lie behind
+        // its header. Neither source can overlap memory that is still to be stored to.
+        unsafe {
+            let to = self.map.raw.as_mut_ptr().add(at);
+            std::ptr::copy_nonoverlapping(header.as_ptr(), to, FRAME_HEADER);
+            if !payload.len().is_multiple_of(8) {
+                to.add(len - 8).cast::<[u8; 8]>().write([0; 8]);
+            }
+            let body = to.add(FRAME_HEADER);
+            std::ptr::copy_nonoverlapping(payload.as_ptr(), body, payload.len());
+        }
     }
 
     /// Stores both copies of the segment header, below the data, once.

@@ -35,6 +35,8 @@ pub struct DirFiles {
     unit: u32,
     open: Mutex<HashMap<String, Arc<File>>>,
     stopping: AtomicBool,
+    /// A RAM file system: a sync only returns, and a page stays writable.
+    ram: bool,
     /// Held as long as any task may still write; its lock ends with it.
     _lock: File,
 }
@@ -155,7 +157,7 @@ impl Files for DirFiles {
     }
 
     fn warm(&self, mapping: &Mapping, range: Range<usize>) -> io::Result<()> {
-        if range.is_empty() {
+        if range.is_empty() || (self.ram && mapping.was_populated(range.end)) {
             return Ok(());
         }
         mapping.populate(range)
@@ -188,7 +190,6 @@ pub(super) fn names_in(directory: &Path) -> io::Result<Vec<String>> {
 pub struct MappedDir {
     files: Arc<DirFiles>,
     sink: EventSink,
-    inline_sync: bool,
     sync: Worker<Task>,
     prepare: Worker<Task>,
     warm: Worker<Task>,
@@ -224,6 +225,7 @@ impl MappedDir {
             dir,
             open: Mutex::default(),
             stopping: AtomicBool::new(false),
+            ram: kind == TMPFS,
             _lock: lock,
         });
         let spawn = |name, finish| {
@@ -233,7 +235,6 @@ impl MappedDir {
         };
         Ok(Self {
             files,
-            inline_sync: kind == TMPFS,
             sync: spawn("wal-sync", true)?,
             prepare: spawn("wal-prepare", false)?,
             warm: spawn("wal-warm", false)?,
@@ -308,7 +309,7 @@ impl Medium for MappedDir {
 
     fn submit(&mut self, lane: Lane, delay: Duration, task: Task) {
         match lane {
-            Lane::Sync if self.inline_sync => (self.sink)(task()),
+            Lane::Sync if self.files.ram => (self.sink)(task()),
             Lane::Sync => self.sync.submit(delay, task),
             Lane::Prepare => self.prepare.submit(delay, task),
             Lane::Warm => self.warm.submit(delay, task),

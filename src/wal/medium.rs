@@ -44,6 +44,11 @@ pub trait Files: Send + Sync + 'static {
     fn sync_dir(&self) -> io::Result<()>;
     /// Maps a whole file.
     fn map(&self, name: &str) -> io::Result<Arc<Mapping>>;
+    /// Readies the mapping of a file for the file's next life; `None`, and it goes with its last
+    /// holder, if somebody else still holds it.
+    fn renew(&self, _name: &str, mapping: Arc<Mapping>) -> Option<Arc<Mapping>> {
+        mapping.renew().ok()
+    }
     /// Makes a range of a mapping durable (`msync`).
     fn sync_map(&self, name: &str, mapping: &Mapping, range: Range<usize>) -> io::Result<()>;
     /// Makes the pages of a range writable without a fault later on. Only a matter of speed.

@@ -616,6 +616,18 @@ impl Files for MemoryDisk {
         Ok(map)
     }
 
+    fn renew(&self, name: &str, mapping: Arc<Mapping>) -> Option<Arc<Mapping>> {
+        let mut disk = self.lock();
+        let inode = disk.inode(name).ok()?;
+        inode.settle_all();
+        inode.map = None;
+        let renewed = mapping.renew();
+        // Who still holds the old one may still store.
+        let (Ok(now) | Err(now)) = &renewed;
+        inode.map = Some(Arc::clone(now));
+        renewed.ok()
+    }
+
     fn sync_map(&self, name: &str, _: &Mapping, range: Range<usize>) -> io::Result<()> {
         self.lock().sync(name, Some(range))
     }

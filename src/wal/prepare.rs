@@ -31,13 +31,27 @@ pub(crate) struct Warmed {
     pub(crate) upto: u32,
 }
 
+/// A free segment file.
+#[derive(Clone, Debug)]
+pub(crate) struct Free {
+    pub(crate) name: String,
+    /// Its mapping, where that was kept.
+    pub(crate) map: Option<Arc<Mapping>>,
+}
+
+impl Free {
+    pub(crate) fn unmapped(name: String) -> Self {
+        Self { name, map: None }
+    }
+}
+
 /// What a preparation needs to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) seq: u64,
     pub(crate) size: u64,
     /// A free file of that size.
-    pub(crate) reuse: Option<String>,
+    pub(crate) reuse: Option<Free>,
     /// How many bytes to make writable at once.
     pub(crate) window: usize,
 }
@@ -51,12 +65,16 @@ pub(crate) fn prepare<F: Files>(files: &F, order: &Order) -> io::Result<Prepared
         None => {
             let fresh = pool_name(order.seq);
             files.allocate(&fresh, order.size)?;
-            fresh
+            Free::unmapped(fresh)
         }
     };
-    files.rename(&free, &name)?;
+    files.rename(&free.name, &name)?;
     files.sync_dir()?;
-    let map = files.map(&name)?;
+    // A mapping is of the file, whatever its name.
+    let map = match free.map {
+        Some(map) => map,
+        None => files.map(&name)?,
+    };
     let warm = order.window.min(map.len());
     // Only a matter of speed: where the kernel cannot, the first store faults instead.
     let _ = files.warm(&map, 0..warm);

@@ -13,6 +13,7 @@ use super::layout::{HintRecord, Lsn, META_FILE, MetaSlot, pool_name};
 use super::log::{LogStorage, Segment};
 use super::medium::{Files, Medium};
 use super::options::{LogIdentity, LogOptions};
+use super::prepare::Free;
 use super::rewrite::{self, NewTail};
 use super::scan::{self, Batch, Listing, Live, Reader, Replay};
 use super::tail::Chain;
@@ -129,7 +130,7 @@ impl<M: Medium> LogStorage<M> {
             segments,
             next: None,
             order: None,
-            pool: opened.pool,
+            pool: opened.pool.into_iter().map(Free::unmapped).collect(),
             trim: Trim::default(),
             next_seq: opened.next_seq,
             chain,

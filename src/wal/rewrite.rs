@@ -14,7 +14,7 @@ use super::layout::{
     segment_name,
 };
 use super::medium::Files;
-use super::prepare::{Order, Prepared, prepare};
+use super::prepare::{Free, Order, Prepared, prepare};
 use super::recovery::Ground;
 use super::scan::{Batch, Cursor, Live, Reader, Replay};
 use super::tail::Tail;
@@ -149,6 +149,7 @@ fn next_order<F: Files>(ground: &mut Ground<'_, F>, size: u64) -> Order {
     ground.next_seq += 1;
     let fits = size == ground.options.segment_bytes;
     let reuse = if fits { ground.pool.pop() } else { None };
+    let reuse = reuse.map(Free::unmapped);
     Order {
         seq,
         size,
@@ -344,7 +345,7 @@ fn copy<F: Files>(
 fn make_file<F: Files>(files: &F, order: &Order) -> std::io::Result<String> {
     let name = segment_name(order.seq);
     let free = match &order.reuse {
-        Some(free) => free.clone(),
+        Some(free) => free.name.clone(),
         None => {
             let fresh = pool_name(order.seq);
             files.allocate(&fresh, order.size)?;

@@ -9,7 +9,7 @@ use super::log::{LogStorage, Segment};
 use super::map::Writer;
 use super::medium::{Files, Medium};
 use super::prepare::Prepared;
-use crate::entry::{EntryHeader, FRAME_HEADER};
+use crate::entry::EntryHeader;
 use crate::types::{LogIndex, Micros, WriteId};
 
 /// How long after the last write a log counts as idle, microseconds.
@@ -148,19 +148,18 @@ impl<M: Medium> LogStorage<M> {
         self.open_batch(false);
     }
 
-    /// Puts one frame at the end of the open batch. `body` is called with the writer and the place
-    /// of the payload, which it must fill.
+    /// Puts one frame at the end of the open batch. `fill` is called with the writer and the place
+    /// of the frame, and must put all of it there.
     #[inline]
     pub(super) fn put_frame(
         &mut self,
         header: &EntryHeader,
-        body: impl FnOnce(&mut Writer, usize),
+        fill: impl FnOnce(&mut Writer, usize),
     ) {
         let (id, len) = (header.id(), header.frame_len() as u32);
         let tail = self.tail();
         let at = tail.at;
-        tail.writer.put(at as usize, header.as_bytes());
-        body(&mut tail.writer, at as usize + FRAME_HEADER);
+        fill(&mut tail.writer, at as usize);
         tail.at = at + len;
         if let Some(open) = &mut tail.open {
             open.count += 1;

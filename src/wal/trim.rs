@@ -8,6 +8,7 @@ use super::LogFailure;
 use super::layout::{Lsn, SegmentStart, parse_name, pool_name};
 use super::log::{LogStorage, Segment};
 use super::medium::{Event, Files, Lane, Medium, MediumEvent};
+use super::prepare::Free;
 use crate::types::{LogId, Micros, WriteId};
 
 /// Segments on their way out.
@@ -23,22 +24,27 @@ pub(crate) struct Trim {
 
 /// What became of them.
 pub(crate) struct Trimmed {
-    /// Names of the files that may be used again.
-    pooled: Vec<String>,
+    /// The files that may be used again.
+    pooled: Vec<Free>,
 }
 
 /// Removes or sets aside the files of segments that nobody reads any more.
-fn discard<F: Files>(files: &F, reuse: &[String], remove: &[String]) -> io::Result<Trimmed> {
+fn discard<F: Files>(files: &F, reuse: Vec<Free>, remove: Vec<Free>) -> io::Result<Trimmed> {
     let mut pooled = Vec::new();
-    for name in reuse {
-        let Some(seq) = parse_name(name, "seg-") else {
+    for free in reuse {
+        let Some(seq) = parse_name(&free.name, "seg-") else {
             continue;
         };
-        files.rename(name, &pool_name(seq))?;
-        pooled.push(pool_name(seq));
+        let name = pool_name(seq);
+        files.rename(&free.name, &name)?;
+        // Its pages need not be mapped one by one again.
+        let map = free.map.and_then(|map| files.renew(&name, map));
+        pooled.push(Free { name, map });
     }
-    for name in remove {
-        files.remove(name)?;
+    for free in remove {
+        files.remove(&free.name)?;
+        // Unmapped here, off the path of appends: that takes a while.
+        drop(free.map);
     }
     files.sync_dir()?;
     Ok(Trimmed { pooled })
@@ -203,19 +209,18 @@ impl<M: Medium> LogStorage<M> {
                 size,
                 ..
             } = segment;
-            drop(map);
             // Used again only when nobody reads it: who still reads published bytes keeps them as they
             // are, the file just loses its name.
             let sole = pinned.upgrade().is_none_or(|map| !map.is_read());
             let room = self.pool.len() + reuse.len() < self.options.pool_segments;
             if sole && room && u64::from(size) == self.options.segment_bytes {
-                reuse.push(name);
+                reuse.push(Free { name, map });
             } else {
-                remove.push(name);
+                remove.push(Free { name, map });
             }
         }
         let files = Arc::clone(&self.files);
-        let task = move || MediumEvent(Event::Trimmed(discard(&*files, &reuse, &remove)));
+        let task = move || MediumEvent(Event::Trimmed(discard(&*files, reuse, remove)));
         self.medium
             .submit(Lane::Prepare, Duration::ZERO, Box::new(task));
     }

@@ -1,6 +1,7 @@
 //! What the log is asked to write.
 
 use bytes::Bytes;
+use zerocopy::IntoBytes;
 
 use super::WriteError;
 use super::index::LOOSE;
@@ -232,9 +233,7 @@ impl<M: Medium> LogStorage<M> {
             let header = EntryHeader::seal(id, entry.kind, time_us, payload);
             self.make_place(header.frame_len());
             self.put_frame(&header, |writer, at| {
-                writer.put(at, payload);
-                let pad = payload.len().next_multiple_of(8) - payload.len();
-                writer.put(at + payload.len(), &[0; 8][..pad]);
+                writer.put_frame(at, &zerocopy::transmute!(header), payload);
             });
         }
     }
@@ -255,7 +254,9 @@ impl<M: Medium> LogStorage<M> {
             let header: EntryHeader = zerocopy::transmute!(header);
             let body = header.frame_len() - FRAME_HEADER;
             self.make_place(header.frame_len());
-            self.put_frame(&header, |writer, mut at| {
+            self.put_frame(&header, |writer, at| {
+                writer.put(at, header.as_bytes());
+                let mut at = at + FRAME_HEADER;
                 source.take(body, |piece| {
                     writer.put(at, piece);
                     at += piece.len();

@@ -107,6 +107,7 @@ pub(crate) async fn propose(
 ) -> Result<ProposeResponse, Status> {
     let request = ProposeRequest {
         command: Some(command.into()),
+        ..ProposeRequest::default()
     };
     Ok(router.propose(request).await?.into_inner())
 }

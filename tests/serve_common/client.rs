@@ -68,6 +68,7 @@ impl Caller {
             };
             let mut request = Request::new(ProposeRequest {
                 command: Some(command.clone().into()),
+                ..ProposeRequest::default()
             });
             request.set_timeout(Duration::from_secs(5));
             match router.propose(request).await {

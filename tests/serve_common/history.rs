@@ -152,6 +152,7 @@ async fn state(
         .expect("reachable");
     let request = GetStateRequest {
         at_least_index: index,
+        ..GetStateRequest::default()
     };
     let mut parts = router.get_state(request).await.expect("state").into_inner();
     let (mut sidecars, mut version) = (BTreeMap::new(), 0);

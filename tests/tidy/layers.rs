@@ -16,7 +16,8 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["error"],
     &["node"],
-    &["grpc", "client", "sim"],
+    &["grpc", "sim"],
+    &["client"],
 ];
 
 /// Leaves inside an upper module that any part but the core may use: every limit is in one place,

@@ -440,9 +440,10 @@ pub(crate) struct ClientArgs {
 /// Send commands to a cluster.
 ///
 /// Commands are JSON objects, given as arguments or, one a line, in a file. They are proposed in
-/// their order; the leader is found by itself. The outcome of each is printed. A command that the
-/// state machine rejects had no effect; one whose outcome is unknown is never sent again. The exit
-/// code is 1 if a line is no command, or a command was not applied or its outcome is unknown.
+/// their order, in a session; the leader is found by itself, and a command whose outcome got lost is
+/// sent again until that is known, and applied once. The outcome of each is printed. A command that the
+/// state machine rejects had no effect. The exit code is 1 if a line is no command, or a command was
+/// not applied or its outcome is unknown when the time is over.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,

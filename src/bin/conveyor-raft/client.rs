@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use conveyor_raft::client::{ClientError, ClientOptions};
 use conveyor_raft::grpc::{EdgeFiles, EdgeIdentity, connect, detail};
 use conveyor_raft::proto::NotLeader;
 use serde::Deserialize;
@@ -12,15 +13,13 @@ use tonic::{Request, Status};
 use crate::cli::ClientArgs;
 use crate::failure::{Context, Failure};
 
-/// Tries of one call while the cluster elects; with the pauses, about ten election timeouts.
-const TRIES: u32 = 30;
-const PAUSE: Duration = Duration::from_millis(100);
-
 /// Where a cluster is, and who asks.
 pub(crate) struct Client {
     endpoints: Vec<String>,
     identity: Option<EdgeIdentity>,
     timeout: Duration,
+    /// Follows the leader.
+    pub(crate) cluster: conveyor_raft::client::Client,
     pub(crate) json: bool,
 }
 
@@ -48,10 +47,14 @@ impl Client {
             )?,
         };
         let identity = files.as_ref().map(EdgeIdentity::load).transpose()?;
+        let timeout = Duration::from_secs(args.timeout);
+        let mut options = ClientOptions::new(&endpoints, identity.clone());
+        options.deadline = timeout;
         Ok(Self {
+            cluster: conveyor_raft::client::Client::new(options)?,
             endpoints,
             identity,
-            timeout: Duration::from_secs(args.timeout),
+            timeout,
             json: args.json,
         })
     }
@@ -130,85 +133,11 @@ fn together(
     }
 }
 
-/// Follows the leader from endpoint to endpoint.
-pub(crate) struct Leader<'a> {
-    client: &'a Client,
-    current: Option<Channel>,
-    /// What a follower named, to be tried before the endpoints given.
-    hint: Option<String>,
-    next: usize,
-    tries: u32,
-}
-
-impl<'a> Leader<'a> {
-    pub(crate) fn new(client: &'a Client) -> Self {
-        Self {
-            client,
-            current: None,
-            hint: None,
-            next: 0,
-            tries: 0,
-        }
-    }
-
-    /// A node that may lead.
-    pub(crate) async fn channel(&mut self) -> Result<Channel, Failure> {
-        loop {
-            if let Some(channel) = &self.current {
-                return Ok(channel.clone());
-            }
-            let endpoint = match self.hint.take() {
-                Some(hint) => hint,
-                None => self.next_endpoint(),
-            };
-            match self.client.channel(&endpoint).await {
-                Ok(channel) => self.current = Some(channel),
-                Err(failure) => self.pause(failure).await?,
-            }
-        }
-    }
-
-    /// Learns from a refusal by a node that took nothing; the next channel is another one.
-    pub(crate) async fn refused(&mut self, hint: &NotLeader) -> Result<(), Failure> {
-        self.current = None;
-        let known = !hint.leader_endpoint.is_empty();
-        self.hint = known.then(|| hint.leader_endpoint.clone());
-        let failure = Failure::new(format!("no leader found: {}", hint.why));
-        match known && self.tries == 0 {
-            // The common case: a follower was asked first. No reason to wait.
-            true => {
-                self.tries += 1;
-                Ok(())
-            }
-            false => self.pause(failure).await,
-        }
-    }
-
-    /// The node cannot be reached or serves no more; the next channel is another one.
-    pub(crate) async fn lost(&mut self, failure: Failure) -> Result<(), Failure> {
-        self.current = None;
-        self.pause(failure).await
-    }
-
-    /// The node took something, so the count of failures starts anew.
-    pub(crate) fn served(&mut self) {
-        self.tries = 0;
-    }
-
-    fn next_endpoint(&mut self) -> String {
-        let endpoints = self.client.endpoints();
-        let endpoint = endpoints.get(self.next % endpoints.len().max(1));
-        self.next += 1;
-        endpoint.cloned().unwrap_or_default()
-    }
-
-    async fn pause(&mut self, failure: Failure) -> Result<(), Failure> {
-        self.tries += 1;
-        if self.tries >= TRIES {
-            return Err(failure);
-        }
-        tokio::time::sleep(PAUSE).await;
-        Ok(())
+/// Why a call failed, as a failure.
+pub(crate) fn failure(error: ClientError) -> Failure {
+    match error {
+        ClientError::Refused(status) => failure_of(&status),
+        error => Failure::new(error.to_string()),
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use conveyor_raft::client::ClientError;
 use conveyor_raft::grpc::detail;
 use conveyor_raft::proto::cluster_client::ClusterClient;
 use conveyor_raft::proto::member_change::Change;
 use conveyor_raft::proto::{
     ChangeMembersRequest, ChangeRefused, Configuration, Member, MemberChange, MembershipRequest,
-    MembershipResponse, NotLeader, ReplaceMember, ReplicaFailed, Standing,
+    MembershipResponse, ReplaceMember, Standing,
 };
 
 use crate::cli::{MembersArgs, MembersCommand, MembersUpdateArgs, NewMemberArgs};
-use crate::client::{Client, Leader, failure_of};
+use crate::client::{Client, failure, failure_of};
 use crate::failure::Failure;
 use crate::output::{self, say};
 
@@ -258,25 +259,24 @@ async fn propose(
     request: &ChangeMembersRequest,
     give_up: Instant,
 ) -> Result<u64, Failure> {
-    let mut leader = Leader::new(client);
     loop {
-        let mut cluster = ClusterClient::new(leader.channel().await?);
-        let answer = cluster
-            .change_members(client.request(request.clone()))
-            .await;
-        let status = match answer {
+        let answer = client.cluster.at_leader(async |channel| {
+            let mut cluster = ClusterClient::new(channel);
+            let request = client.request(request.clone());
+            cluster.change_members(request).await
+        });
+        let error = match answer.await {
             Ok(answer) => return Ok(answer.into_inner().index),
-            Err(status) => status,
+            Err(error) => error,
         };
-        let busy = detail::<ChangeRefused>(&status).is_some_and(|it| it.reason == "Busy");
-        if let Some(hint) = detail::<NotLeader>(&status) {
-            leader.refused(&hint).await?;
-        } else if busy && Instant::now() < give_up {
+        let busy = match &error {
+            ClientError::Refused(status) => detail::<ChangeRefused>(status),
+            _ => None,
+        };
+        if busy.is_some_and(|it| it.reason == "Busy") && Instant::now() < give_up {
             tokio::time::sleep(LOOK).await;
-        } else if detail::<ReplicaFailed>(&status).is_some() {
-            leader.lost(failure_of(&status)).await?;
         } else {
-            return Err(failure_of(&status));
+            return Err(failure(error));
         }
     }
 }

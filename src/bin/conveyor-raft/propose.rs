@@ -1,32 +1,28 @@
 //! `conveyor-raft propose`.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use conveyor_raft::grpc::detail;
-use conveyor_raft::proto::propose_outcome::Outcome;
-use conveyor_raft::proto::router_client::RouterClient;
-use conveyor_raft::proto::{
-    self, NotLeader, ProposeBatchRequest, ProposeResponse, Rejected, ReplicaFailed,
-};
+use conveyor_raft::RouterCommand;
+use conveyor_raft::client::{BATCH, ClientError, Session};
+use conveyor_raft::proto::{self, Certainty, ProposeResponse, Rejected};
 use prost::Message;
 use serde::Serialize;
 use tokio::sync::mpsc;
-use tonic::{Code, Status};
 
 use crate::cli::ProposeArgs;
-use crate::client::{Client, Leader, failure_of};
+use crate::client::{Client, failure};
 use crate::failure::{Context, Failure};
 use crate::input::{Item, Source};
 use crate::output::{self, say};
 
-/// A batch is answered as a whole: larger ones bring little more speed and later answers.
-const BATCH_ITEMS: usize = 256;
+/// After a quiet time of this length another session is opened: half of what a session lives.
+const RESTED: Duration = Duration::from_secs(300);
 const BATCH_BYTES: usize = 1 << 20;
 
 struct Command {
     number: u64,
-    command: proto::RouterCommand,
+    command: RouterCommand,
 }
 
 type Input = mpsc::Receiver<std::io::Result<Item>>;
@@ -38,13 +34,17 @@ pub(crate) async fn run(args: ProposeArgs) -> Result<(), Failure> {
     };
     let client = Client::new(args.client)?;
     let mut run = Run {
-        leader: Leader::new(&client),
         client: &client,
+        session: None,
         waiting: VecDeque::new(),
         ended: false,
         failed: 0,
     };
     run.all(source.spawn()?).await?;
+    if let Some((session, _)) = run.session.take() {
+        // It would end by itself.
+        let _ = session.close().await;
+    }
     match run.failed {
         0 => Ok(()),
         failed => Err(Failure::new(format!(
@@ -55,8 +55,9 @@ pub(crate) async fn run(args: ProposeArgs) -> Result<(), Failure> {
 
 struct Run<'a> {
     client: &'a Client,
-    leader: Leader<'a>,
-    /// Read and not in any log, in order.
+    /// With when it was used last.
+    session: Option<(Session, Instant)>,
+    /// Read and not sent, in order.
     waiting: VecDeque<Command>,
     ended: bool,
     failed: u64,
@@ -78,7 +79,7 @@ impl Run<'_> {
     /// What is at hand, up to a batch; waits only for the first command.
     async fn next_batch(&mut self, input: &mut Input) -> Result<Vec<Command>, Failure> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        while batch.len() < BATCH_ITEMS {
+        while batch.len() < BATCH {
             let command = match self.waiting.pop_front() {
                 Some(command) => command,
                 None => match self.read(input, batch.is_empty()).await? {
@@ -86,7 +87,7 @@ impl Run<'_> {
                     None => break,
                 },
             };
-            bytes += command.command.encoded_len();
+            bytes += encoded_len(&command.command);
             if bytes > BATCH_BYTES && !batch.is_empty() {
                 self.waiting.push_front(command);
                 break;
@@ -114,7 +115,7 @@ impl Run<'_> {
                 Ok(command) => {
                     return Ok(Some(Command {
                         number: item.number,
-                        command: command.into(),
+                        command,
                     }));
                 }
                 Err(why) => {
@@ -125,87 +126,27 @@ impl Run<'_> {
         }
     }
 
+    /// Each of the batch once, in order, and again after lost leaders until its fate is known.
     async fn send(&mut self, batch: Vec<Command>) -> Result<(), Failure> {
-        let channel = self.leader.channel().await?;
-        let request = ProposeBatchRequest {
-            commands: batch
-                .iter()
-                .map(|command| command.command.clone())
-                .collect(),
+        let session = self.session().await?;
+        let commands = batch.iter().map(|command| command.command.clone());
+        let results = session.propose_batch(commands.collect()).await;
+        let results = results.map_err(failure)?;
+        for (command, result) in batch.into_iter().zip(results) {
+            self.tell(command.number, &Told::of(result)?)?;
+        }
+        Ok(())
+    }
+
+    /// The session that all is sent in; another one after a quiet time in which it may have expired.
+    async fn session(&mut self) -> Result<&Session, Failure> {
+        let now = Instant::now();
+        let used = self.session.take().filter(|(_, used)| now - *used < RESTED);
+        let session = match used {
+            Some((session, _)) => session,
+            None => self.client.cluster.open_session().await.map_err(failure)?,
         };
-        let answer = RouterClient::new(channel)
-            .propose_batch(self.client.request(request))
-            .await;
-        match answer {
-            Ok(answer) => self.settle(batch, answer.into_inner().outcomes).await,
-            Err(status) => self.failed_call(batch, status).await,
-        }
-    }
-
-    /// Takes the fate of each command; those that never entered the log wait again, in order.
-    async fn settle(
-        &mut self,
-        batch: Vec<Command>,
-        outcomes: Vec<proto::ProposeOutcome>,
-    ) -> Result<(), Failure> {
-        let mut again = Vec::new();
-        let mut refusal = None;
-        let mut outcomes = outcomes.into_iter();
-        for command in batch {
-            let outcome = outcomes.next().and_then(|outcome| outcome.outcome);
-            match Fate::of(outcome) {
-                Fate::Final(result) => self.tell(command.number, &result)?,
-                Fate::Again(why) => {
-                    again.push(command);
-                    refusal = refusal.or(why);
-                }
-            }
-        }
-        if again.is_empty() {
-            self.leader.served();
-            return Ok(());
-        }
-        for command in again.into_iter().rev() {
-            self.waiting.push_front(command);
-        }
-        match refusal {
-            Some(Refusal::Overloaded(wait)) => {
-                tokio::time::sleep(wait).await;
-                Ok(())
-            }
-            Some(Refusal::NotLeader(hint)) => self.leader.refused(&hint).await,
-            Some(Refusal::Replica(failed)) => {
-                self.leader.lost(Failure::new(failed.what_to_do)).await
-            }
-            None => {
-                let failure = Failure::new("the commands did not enter the log in time");
-                self.leader.lost(failure).await
-            }
-        }
-    }
-
-    /// The call failed as a whole. Unless the node says so, nobody knows how far it came.
-    async fn failed_call(&mut self, batch: Vec<Command>, status: Status) -> Result<(), Failure> {
-        let failure = failure_of(&status);
-        if let Some(hint) = detail::<NotLeader>(&status) {
-            self.waiting.extend(batch);
-            return self.leader.refused(&hint).await;
-        }
-        match status.code() {
-            Code::Unauthenticated
-            | Code::PermissionDenied
-            | Code::InvalidArgument
-            | Code::Unimplemented => Err(failure),
-            _ => {
-                for command in batch {
-                    let result = Told::Unknown {
-                        why: failure.to_string(),
-                    };
-                    self.tell(command.number, &result)?;
-                }
-                self.leader.lost(failure).await
-            }
-        }
+        Ok(&self.session.insert((session, now)).0)
     }
 
     fn tell(&mut self, number: u64, told: &Told) -> Result<(), Failure> {
@@ -218,6 +159,10 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+fn encoded_len(command: &RouterCommand) -> usize {
+    proto::RouterCommand::from(command.clone()).encoded_len()
 }
 
 #[derive(Serialize)]
@@ -233,72 +178,54 @@ struct Line<'a> {
 enum Told {
     Applied(Box<ProposeResponse>),
     Unchanged(Box<ProposeResponse>),
+    /// By an earlier try, and its answer was not kept.
+    #[serde(rename = "applied")]
+    AppliedBefore {},
     Rejected(Rejected),
-    Unknown { why: String },
-    Invalid { why: String },
+    Unknown {
+        why: String,
+    },
+    Invalid {
+        why: String,
+    },
 }
 
 impl Told {
+    /// What to tell of a command; what certainly was not applied, in order, ends the program.
+    fn of(result: Result<ProposeResponse, ClientError>) -> Result<Self, Failure> {
+        let error = match result {
+            Ok(response) if response.unchanged => return Ok(Self::Unchanged(response.into())),
+            Ok(response) => return Ok(Self::Applied(response.into())),
+            Err(error) => error,
+        };
+        match (error.certainty(), error) {
+            (_, ClientError::Rejected(refusal)) => Ok(Self::Rejected(refusal)),
+            (_, ClientError::Invalid { field, why }) => Ok(Self::Invalid {
+                why: format!("{field}: {why}"),
+            }),
+            (_, ClientError::AnswerNotKept) => Ok(Self::AppliedBefore {}),
+            (_, ClientError::Unknown { why }) => Ok(Self::Unknown { why }),
+            (Certainty::Unknown, error) => Ok(Self::Unknown {
+                why: error.to_string(),
+            }),
+            (_, error) => Err(failure(error)),
+        }
+    }
+
     fn text(&self) -> String {
         match self {
             Self::Applied(response) => format!("applied at index {}", response.index),
             Self::Unchanged(response) => {
                 format!("unchanged, at index {}: all was so already", response.index)
             }
+            Self::AppliedBefore {} => "applied; its answer was not kept".to_owned(),
             Self::Rejected(refusal) => format!(
                 "rejected at index {}: {}: {}",
                 refusal.index, refusal.reason, refusal.message
             ),
-            Self::Unknown { why } => format!("outcome unknown, not sent again: {why}"),
+            Self::Unknown { why } => format!("outcome unknown: {why}"),
             Self::Invalid { why } => format!("not proposed: {why}"),
         }
-    }
-}
-
-/// Whether a command is done with.
-enum Fate {
-    Final(Told),
-    /// It never entered the log.
-    Again(Option<Refusal>),
-}
-
-enum Refusal {
-    NotLeader(NotLeader),
-    Overloaded(Duration),
-    Replica(ReplicaFailed),
-}
-
-impl Fate {
-    fn of(outcome: Option<Outcome>) -> Self {
-        let told = match outcome {
-            Some(Outcome::Response(response)) if response.unchanged => {
-                Told::Unchanged(response.into())
-            }
-            Some(Outcome::Response(response)) => Told::Applied(response.into()),
-            Some(Outcome::Rejected(refusal)) => Told::Rejected(refusal),
-            Some(Outcome::Invalid(invalid)) => Told::Invalid {
-                why: format!("{}: {}", invalid.field, invalid.why),
-            },
-            Some(Outcome::Unknown(unknown)) => Told::Unknown {
-                why: format!(
-                    "appended at index {} in term {}",
-                    unknown.index, unknown.term
-                ),
-            },
-            Some(Outcome::NotAppended(_)) => return Self::Again(None),
-            Some(Outcome::NotLeader(hint)) => return Self::Again(Some(Refusal::NotLeader(hint))),
-            Some(Outcome::Overloaded(overloaded)) => {
-                let wait = Duration::from_millis(overloaded.retry_after_ms);
-                return Self::Again(Some(Refusal::Overloaded(wait)));
-            }
-            Some(Outcome::ReplicaFailed(failed)) => {
-                return Self::Again(Some(Refusal::Replica(failed)));
-            }
-            None => Told::Unknown {
-                why: "the node did not say".to_owned(),
-            },
-        };
-        Self::Final(told)
     }
 }
 
@@ -307,25 +234,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn f3_only_what_never_entered_the_log_is_sent_again() {
-        let again = |outcome| matches!(Fate::of(outcome), Fate::Again(_));
-        assert!(again(Some(Outcome::NotLeader(NotLeader::default()))));
-        assert!(again(Some(Outcome::Overloaded(
-            proto::Overloaded::default()
-        ))));
-        assert!(again(Some(Outcome::NotAppended(
-            proto::NotAppended::default()
-        ))));
-        assert!(again(Some(
-            Outcome::ReplicaFailed(ReplicaFailed::default())
-        )));
-        assert!(!again(Some(Outcome::Unknown(
-            proto::OutcomeUnknown::default()
-        ))));
-        assert!(!again(Some(Outcome::Rejected(Rejected::default()))));
-        assert!(!again(Some(Outcome::Invalid(proto::Invalid::default()))));
-        assert!(!again(Some(Outcome::Response(ProposeResponse::default()))));
-        assert!(!again(None));
+    fn f3_only_what_certainly_is_not_applied_ends_the_program() {
+        let of = |error| Told::of(Err(error)).map_err(|failure| failure.to_string());
+        let why = || "x".to_owned();
+        let unknown = of(ClientError::Unknown { why: why() });
+        assert_eq!(unknown, Ok(Told::Unknown { why: why() }));
+        let over = |certainty| ClientError::SessionOver {
+            why: why(),
+            certainty,
+        };
+        let maybe = of(over(Certainty::Unknown));
+        assert_eq!(maybe, Ok(Told::Unknown { why: why() }));
+        assert!(of(over(Certainty::NotApplied)).is_err());
+        assert!(of(ClientError::Deadline { why: why() }).is_err());
+        assert_eq!(of(ClientError::AnswerNotKept), Ok(Told::AppliedBefore {}));
+        let refused = Rejected::default();
+        let told = of(ClientError::Rejected(refused.clone()));
+        assert_eq!(told, Ok(Told::Rejected(refused)));
     }
 
     #[test]

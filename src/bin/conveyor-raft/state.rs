@@ -21,6 +21,7 @@ pub(crate) async fn run(args: StateArgs) -> Result<(), Failure> {
     }
     let request = SummaryRequest {
         at_least_index: args.at_least,
+        ..SummaryRequest::default()
     };
     let answer = router.summary(client.request(request)).await;
     let summary = answer.map_err(|status| failure_of(&status))?.into_inner();
@@ -38,6 +39,7 @@ async fn full(
 ) -> Result<(), Failure> {
     let request = GetStateRequest {
         at_least_index: at_least,
+        ..GetStateRequest::default()
     };
     // No deadline: how long it takes is a matter of how much there is.
     let answer = router.get_state(request).await;

@@ -8,7 +8,7 @@ use super::disk::{Disk, Image, mix};
 use super::drive::ENTRY_BYTES;
 use super::ghost::Ghost;
 use super::net::{Envelope, Faults, Net};
-use crate::error::{ChangeError, HandOverError};
+use crate::core::{ChangeError, HandOverError};
 use crate::types::{Incarnation, LogIndex, Micros, NodeId, ReplicaId, Term, WriteId};
 
 pub(super) const MS: Micros = 1_000;

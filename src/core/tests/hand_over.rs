@@ -4,7 +4,7 @@ use super::super::{Event, Input, Message, RaftRole, TimeoutNow, TimeoutNowReply,
 use super::bed::{Bed, HEARTBEAT, MS, T_MAX, incarnation};
 use super::script::{Script, beat_reply, heartbeat, matched, replica, request};
 use super::seeds::leader;
-use crate::error::HandOverError;
+use crate::core::HandOverError;
 use crate::types::{LogId, NodeId};
 
 /// Node 1 of three leads term 3, and node 2 has all of its log.

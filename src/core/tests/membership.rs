@@ -146,6 +146,16 @@ fn e4_a_configuration_holds_from_its_append_until_its_truncation() {
     assert_eq!(asked, [2, 3], "nodes 4 and 5 are no voters any more");
 }
 
+/// Its log may lack the configuration by which it votes; who asks knows whether its vote counts.
+#[test]
+fn a12_a_replica_votes_that_does_not_know_itself_as_a_voter() {
+    let mut one = Script::new(4, 3, &[1, 2], 2);
+    one.tell(1, Message::PreVote(request(1, 3, LogId::new(2, 2))));
+    assert!(one.last_vote_reply().0.granted, "it may be a voter already");
+    one.tell(1, Message::Vote(request(1, 3, LogId::new(2, 2))));
+    assert!(one.last_vote_reply().0.granted);
+}
+
 #[test]
 fn a12_a_voter_votes_whatever_its_own_configuration_says() {
     let mut one = Script::new(1, 3, &[1, 2], 2);

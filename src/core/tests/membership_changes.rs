@@ -9,7 +9,7 @@ use super::super::{
 use super::bed::{T_MAX, T_MIN, incarnation};
 use super::disk::Image;
 use super::script::{Script, beat_reply, image, matched, replica, request, voters};
-use crate::error::ChangeError;
+use crate::core::ChangeError;
 use crate::types::{LogId, LogIndex, NodeId, ReplicaId};
 
 /// The second life of a node.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::{Configuration, Event, Input, Message, TimeoutNow};
 use super::bed::T_MAX;
 use super::script::{Script, beat_reply, image, matched, voters};
-use crate::error::HandOverError;
+use crate::core::HandOverError;
 use crate::types::{Micros, NodeId};
 
 const NOBODY: [NodeId; 0] = [];

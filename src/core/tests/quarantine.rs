@@ -18,7 +18,9 @@ fn stopped() -> Script {
     one.tell(2, Message::AppendAck(matched(2, append, 3)));
     one.settle();
     assert_eq!(one.core.commit(), 3);
+    assert_eq!(one.core.quarantined(), None);
     one.feed(Input::Quarantine { index: 2 });
+    assert_eq!(one.core.quarantined(), Some(2));
     one
 }
 

@@ -97,6 +97,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     pub(super) fn append(&mut self, now: Now, proposals: &mut Vec<Submission<S::Response>>) {
+        let overtaking = |submission: &mut Submission<_>| submission.waiter.is_overtaking();
+        for submission in proposals.extract_if(.., overtaking) {
+            submission.waiter.answer(Err(ProposeError::Overtaking));
+        }
         if !proposals.is_empty() {
             let count = proposals.len() as u32;
             self.step(now, Input::Propose { count }, Cause::Proposals(proposals));

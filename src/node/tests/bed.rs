@@ -395,6 +395,19 @@ impl Bed {
         answer
     }
 
+    /// Proposes with this reply and patience.
+    pub(super) fn propose_with(
+        &self,
+        to: NodeId,
+        command: &str,
+        reply: Reply<usize>,
+        patience: Micros,
+    ) {
+        let payload = encode::<Journal>(None, &command.to_owned()).expect("a command");
+        let deadline = self.now + patience;
+        self.submit(to, EntryKind::Command, payload, Waiter { reply, deadline });
+    }
+
     pub(super) fn open_session(
         &self,
         to: NodeId,
@@ -407,7 +420,10 @@ impl Bed {
 
     fn put(&self, to: NodeId, kind: EntryKind, payload: Bytes, reply: Reply<usize>) {
         let deadline = self.now + PATIENCE;
-        let waiter = Waiter { reply, deadline };
+        self.submit(to, kind, payload, Waiter { reply, deadline });
+    }
+
+    fn submit(&self, to: NodeId, kind: EntryKind, payload: Bytes, waiter: Waiter<usize>) {
         self.node(to).shared.inbox.put(|lanes| {
             lanes.proposals.push(Submission {
                 kind,

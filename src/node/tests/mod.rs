@@ -4,6 +4,7 @@ mod bed;
 mod durability;
 mod failures;
 mod members;
+mod pipelines;
 mod quarantine;
 mod sessions;
 mod slow;

@@ -1,7 +1,10 @@
 //! The front of the log: compaction, recycling, snapshots.
 
+use std::sync::Arc;
+
 use super::harness::*;
 use crate::types::{Entry, LogId};
+use crate::wal::map::Mapping;
 use crate::wal::{Append, Crash, Lane, LogOptions, MemoryDisk, ReadError};
 
 fn filled(disk: &MemoryDisk, options: LogOptions) -> Rig<crate::wal::Memory> {
@@ -103,6 +106,69 @@ fn c7_a_recycled_segment_shows_nothing_of_its_old_life() {
         }
     }
     assert!(torn > 0);
+}
+
+#[test]
+fn c7_a_segment_in_a_kept_mapping_shows_nothing_of_its_old_life() {
+    let options = || LogOptions {
+        hot_bytes: u64::MAX,
+        ..small()
+    };
+    let mut torn = 0;
+    for seed in 0..16 {
+        let disk = MemoryDisk::new();
+        let mut rig = filled(&disk, options());
+        rig.log
+            .compact(LogId::new(1, 110))
+            .expect("an entry of the log");
+        rig.settle();
+        assert!(!rig.log.pool.is_empty());
+        assert!(rig.log.pool.iter().all(|free| free.map.is_some()));
+        let recycled = rig.log.counters().segments_recycled;
+        // The same shape as in the old life; the last write is not synced, and torn at any sector.
+        for _ in 0..45 + seed {
+            rig.append_durably(2, &[4000, 4000]);
+        }
+        let durable = rig.read_all().len();
+        rig.append(2, &[4000, 4000]);
+        let before = rig.read_all();
+        assert!(rig.log.counters().segments_recycled >= recycled + 2);
+        drop(rig);
+        disk.crash(Crash::Subset(seed));
+        let found = try_open(&disk, options()).expect("opens").read_all();
+        assert!(before.starts_with(&found) && found.len() >= durable);
+        torn += u32::from(found.len() < before.len());
+    }
+    assert!(torn > 0);
+}
+
+#[test]
+fn c7_a_kept_mapping_shows_nothing_of_its_old_life_and_is_kept_only_by_its_sole_holder() {
+    let map = Mapping::anonymous(3 * 4096).expect("memory");
+    let mut writer = map.writer(0, 0).expect("the first");
+    writer.put(0, &[7; 8192]);
+    writer.publish(8192);
+    let held = map.run(0..4096).expect("published");
+    assert!(Arc::clone(&map).renew().is_err(), "a writer is left");
+    drop(writer);
+    assert!(Arc::clone(&map).renew().is_err(), "it has two holders");
+    let one = map.run(4096..8192).expect("published");
+    assert!(map.renew().is_err(), "bytes of it are held");
+    assert_eq!(held, one, "and stay");
+
+    let map = Mapping::anonymous(3 * 4096).expect("memory");
+    let mut writer = map.writer(0, 0).expect("the first");
+    writer.put(0, &[7; 8192]);
+    writer.publish(8192);
+    drop(writer);
+    let map = map.renew().expect("nobody else holds it");
+    assert!(map.bytes(0..1).is_none(), "shown before it has a writer");
+    let mut writer = map.writer(4096, 4096).expect("one of its own");
+    assert!(map.bytes(4096..4097).is_none(), "shown before it is stored");
+    writer.put(4096, &[8; 16]);
+    writer.publish(4112);
+    assert_eq!(map.bytes(4096..4112), Some(&[8; 16][..]));
+    assert!(map.bytes(4096..4113).is_none() && map.bytes(0..16).is_none());
 }
 
 fn install(rig: &mut Rig<crate::wal::Memory>, start: LogId) {

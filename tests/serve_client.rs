@@ -1,0 +1,331 @@
+//! The Rust client against three real processes that are killed, and moved off leadership, again and
+//! again: what its sessions send is applied exactly once.
+#![cfg(feature = "cli")]
+
+#[path = "serve_common/client.rs"]
+mod caller;
+mod common;
+mod serve_common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use caller::Caller;
+use conveyor_raft::RouterCommand;
+use conveyor_raft::client::{BATCH, Client, ClientError, ClientOptions, Session};
+use conveyor_raft::grpc::{EdgeFiles, EdgeIdentity, connect};
+use conveyor_raft::node::ReadConsistency;
+use conveyor_raft::proto::cluster_client::ClusterClient;
+use conveyor_raft::proto::propose_outcome::Outcome;
+use conveyor_raft::proto::router_client::RouterClient;
+use conveyor_raft::proto::state_record::Record;
+use conveyor_raft::proto::{
+    Certainty, ProposeItem, ProposeResponse, ProposeStreamRequest, TransferLeadershipRequest,
+};
+use serve_common::{PATIENCE, Running, Site};
+use tokio::task::JoinSet;
+
+const ROUNDS: usize = 4;
+const WORKERS: u64 = 16;
+
+fn identity(site: &Site) -> EdgeIdentity {
+    let certs = site.path("certs");
+    let files = EdgeFiles {
+        ca: certs.join("client-ca.pem"),
+        cert: certs.join("clients/operator.pem"),
+        key: certs.join("clients/operator.key"),
+        crl: Some(certs.join("client-ca.crl")),
+    };
+    EdgeIdentity::load(&files).expect("operator")
+}
+
+fn client(site: &Site, deadline: Duration) -> Client {
+    let endpoints = (1..=3).map(|node| site.endpoint(node));
+    let mut options = ClientOptions::new(endpoints, Some(identity(site)));
+    options.deadline = deadline;
+    Client::new(options).expect("a client")
+}
+
+fn create(pipeline: &str) -> RouterCommand {
+    RouterCommand::CreatePipeline {
+        pipeline_id: pipeline.into(),
+        name: String::new(),
+        config: Vec::new(),
+    }
+}
+
+/// Counts the pipeline's version up by one. No two are equal, so one that came twice would count
+/// twice as soon as another came between.
+fn count(pipeline: &str, unique: String) -> RouterCommand {
+    RouterCommand::UpdatePipeline {
+        pipeline_id: pipeline.into(),
+        config: unique.into(),
+        expected_version: None,
+    }
+}
+
+fn version(response: &ProposeResponse) -> u64 {
+    let answer = response.answer.as_ref().expect("an answer");
+    answer.version.expect("a version")
+}
+
+struct Load {
+    session: Session,
+    stop: AtomicBool,
+    /// Of those that go one by one.
+    returned: AtomicU64,
+    duplicates: AtomicU64,
+}
+
+impl Load {
+    fn note(&self, response: &ProposeResponse) -> u64 {
+        let duplicate = u64::from(response.duplicate);
+        self.duplicates.fetch_add(duplicate, Ordering::Relaxed);
+        version(response)
+    }
+
+    /// One command after the other; returns the versions that they were answered with.
+    async fn one_by_one(self: Arc<Self>, worker: u64) -> Vec<u64> {
+        let mut versions = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let unique = format!("{worker}/{}", versions.len());
+            let mut command = self.session.number(count("p", unique)).await.expect("room");
+            let give_up = Instant::now() + PATIENCE;
+            let response = loop {
+                match command.send().await {
+                    Ok(response) => break response,
+                    // None or all of it: sent again with its number until that is known.
+                    Err(ClientError::Unknown { .. } | ClientError::Deadline { .. }) => {
+                        assert!(Instant::now() < give_up, "no outcome");
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            };
+            versions.push(self.note(&response));
+            self.returned.fetch_add(1, Ordering::Relaxed);
+        }
+        versions
+    }
+
+    /// Batches, of a session of their own.
+    async fn batches(self: Arc<Self>, session: Session) -> Vec<u64> {
+        let mut versions = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let first = versions.len();
+            let commands = (first..first + BATCH).map(|n| count("q", n.to_string()));
+            let results = session.propose_batch(commands.collect()).await;
+            for result in results.expect("room") {
+                let response = result.expect("the deadline is far");
+                versions.push(self.note(&response));
+            }
+        }
+        session.close().await.expect("closed");
+        versions
+    }
+
+    async fn flows(&self) {
+        let before = self.returned.load(Ordering::Relaxed);
+        let give_up = Instant::now() + PATIENCE;
+        while self.returned.load(Ordering::Relaxed) < before + 200 {
+            assert!(Instant::now() < give_up, "nothing returns any more");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+async fn transfer(client: &Client) -> Result<u64, ClientError> {
+    let transferred = client.at_leader(|channel| async move {
+        let mut cluster = ClusterClient::new(channel);
+        let to = TransferLeadershipRequest { to: 0 };
+        cluster.transfer_leadership(to).await
+    });
+    Ok(transferred.await?.into_inner().leader_id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f4_what_a_session_sends_is_applied_once_over_kill_9_and_transfers() {
+    let _turn = common::real_time_turn();
+    let site = Site::new(3);
+    let mut nodes: Vec<_> = (1..=3).map(|node| site.start(node)).collect();
+    // Short for single commands, so that some are left unknown and sent again by hand.
+    let (short, long) = (
+        client(&site, Duration::from_millis(700)),
+        client(&site, PATIENCE),
+    );
+    let batches = long.open_session().await.expect("a session");
+    for pipeline in ["p", "q"] {
+        batches.propose(create(pipeline)).await.expect("created");
+    }
+    let load = Arc::new(Load {
+        session: short.open_session().await.expect("a session"),
+        stop: AtomicBool::new(false),
+        returned: AtomicU64::new(0),
+        duplicates: AtomicU64::new(0),
+    });
+    let mut workers: JoinSet<Vec<u64>> = JoinSet::new();
+    for worker in 0..WORKERS {
+        workers.spawn(Arc::clone(&load).one_by_one(worker));
+    }
+    let batches = tokio::spawn(Arc::clone(&load).batches(batches));
+
+    let caller = Caller::new(&site);
+    for _ in 0..ROUNDS {
+        load.flows().await;
+        let leader = caller.leader().await;
+        let at = nodes.iter().position(|running| running.node == leader);
+        let killed: Running = nodes.swap_remove(at.expect("runs"));
+        killed.kill();
+        load.flows().await;
+        nodes.push(site.start(leader));
+        load.flows().await;
+        // Whoever leads may refuse while the one that was killed is not back yet.
+        match transfer(&long).await {
+            Ok(now) => println!("node {leader} killed; node {now} leads by transfer"),
+            Err(why) => println!("node {leader} killed; not transferred: {why}"),
+        }
+    }
+    load.flows().await;
+    load.stop.store(true, Ordering::Relaxed);
+
+    let mut versions: Vec<u64> = workers.join_all().await.concat();
+    versions.sort_unstable();
+    let calls = versions.len() as u64;
+    assert_eq!(versions, (2..2 + calls).collect::<Vec<_>>(), "each its own");
+    let in_batches = batches.await.expect("ended");
+    let of_batches = in_batches.len() as u64;
+    let in_order = (2..2 + of_batches).collect::<Vec<_>>();
+    assert_eq!(in_batches, in_order, "in the order of the batches");
+
+    let state = long
+        .state(ReadConsistency::Linearizable)
+        .await
+        .expect("read");
+    let version_of = |id: &str| {
+        state
+            .records
+            .iter()
+            .find_map(|record| match &record.record {
+                Some(Record::Pipeline(it)) if it.pipeline_id == id => Some(it.version),
+                _ => None,
+            })
+    };
+    assert_eq!(version_of("p"), Some(1 + calls), "as many as returned");
+    assert_eq!(version_of("q"), Some(1 + of_batches));
+    println!(
+        "{calls} calls and {of_batches} in batches, {} answered by an earlier try",
+        load.duplicates.load(Ordering::Relaxed)
+    );
+    caller.agree(state.index).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_finds_the_leader_and_says_when_there_is_none() {
+    let _turn = common::real_time_turn();
+    let site = Site::new(3);
+    let mut nodes: Vec<_> = (1..=3).map(|node| site.start(node)).collect();
+    let caller = Caller::new(&site);
+    let leader = caller.leader().await;
+    let follower = (1..=3).find(|node| *node != leader).expect("another");
+
+    // A follower takes nothing on a stream either, and leads the way.
+    let identity = identity(&site);
+    let channel = connect(&site.endpoint(follower), Some(&identity)).await;
+    let mut router = RouterClient::new(channel.expect("reachable"));
+    let give_up = Instant::now() + PATIENCE;
+    let hint = loop {
+        let items = vec![ProposeItem {
+            id: 9,
+            command: Some(RouterCommand::Noop.into()),
+            ..ProposeItem::default()
+        }];
+        let request = tokio_stream::once(ProposeStreamRequest { items });
+        let answers = router.propose_stream(request).await.expect("stream");
+        let answer = answers.into_inner().message().await.expect("answer");
+        let told = answer.expect("one").outcomes.remove(0);
+        assert_eq!(told.id, 9);
+        match told.outcome.and_then(|outcome| outcome.outcome) {
+            Some(Outcome::NotLeader(hint)) if hint.leader_id != 0 => break hint,
+            Some(Outcome::NotLeader(_)) => assert!(Instant::now() < give_up),
+            other => panic!("{other:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(
+        (hint.leader_id, hint.leader_endpoint, hint.certainty),
+        (leader, site.endpoint(leader), Certainty::NotApplied as i32)
+    );
+
+    // One endpoint is enough, and thousands go at a time.
+    let mut options = ClientOptions::new([site.endpoint(follower)], Some(identity));
+    options.under_way = 1000;
+    options.deadline = Duration::from_secs(20);
+    let client = Client::new(options).expect("a client");
+    let mut all = JoinSet::new();
+    for n in 0..5000_u64 {
+        let client = client.clone();
+        all.spawn(async move {
+            let source_id = format!("s-{n}");
+            let offset = RouterCommand::CommitSourceOffset {
+                source_id,
+                partition: 0,
+                offset: n,
+                rewind: false,
+            };
+            client.propose(offset).await.expect("applied").index
+        });
+    }
+    let mut indexes: Vec<u64> = all.join_all().await;
+    indexes.sort_unstable();
+    indexes.dedup();
+    assert_eq!(indexes.len(), 5000);
+    let last = indexes[4999];
+    let summary = client.summary(ReadConsistency::AtLeast(last)).await;
+    let summary = summary.expect("the follower answers");
+    assert!(summary.index >= last);
+
+    // Read at the follower, which hears of a commit later than who proposed.
+    for round in 0..60 {
+        let index = client
+            .propose(RouterCommand::Noop)
+            .await
+            .expect("applied")
+            .index;
+        let consistency = match round % 3 {
+            0 => ReadConsistency::Linearizable,
+            1 => ReadConsistency::Lease,
+            _ => ReadConsistency::AtLeast(index),
+        };
+        let summary = client.summary(consistency).await.expect("read");
+        assert!(
+            summary.index >= index,
+            "{consistency:?} shows what was acknowledged"
+        );
+    }
+
+    // Refused by the state machine: known, and nothing to send again.
+    let renew = RouterCommand::RenewLease {
+        service_id: "nobody".into(),
+    };
+    let refused = client.propose(renew).await.expect_err("refused");
+    assert_eq!(refused.certainty(), Certainty::NoEffect);
+    assert!(matches!(refused, ClientError::Rejected(_)), "{refused}");
+
+    // Without a majority nothing is done, and the client does not claim to know more than it does.
+    nodes.retain(|running| running.node == follower);
+    let mut options = ClientOptions::new([site.endpoint(follower)], Some(self::identity(&site)));
+    options.deadline = Duration::from_secs(1);
+    let client = Client::new(options).expect("a client");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    let alone = client
+        .propose(RouterCommand::Noop)
+        .await
+        .expect_err("alone");
+    assert_eq!(alone.certainty(), Certainty::NotApplied, "{alone}");
+    assert!(matches!(alone, ClientError::Deadline { .. }), "{alone}");
+    let read = client.summary(ReadConsistency::Linearizable).await;
+    read.expect_err("nobody confirms");
+    client.summary(ReadConsistency::Local).await.expect("local");
+    assert!(begun.elapsed() < Duration::from_secs(4), "deadlines hold");
+}
