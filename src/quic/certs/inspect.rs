@@ -71,7 +71,7 @@ pub fn show(dir: impl AsRef<Path>) -> Result<Vec<CertificateInfo>, CertsError> {
     let revoked = [revoked(dir, STEMS[0])?, revoked(dir, STEMS[1])?];
     for info in &mut all {
         let list = &revoked[usize::from(info.ca == STEMS[1])];
-        info.revoked = list.iter().any(|serial| *serial == info.serial);
+        info.revoked = list.contains(&info.serial);
         let signs = |ca: &&CertificateInfo| ca.ca == info.ca && ca.key_id == info.signer;
         info.trusted = info.is_ca || cas.iter().any(|ca| signs(&ca));
     }

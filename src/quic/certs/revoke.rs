@@ -101,7 +101,7 @@ fn normal(text: &str) -> Option<String> {
     let digits: String = text.chars().filter(|c| *c != ':').collect();
     let digits = digits.to_ascii_lowercase();
     let hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !hexadecimal || digits.len() % 2 != 0 || !(2..=40).contains(&digits.len()) {
+    if !hexadecimal || !digits.len().is_multiple_of(2) || !(2..=40).contains(&digits.len()) {
         return None;
     }
     let digits = match digits.strip_prefix("00") {

@@ -72,8 +72,8 @@ pub fn rotation(dir: impl AsRef<Path>) -> Result<Rotation, CertsError> {
         if !next.iter().all(|new| bundle.contains(new)) || lists.len() != bundle.len() {
             return Ok(Rotation::Trusting);
         }
-        let cas = all.iter().filter(|info| info.is_ca && info.ca == stem);
-        let new = cas.last().map(|info| info.key_id.clone());
+        let mut cas = all.iter().filter(|info| info.is_ca && info.ca == stem);
+        let new = cas.next_back().map(|info| info.key_id.clone());
         let leaves = all.iter().filter(|info| !info.is_ca && info.ca == stem);
         let old = leaves.filter(|info| Some(&info.signer) != new.as_ref());
         lagging.extend(old.map(|info| info.file.clone()));
