@@ -5,6 +5,8 @@ mod grpc_common;
 #[path = "grpc_common/raw.rs"]
 mod raw;
 
+use std::time::Duration;
+
 use conveyor_raft::RouterCommand;
 use conveyor_raft::grpc::{
     ConnectError, EdgeError, EdgeOptions, EdgeSecurity, Role, connect, detail, serve,
@@ -13,8 +15,9 @@ use conveyor_raft::proto::backup_client::BackupClient;
 use conveyor_raft::proto::cluster_client::ClusterClient;
 use conveyor_raft::proto::router_client::RouterClient;
 use conveyor_raft::proto::{
-    ChangeMembersRequest, GetStateMetadataRequest, MemberChange, MembershipRequest, ProposeRequest,
-    RoleRequired, StatusRequest, SummaryRequest, TransferLeadershipRequest, member_change,
+    ChangeMembersRequest, GetStateMetadataRequest, MemberChange, MembershipRequest,
+    MembershipResponse, ProposeRequest, RoleRequired, StatusRequest, SummaryRequest,
+    TransferLeadershipRequest, member_change,
 };
 use conveyor_raft::quic::ClientRole;
 use grpc_common::{One, certificates, identity, propose};
@@ -84,6 +87,20 @@ async fn i2_each_role_gets_as_far_as_it_says() {
     one.stop().await;
 }
 
+/// The members as soon as what is in force is shown as committed, which a node that has just founded
+/// its cluster says a moment later.
+async fn settled_membership(cluster: &mut ClusterClient<Channel>) -> MembershipResponse {
+    for _ in 0..500 {
+        let shown = cluster.membership(MembershipRequest {}).await;
+        let shown = shown.expect("every role reads").into_inner();
+        if shown.in_force == shown.committed {
+            return shown;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("what is in force is not shown as committed within 5 s");
+}
+
 #[tokio::test]
 async fn i2_members_are_shown_to_all_and_changed_by_operators_only() {
     let one = One::start().await;
@@ -93,9 +110,7 @@ async fn i2_members_are_shown_to_all_and_changed_by_operators_only() {
         (ClientRole::Operator, Code::InvalidArgument),
     ] {
         let mut cluster = ClusterClient::new(one.channel(role).await);
-        let shown = cluster.membership(MembershipRequest {}).await;
-        let shown = shown.expect("every role reads").into_inner();
-        assert_eq!(shown.in_force, shown.committed);
+        let shown = settled_membership(&mut cluster).await;
         let members = shown.in_force.expect("members").members;
         assert_eq!((members.len(), members[0].node_id), (1, 1));
         let remove = MemberChange {
