@@ -7,8 +7,8 @@ use conveyor_raft::sim::{Fault, FaultCounts, NodeState, Report};
 
 use crate::machine::Machine;
 
-/// From so many seeds on, every kind of fault must have happened.
-pub(crate) const COVERAGE_FROM: u64 = 1_000;
+/// Once so many seeds have run, every kind of fault must have happened.
+const COVERAGE_FROM: u64 = 1_000;
 
 #[derive(Default)]
 pub(crate) struct Totals {
@@ -86,6 +86,7 @@ impl Totals {
             ("rejoin after a repair", report.rejoined),
         ];
         missing.extend(rare.iter().filter(|it| it.1 == 0).map(|it| it.0));
+        let coverage_wanted = coverage_wanted || self.seeds >= COVERAGE_FROM;
         let uncovered = coverage_wanted && !missing.is_empty();
         if uncovered {
             println!("never happened: {}", missing.join(", "));
