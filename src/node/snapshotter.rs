@@ -21,8 +21,9 @@ use crate::wal::Files;
 pub(crate) enum SnapshotJob {
     /// Write a state out.
     Write(Box<(FrozenState, SnapshotHead)>),
-    /// Remove all snapshots but this; only at the start, when none can be coming in.
-    KeepOnly(Option<LogId>),
+    /// Remove all snapshots that are older than this: what an earlier life left. A newer one may have
+    /// come in before a slow disk gets to it.
+    RemoveOlder(LogId),
     /// Remove one.
     Remove(LogId),
     /// Read a piece of one, for a peer.
@@ -49,12 +50,10 @@ pub(crate) enum SnapshotJob {
 
 impl SnapshotJob {
     /// Whether it is about sending or receiving: a peer waits, so it must not queue behind the
-    /// writing of a whole state.
+    /// writing of a whole state. Removals go the same way, in order: one that was refused may be
+    /// offered again and come in under the same name.
     pub(crate) fn is_transfer(&self) -> bool {
-        matches!(
-            self,
-            Self::Read { .. } | Self::Check(_) | Self::Offer { .. } | Self::Chunk { .. }
-        )
+        !matches!(self, Self::Write(_))
     }
 }
 
@@ -204,8 +203,8 @@ impl<F: Files> Snapshotter<F> {
                     Err(error) => Some(SnapshotEvent::Written(Err(error.to_string()))),
                 }
             }
-            SnapshotJob::KeepOnly(keep) => {
-                note_removal(self.folder.keep_only(keep));
+            SnapshotJob::RemoveOlder(than) => {
+                note_removal(self.folder.remove_older(than));
                 None
             }
             SnapshotJob::Remove(last) => {

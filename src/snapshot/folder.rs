@@ -113,10 +113,10 @@ impl<F: Files> SnapshotFolder<F> {
         self.files.sync_dir()
     }
 
-    /// Removes all but this one.
-    pub(crate) fn keep_only(&self, keep: Option<LogId>) -> io::Result<()> {
+    /// Removes all that are older than this one.
+    pub(crate) fn remove_older(&self, than: LogId) -> io::Result<()> {
         let mut gone = self.list()?;
-        gone.retain(|last| keep != Some(*last));
+        gone.retain(|last| last.index < than.index);
         gone.iter().try_for_each(|last| self.remove(*last))
     }
 

@@ -82,7 +82,9 @@ impl Snapshots {
             stored,
             mut jobs,
         } = parts;
-        jobs(SnapshotJob::KeepOnly(stored.map(|stored| stored.last)));
+        if let Some(stored) = stored {
+            jobs(SnapshotJob::RemoveOlder(stored.last));
+        }
         Self {
             options,
             jobs,
