@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::{Configuration, Event, Input, Message, TimeoutNow};
+use super::super::{Change, Configuration, Event, Input, Message, TimeoutNow};
 use super::bed::T_MAX;
 use super::script::{Script, beat_reply, image, matched, voters};
 use crate::core::HandOverError;
@@ -56,6 +56,12 @@ fn urged(one: &Script) -> Vec<NodeId> {
     one.sends().iter().filter_map(urged).collect()
 }
 
+/// Whether a hand-over was begun and came to nothing.
+fn tried(one: &Script) -> bool {
+    let failed = |event: &Event| matches!(event, Event::HandOverFailed { .. });
+    one.events().iter().any(failed)
+}
+
 #[test]
 fn a_leader_hands_over_to_the_highest_priority_that_has_been_fit_for_a_while() {
     let mut one = leading([1, 2, 3]);
@@ -68,7 +74,7 @@ fn a_leader_hands_over_to_the_highest_priority_that_has_been_fit_for_a_while() {
 
 #[test]
 fn who_is_not_preferred_or_not_fit_is_left_alone() {
-    for priorities in [[0, 0, 0], [2, 2, 1]] {
+    for priorities in [[0, 0, 0], [2, 2, 1], [2, 1, 2]] {
         let mut one = leading(priorities);
         go_on(&mut one, 30 * T_MAX, &[2, 3]);
         assert_eq!(urged(&one), NOBODY, "{priorities:?}");
@@ -76,6 +82,7 @@ fn who_is_not_preferred_or_not_fit_is_left_alone() {
     let mut silent = leading([0, 0, 1]);
     go_on(&mut silent, 30 * T_MAX, &[2]);
     assert_eq!(urged(&silent), NOBODY, "it does not answer");
+    assert!(!tried(&silent), "nor is it asked to");
 
     let mut behind = leading([0, 0, 1]);
     behind.feed(Input::Propose { count: 1 });
@@ -84,11 +91,29 @@ fn who_is_not_preferred_or_not_fit_is_left_alone() {
     acked(&mut behind, 2);
     assert_eq!(behind.core.commit(), behind.core.last().index);
     go_on(&mut behind, 30 * T_MAX, &[2, 3]);
-    let tried = |event: &Event| matches!(event, Event::HandOverFailed { .. });
-    assert!(
-        !behind.events().iter().any(tried),
-        "it lacks what is committed"
-    );
+    assert!(!tried(&behind), "it lacks what is committed");
+}
+
+#[test]
+fn who_becomes_the_preferred_has_to_be_fit_for_as_long() {
+    let mut one = leading([0, 1, 2]);
+    go_on(&mut one, 7 * T_MAX, &[2]);
+    go_on(&mut one, 7 * T_MAX, &[2, 3]);
+    assert_eq!(urged(&one), NOBODY, "neither was the best for long enough");
+    go_on(&mut one, 5 * T_MAX, &[2, 3]);
+    assert_eq!(urged(&one).first(), Some(&3));
+}
+
+#[test]
+fn nobody_is_preferred_while_members_change() {
+    let mut one = leading([0, 0, 1]);
+    one.feed(Input::Change {
+        expected: None,
+        changes: vec![Change::Demote(2)],
+    });
+    one.settle();
+    go_on(&mut one, 30 * T_MAX, &[2, 3]);
+    assert!(!tried(&one) && !one.core.is_handing_over() && urged(&one) == NOBODY);
 }
 
 #[test]
