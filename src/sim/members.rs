@@ -72,6 +72,17 @@ impl<W: Workload> World<W> {
         !current.outgoing.is_empty() || self.hosts.iter().any(beyond)
     }
 
+    /// Whether whoever leads has a change to finish. What a node outside of the governing configuration
+    /// still has in its log, of a change that was lost with its leader, nobody ever asks it for.
+    pub(crate) fn change_to_finish(&self, governing: LogIndex, current: &Configuration) -> bool {
+        let belongs = |host: &Host<W::Machine>| {
+            let replica = host.replica();
+            replica.is_some_and(|who| current.members().any(|one| one.replica == who))
+        };
+        let mut beyond = self.hosts.iter().filter(|host| host.configured > governing);
+        !current.outgoing.is_empty() || beyond.any(belongs)
+    }
+
     /// A node outside comes in.
     fn joining(&mut self, current: &Configuration, node: NodeId, draw: u64) -> Option<Change> {
         let outside = current.member(node).is_none();

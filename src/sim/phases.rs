@@ -141,7 +141,7 @@ impl<W: Workload> World<W> {
     fn finishes_changes(&mut self) -> Result<(), String> {
         let settled = |world: &Self| {
             let governing = world.oracle.governing();
-            governing.is_none_or(|(index, _)| !world.change_in_flight(index))
+            governing.is_none_or(|(index, current)| !world.change_to_finish(index, &current))
         };
         if !settled(self) && !self.run(self.now + ECHO + PATIENCE, settled)? {
             return Err(format!(
