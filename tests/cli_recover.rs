@@ -8,25 +8,15 @@ mod common;
 mod history;
 mod serve_common;
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
 use client::Caller;
+use common::files_of;
 use history::History;
 use serde_json::Value;
 use serve_common::{PATIENCE, Running, Site, certs_init, stderr, stdout};
-
-fn bytes(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(dir).expect("directory").map(|entry| {
-        let entry = entry.expect("entry");
-        let name = entry.file_name().into_string().expect("UTF-8");
-        (name, fs::read(entry.path()).expect("readable"))
-    });
-    entries.collect()
-}
 
 fn run(args: &[&str]) -> Output {
     tokio::task::block_in_place(|| serve_common::run(args))
@@ -109,7 +99,7 @@ fn recover(site: &Site) {
     let (old, new) = (site.path("old-3"), site.path("data-3"));
     let certs = site.path("certs");
     let [old_dir, new_dir, certs] = [&old, &new, &certs].map(|path| path.to_str().expect("UTF-8"));
-    let before = bytes(&old);
+    let before = files_of(&old);
     let plan = runs(&["recover", old_dir, "--dry-run"]);
     for wanted in [
         "node        3",
@@ -134,7 +124,7 @@ fn recover(site: &Site) {
     assert!(said.contains("Recovered"), "{said}");
     let said = refused(&[&args[..], &["--yes"]].concat());
     assert!(said.contains("exists"), "{said}");
-    assert!(bytes(&old) == before, "the old directory was changed");
+    assert!(files_of(&old) == before, "the old directory was changed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,15 +1,16 @@
 //! `conveyor-raft wal`: the operator's tools for the log, on logs made by the library.
 #![cfg(feature = "cli")]
 
+mod common;
 mod serve_common;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use common::files_of;
 use conveyor_raft::types::{ClusterId, EntryKind};
 use conveyor_raft::wal::*;
 use serve_common::{run, stderr, stdout};
@@ -71,15 +72,6 @@ fn closed(dir: &Path) {
     log(dir, |log| log.close().expect("closes"));
 }
 
-fn bytes(dir: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(dir).expect("directory").map(|entry| {
-        let entry = entry.expect("entry");
-        let name = entry.file_name().into_string().expect("UTF-8");
-        (name, fs::read(entry.path()).expect("readable"))
-    });
-    entries.collect()
-}
-
 fn first_segment(dir: &Path) -> std::path::PathBuf {
     dir.join("seg-0000000000000001.wal")
 }
@@ -102,7 +94,7 @@ fn wal(command: &str, dir: &Path, more: &[&str]) -> std::process::Output {
 fn a_dump_shows_everything_but_the_secrets() {
     let dir = tempfile::tempdir().expect("directory");
     closed(dir.path());
-    let before = bytes(dir.path());
+    let before = files_of(dir.path());
     let shown = stdout(&wal("dump", dir.path(), &["--payloads", "text"]));
     for wanted in [
         "META  node 7",
@@ -150,14 +142,14 @@ fn a_dump_shows_everything_but_the_secrets() {
         .filter(|line| line.contains("\"entry\""))
         .count();
     assert_eq!(part, 2);
-    assert_eq!(bytes(dir.path()), before, "nothing was changed");
+    assert_eq!(files_of(dir.path()), before, "nothing was changed");
 }
 
 #[test]
 fn verify_says_clean_in_use_corrupt_and_what_is_no_log() {
     let dir = tempfile::tempdir().expect("directory");
     log(dir.path(), |log| {
-        let meta = bytes(dir.path())["META"].clone();
+        let meta = files_of(dir.path())["META"].clone();
         let output = wal("verify", dir.path(), &[]);
         assert!(output.status.success(), "{}", stderr(&output));
         assert!(stdout(&output).contains("everything in it is whole"));
@@ -168,14 +160,14 @@ fn verify_says_clean_in_use_corrupt_and_what_is_no_log() {
         );
         let process = std::process::id().to_string();
         assert!(stderr(&output).contains(&process), "{}", stderr(&output));
-        assert_eq!(bytes(dir.path())["META"], meta);
+        assert_eq!(files_of(dir.path())["META"], meta);
         log.close().expect("closes");
     });
     let output = wal("verify", dir.path(), &[]);
     assert!(stdout(&output).starts_with("clean"), "{}", stdout(&output));
 
     damage(dir.path());
-    let before = bytes(dir.path());
+    let before = files_of(dir.path());
     let output = wal("verify", dir.path(), &[]);
     assert_eq!(output.status.code(), Some(1));
     let said = stderr(&output);
@@ -197,7 +189,7 @@ fn verify_says_clean_in_use_corrupt_and_what_is_no_log() {
     let shown = stdout(&wal("dump", dir.path(), &[]));
     assert!(shown.contains("whole batches go on at 20480"), "{shown}");
     assert!(shown.contains("3.10 command"), "{shown}");
-    assert_eq!(bytes(dir.path()), before, "nothing was changed");
+    assert_eq!(files_of(dir.path()), before, "nothing was changed");
 
     let empty = tempfile::tempdir().expect("directory");
     for command in ["dump", "verify", "repair"] {
@@ -233,7 +225,7 @@ fn repair_says_what_is_lost_asks_and_keeps_a_copy() {
     );
 
     damage(dir.path());
-    let before = bytes(dir.path());
+    let before = files_of(dir.path());
     let plan = wal("repair", dir.path(), &["--dry-run"]);
     assert!(plan.status.success(), "{}", stderr(&plan));
     for wanted in [
@@ -251,11 +243,11 @@ fn repair_says_what_is_lost_asks_and_keeps_a_copy() {
     let unasked = wal("repair", dir.path(), &[]);
     assert_eq!(unasked.status.code(), Some(1));
     assert!(stderr(&unasked).contains("--yes"), "{}", stderr(&unasked));
-    assert_eq!(bytes(dir.path()), before, "nothing was changed");
+    assert_eq!(files_of(dir.path()), before, "nothing was changed");
 
     let done = wal("repair", dir.path(), &["--yes"]);
     assert!(done.status.success(), "{}", stderr(&done));
-    let after = bytes(dir.path());
+    let after = files_of(dir.path());
     let saved = |name: &str| {
         let of_it = |file: &&String| file.starts_with("repair-") && file.ends_with(name);
         after.keys().find(of_it).map(|file| after[file].clone())

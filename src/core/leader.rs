@@ -47,9 +47,10 @@ impl RaftCore {
         let others = self.others();
         let paced = others.iter().filter_map(|member| {
             let peer = self.peers.get(&member.node)?;
-            let opens = peer.sends_at(self.log.last().index, &self.settings)?;
+            let (opens, _) = peer.sends(self.log.last().index, &self.settings)?;
+            let reached = peer.answered == Some(*member) && peer.data.is_some();
             // Only time holds it up; what holds up the others ends otherwise.
-            (peer.answered == Some(*member) && opens > 0).then_some(opens)
+            (reached && opens > 0).then_some(opens)
         });
         ends.chain(paced).fold(first, Micros::min)
     }
@@ -269,13 +270,12 @@ impl RaftCore {
         };
         peer.owe(now, last);
         let Some(epoch) = peer.data else { return };
-        let opens = peer.sends_at(last, &self.settings);
-        if peer.answered != Some(member) || opens.is_none_or(|opens| now < opens) {
-            return;
-        }
-        let Some(room) = peer.window.room(&self.settings) else {
+        let Some((opens, room)) = peer.sends(last, &self.settings) else {
             return;
         };
+        if peer.answered != Some(member) || now < opens {
+            return;
+        }
         let prev_index = peer.next - 1;
         let seq = peer.data_seq;
         let Some(prev_term) = self.log.term_at(prev_index) else {

@@ -193,16 +193,16 @@ impl Peer {
         }
     }
 
-    /// From when on the next entries may leave; none if that waits for something else than time.
-    pub(super) fn sends_at(&self, end: LogIndex, settings: &Settings) -> Option<Micros> {
+    /// From when on the next entries may leave, and how many bytes of them; none if that waits for
+    /// something else than time.
+    pub(super) fn sends(&self, end: LogIndex, settings: &Settings) -> Option<(Micros, usize)> {
         let due = match self.progress {
             Progress::Probe { outstanding } => outstanding.is_none(),
             Progress::Snapshot { .. } => false,
             Progress::Replicate => self.next <= end,
         };
-        let sends = due && !self.refused && self.data.is_some();
-        let room = self.window.room(settings).filter(|_| sends);
-        room.map(|_| self.window.opens())
+        let room = self.window.room(settings)?;
+        (due && !self.refused).then_some((self.window.opens(), room))
     }
 
     /// When a probe or a window that got no answer is to be given up.

@@ -11,8 +11,8 @@ use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::sync::{Notify, oneshot};
 use tokio_rustls::TlsAcceptor;
 
-use crate::quic::expiry::{Expiry, LOOK};
-use crate::quic::tls::{Fallen, judge_without_dates, validity};
+use crate::quic::expiry::{self, Expiry, LOOK};
+use crate::quic::tls::{Fallen, judge_without_dates};
 use crate::types::{ClusterId, NodeId};
 
 use super::identity::Caller;
@@ -207,12 +207,6 @@ fn word(fallen: &Fallen) -> &str {
 }
 
 fn ends(identity: &EdgeIdentity) -> Vec<(String, UnixTime)> {
-    let own = identity.end_entity().map(|leaf| ("edge".to_owned(), leaf));
-    let cas = identity.cas().iter().zip(1..).map(|(ca, nth)| match nth {
-        1 => ("client-ca".to_owned(), ca),
-        _ => (format!("client-ca-{nth}"), ca),
-    });
-    let all = own.into_iter().chain(cas);
-    all.filter_map(|(name, certificate)| Some((name, validity(certificate)?.1)))
-        .collect()
+    let own = ("edge", identity.end_entity());
+    expiry::ends(own, ("client-ca", identity.cas()))
 }

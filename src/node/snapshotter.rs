@@ -342,3 +342,17 @@ fn note_removal(removed: io::Result<()>) {
         tracing::warn!(%error, "an old snapshot was not removed");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One that was refused may be offered again: its removal must not come after its second arrival.
+    #[test]
+    fn removals_wait_in_the_queue_of_what_comes_in() {
+        let last = LogId::new(1, 2);
+        assert!(SnapshotJob::Remove(last).is_transfer());
+        assert!(SnapshotJob::RemoveOlder(last).is_transfer());
+        assert!(SnapshotJob::Check(last).is_transfer());
+    }
+}

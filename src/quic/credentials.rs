@@ -14,8 +14,9 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 
+use super::expiry::ends;
 use super::identity::{Identity, IdentityError, Role};
-use super::tls::{Clock, Fallen, Trust, Verifiers, provider, validity};
+use super::tls::{Clock, Fallen, Trust, Verifiers, provider};
 use crate::types::{ClusterId, NodeId};
 
 /// Where a node's credentials are: PEM files.
@@ -224,7 +225,7 @@ impl Credentials {
             return Err(IdentityError::NotPeer.into());
         };
         let node = Identity::peer_of(leaf, identity.cluster)?;
-        let ends = ends(leaf, &cas);
+        let ends = ends(("peer", Some(leaf)), ("peer-ca", &cas));
         let mut roots = RootCertStore::empty();
         for ca in cas {
             roots
@@ -306,19 +307,6 @@ impl fmt::Debug for Credentials {
             .field("node", &self.0.node)
             .finish_non_exhaustive()
     }
-}
-
-fn ends(leaf: &CertificateDer<'_>, cas: &[CertificateDer<'_>]) -> Vec<(String, UnixTime)> {
-    let end = |certificate| validity(certificate).map(|(_, until)| until);
-    let own = end(leaf).map(|until| ("peer".to_owned(), until));
-    let cas = cas.iter().zip(1..).filter_map(|(ca, nth)| {
-        let name = match nth {
-            1 => "peer-ca".to_owned(),
-            _ => format!("peer-ca-{nth}"),
-        };
-        Some((name, end(ca)?))
-    });
-    own.into_iter().chain(cas).collect()
 }
 
 /// Everything of one kind in a PEM text; at least one.

@@ -4,14 +4,31 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use metrics::{describe_gauge, gauge};
-use rustls_pki_types::UnixTime;
+use rustls_pki_types::{CertificateDer, UnixTime};
 
+use super::tls::validity;
 use crate::types::NodeId;
 
 const DAY: u64 = 24 * 60 * 60;
 const GAUGE: &str = "conveyor_raft_cert_not_after_timestamp_seconds";
 /// How often the dates are looked at.
 pub(crate) const LOOK: Duration = Duration::from_secs(60);
+
+/// Until when the own certificate, named `own`, and each CA of a bundle (`ca`, then `ca-2` and so on)
+/// are good.
+pub(crate) fn ends(
+    (own, leaf): (&str, Option<&CertificateDer<'_>>),
+    (ca, bundle): (&str, &[CertificateDer<'_>]),
+) -> Vec<(String, UnixTime)> {
+    let own = leaf.map(|leaf| (own.to_owned(), leaf));
+    let cas = bundle.iter().zip(1..).map(|(one, nth)| match nth {
+        1 => (ca.to_owned(), one),
+        _ => (format!("{ca}-{nth}"), one),
+    });
+    let all = own.into_iter().chain(cas);
+    all.filter_map(|(name, certificate)| Some((name, validity(certificate)?.1)))
+        .collect()
+}
 
 /// How near the end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -166,13 +166,17 @@ pub(crate) fn log_options() -> LogOptions {
     }
 }
 
+/// The log that a power cut now would leave.
+fn after_power_cut(disk: &MemoryDisk, node: NodeId) -> Result<LogStorage<Memory>, String> {
+    // Nothing is prepared for a log that nobody writes to.
+    let medium = Memory::stepped(&disk.after_power_cut(), Arc::new(|_| {}));
+    let log = LogStorage::open_checked(medium, identity(node), log_options());
+    log.map_err(|error| format!("S20: what is durable does not open: {error}"))
+}
+
 /// Reads what is durable on `disk`, which may be in use.
 pub(crate) fn durable(disk: &MemoryDisk, node: NodeId, oracle: &Oracle) -> Result<Image, String> {
-    let copy = disk.after_power_cut();
-    // Nothing is prepared for a log that nobody writes to.
-    let medium = Memory::stepped(&copy, Arc::new(|_| {}));
-    let log = LogStorage::open_checked(medium, identity(node), log_options());
-    let log = log.map_err(|error| format!("S20: what is durable does not open: {error}"))?;
+    let log = after_power_cut(disk, node)?;
     let mut image = Image {
         hard: log.hard_state(),
         repairing: log.repairing().is_some(),
@@ -193,9 +197,7 @@ pub(crate) fn starts_without(
     node: NodeId,
     removed: &[LogId],
 ) -> Result<(), String> {
-    let medium = Memory::stepped(&disk.after_power_cut(), Arc::new(|_| {}));
-    let log = LogStorage::open_checked(medium, identity(node), log_options());
-    let log = log.map_err(|error| format!("S20: what is durable does not open: {error}"))?;
+    let log = after_power_cut(disk, node)?;
     let folder = SnapshotFolder::new(log.files());
     for last in removed {
         // One that is gone already is missed by nobody.

@@ -1,6 +1,7 @@
 //! What integration tests share: taking turns where real time counts, and saying what is missing.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -44,4 +45,14 @@ pub(crate) fn needs(what: &str, there: bool) -> bool {
 pub(crate) fn has_program(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+/// The files of a directory, by name.
+pub(crate) fn files_of(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(dir).expect("directory").map(|entry| {
+        let entry = entry.expect("entry");
+        let name = entry.file_name().into_string().expect("UTF-8");
+        (name, fs::read(entry.path()).expect("readable"))
+    });
+    entries.collect()
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use conveyor_raft::grpc::{Edge, EdgeFiles, EdgeIdentity};
 use conveyor_raft::quic::CredentialFiles;
 use conveyor_raft::{Credentials, RaftNode};
+use ring::digest::{SHA256, digest};
 use tokio::signal::unix::Signal;
 
 use crate::failure::Failure;
@@ -22,14 +23,15 @@ pub(crate) struct Files {
     pub(crate) edge: Option<EdgeFiles>,
 }
 
-/// What was in the files: they are few and small, so their contents tell what their times may not.
+/// What was in the files: they are few and small, so their contents tell what their times may not. No
+/// key is kept here.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
     peers: Vec<Content>,
     edge: Vec<Content>,
 }
 
-/// Mode, owner and bytes; none if the file cannot be read.
+/// Mode, owner and SHA-256; none if the file cannot be read.
 type Content = Option<(u32, u32, Vec<u8>)>;
 
 impl Files {
@@ -50,7 +52,8 @@ impl Files {
 fn content(path: &Path) -> Content {
     let bytes = std::fs::read(path).ok()?;
     let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.mode(), metadata.uid(), bytes))
+    let hash = digest(&SHA256, &bytes).as_ref().to_vec();
+    Some((metadata.mode(), metadata.uid(), hash))
 }
 
 /// Looks at the files every two seconds, and takes up what changed once it has stayed the same for
