@@ -63,6 +63,8 @@ pub(crate) enum SnapshotEvent {
     Frozen(FrozenState),
     /// A snapshot is durable, or why not.
     Written(Result<StoredSnapshot, String>),
+    /// One is gone, or could not be removed.
+    Removed(LogId),
     /// A piece was read.
     Read {
         to: NodeId,
@@ -209,7 +211,7 @@ impl<F: Files> Snapshotter<F> {
             }
             SnapshotJob::Remove(last) => {
                 note_removal(self.folder.remove(last));
-                None
+                Some(SnapshotEvent::Removed(last))
             }
             SnapshotJob::Read {
                 to,

@@ -5,8 +5,8 @@ use std::cell::Cell;
 use super::plan::{Strike, Target};
 use super::world::World;
 use super::{
-    Fault, FaultCounts, Ledger, LedgerWorkload, NodeState, Plan, Random, Report, RouterWorkload,
-    SimOptions, Workload, shrink, simulate, simulate_plan,
+    Fault, FaultCounts, Ledger, LedgerWorkload, NodeState, Plan, Random, RegisterWorkload, Report,
+    RouterWorkload, SimOptions, Workload, shrink, simulate, simulate_plan,
 };
 use crate::state_machine::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
 
@@ -117,7 +117,11 @@ fn scripts_of_bugs_that_were_found_break_no_invariant() {
         let path = file.expect("a file").path();
         let text = std::fs::read_to_string(&path).expect("readable");
         let plan: Plan = text.parse().expect("a script");
-        if let Err(failure) = simulate_plan(LedgerWorkload, &plan) {
+        let ran = match text.contains("\n# machine registers\n") {
+            true => simulate_plan(RegisterWorkload, &plan),
+            false => simulate_plan(LedgerWorkload, &plan),
+        };
+        if let Err(failure) = ran {
             panic!("{}: {failure}", path.display());
         }
         run_here += 1;

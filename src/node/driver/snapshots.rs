@@ -41,6 +41,9 @@ pub(super) struct Snapshots {
     /// The newest, durable.
     stored: Option<StoredSnapshot>,
     taking: Taking,
+    /// Those that are being removed. One that was taken and one that was received of the same entry
+    /// have the same name.
+    removing: Vec<LogId>,
     /// Where the last one was cut, or the state began.
     cut_at: LogIndex,
     /// Bytes of entries that went to the applier since, roughly.
@@ -72,7 +75,7 @@ enum Taking {
     /// The cut is ahead of the own disk. A snapshot must not be: after a power cut the log would
     /// not go on from it.
     WaitsForTheLog(FrozenState),
-    Writing,
+    Writing(LogId),
 }
 
 impl Snapshots {
@@ -90,6 +93,7 @@ impl Snapshots {
             jobs,
             stored,
             taking: Taking::Not(0),
+            removing: Vec::new(),
             cut_at: stored.map_or(0, |stored| stored.last.index),
             bytes_since: 0,
             wanted: false,
@@ -140,6 +144,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 self.snapshots.taking = Taking::WaitsForTheLog(frozen);
             }
             SnapshotEvent::Written(written) => self.written(now, written),
+            SnapshotEvent::Removed(last) => self.snapshots.removing.retain(|one| *one != last),
             SnapshotEvent::Read {
                 to,
                 id,
@@ -181,7 +186,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 };
                 (self.apply)(ApplyJob::Freeze(Box::new(cut)));
             }
-            Taking::WaitsForTheLog(frozen) if frozen.id.index <= self.core.durable() => {
+            Taking::WaitsForTheLog(frozen)
+                if frozen.id.index <= self.core.durable()
+                    && !self.snapshots.removing.contains(&frozen.id) =>
+            {
                 self.snapshots.taking = self.write_snapshot(frozen, now);
             }
             as_before => self.snapshots.taking = as_before,
@@ -199,9 +207,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     fn write_snapshot(&mut self, frozen: FrozenState, now: Now) -> Taking {
-        let at = frozen.id.index;
+        let at = frozen.id;
         let known = self.core.configurations().iter();
-        let Some((index, configuration)) = known.rev().find(|(index, _)| *index <= at) else {
+        let Some((index, configuration)) = known.rev().find(|(index, _)| *index <= at.index) else {
             // Installed meanwhile: this cut is older than the log.
             return Taking::Not(now.mono);
         };
@@ -214,9 +222,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             session_bytes: frozen.sessions.encoded_len(),
             configuration: (*index, configuration.encode()),
         };
-        self.snapshots.cut_at = at;
+        self.snapshots.cut_at = at.index;
         (self.snapshots.jobs)(SnapshotJob::Write(Box::new((frozen, head))));
-        Taking::Writing
+        Taking::Writing(at)
     }
 
     fn written(&mut self, now: Now, written: Result<StoredSnapshot, String>) {
@@ -254,11 +262,15 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
 }
 
 impl Snapshots {
-    /// Removes a snapshot that is neither the newest nor being sent nor being put in place.
+    /// Removes a snapshot that is neither the newest, nor about to be, nor being sent nor being put in
+    /// place.
     fn drop_unless_needed(&mut self, old: StoredSnapshot) {
-        let newest = self.stored.is_some_and(|stored| stored.last == old.last);
-        if !newest && !self.sending.is_sent(old) && !self.receiving.needs(old) {
-            (self.jobs)(SnapshotJob::Remove(old.last));
+        let last = old.last;
+        let newest = self.stored.is_some_and(|stored| stored.last == last);
+        let written = matches!(self.taking, Taking::Writing(at) if at == last);
+        if !newest && !written && !self.sending.is_sent(old) && !self.receiving.needs(old) {
+            self.removing.push(last);
+            (self.jobs)(SnapshotJob::Remove(last));
         }
     }
 }
