@@ -106,6 +106,10 @@ impl Peer {
             Class::Data => {
                 self.data = Some(epoch);
                 self.data_seq = 0;
+                if self.hello.repairing {
+                    // It may have been repaired once more, and have lost what it told since the first time.
+                    self.start_term(self.next, self.last_contact);
+                }
                 self.probe();
             }
             Class::Bulk => {}

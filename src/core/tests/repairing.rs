@@ -1,8 +1,8 @@
 //! Replicas whose log lost entries and was repaired (hazard C5).
 
 use super::super::{
-    Class, Event, FoundingList, HandOverError, Input, Message, Output, PeerHello, RaftCore,
-    RaftRole, ReadIndexReply, Recovered, ReplicaState, TimeoutNow, VoteReason,
+    AppendStatus, Class, Event, FoundingList, HandOverError, Input, Message, Output, PeerHello,
+    RaftCore, RaftRole, ReadIndexReply, Recovered, ReplicaState, TimeoutNow, VoteReason,
 };
 use super::bed::{HEARTBEAT, T_MAX, incarnation, settings};
 use super::script::{Script, beat_reply, heartbeat, image, matched, replica, request};
@@ -200,6 +200,24 @@ fn c5_what_was_acknowledged_before_a_repair_is_forgotten() {
     assert_eq!(one.core.commit(), 0, "two of five hold it");
     one.acked_as(4, ReplicaState::Member);
     assert_eq!(one.core.commit(), 3);
+}
+
+/// Damaged again before its repair had ended, it has lost what it told the same leader meanwhile.
+#[test]
+fn c5_one_that_is_repaired_twice_is_sent_what_it_lost_the_second_time() {
+    let mut one = leading_beside_a_damaged();
+    one.acked_as(2, ReplicaState::Repairing);
+    assert_eq!(one.core.match_of(2), 3);
+    one.connect_damaged(2, Class::Data, 8);
+    one.settle();
+    let probe = *one.appends_to(2).last().expect("a probe");
+    let mut ack = matched(2, probe, 0);
+    (ack.status, ack.state) = (AppendStatus::Conflict, ReplicaState::Repairing);
+    ack.conflict = LogId::new(1, 1);
+    one.tell(2, Message::AppendAck(ack));
+    one.settle();
+    let next = *one.appends_to(2).last().expect("another probe");
+    assert_eq!((next.epoch, next.prev), (8, LogId::new(1, 1)));
 }
 
 #[test]
