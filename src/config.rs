@@ -188,6 +188,8 @@ pub mod limits {
     pub const MAX_COMMAND: usize = 2 << 20;
     /// Largest entry payload, bytes: a command and its envelope.
     pub const MAX_ENTRY: usize = MAX_COMMAND + (64 << 10);
+    /// Largest encoded configuration, bytes; while a change is joint, too.
+    pub const MAX_CONFIGURATION: usize = 32 << 10;
     /// Largest body of a peer frame, bytes.
     pub const MAX_FRAME_BODY: usize = 3 << 20;
     /// Largest body this node sends; one entry may exceed it.

@@ -1,6 +1,7 @@
 //! What a change makes of a configuration; pure functions, for [`membership`](super::membership).
 
 use super::configuration::{Configuration, MemberInfo, Promotion};
+use crate::config::limits;
 use crate::types::{LogIndex, NodeId, ReplicaId};
 
 /// One wish about who belongs to the cluster. Several go in one step.
@@ -66,6 +67,17 @@ impl Configuration {
             }
         }
         next.check().map_err(|error| error.0)?;
+        // It must fit into the log's reserve on the whole way, or a full disk could end in no leader
+        // that may append it.
+        let joint = Self {
+            outgoing: next.incoming.clone(),
+            ..next.clone()
+        };
+        if joint.encode().len() > limits::MAX_CONFIGURATION {
+            return Err(
+                "too many members, or too long names: the configuration would be too large",
+            );
+        }
         // A leader goes on by itself: what it will make of this must be readable too (hazard E9).
         for promotion in &next.promotions {
             let then = next.promoted(promotion).check();

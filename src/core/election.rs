@@ -47,7 +47,8 @@ impl RaftCore {
     /// A blank node never campaigns, nor does a member while the founding is not complete: nothing
     /// can have been committed, and a second history must not begin.
     pub(super) fn may_campaign(&self) -> bool {
-        self.votes() && !self.is_repairing() && !self.founding_is_open() && !self.disk_stalls
+        let able = !self.disk_stalls && !self.no_room;
+        self.votes() && !self.is_repairing() && !self.founding_is_open() && able
     }
 
     fn pre_campaign(&mut self, now: Micros, out: &mut Vec<Output>) {
@@ -297,11 +298,20 @@ impl RaftCore {
     }
 
     fn lead_if_won(&mut self, now: Micros, out: &mut Vec<Output>) {
-        if self.has_won() {
-            out.push(Output::Event(Event::BecameLeader {
-                term: self.hard.term,
-            }));
-            self.begin_leading(now, out);
+        if !self.has_won() {
+            return;
         }
+        // The term cannot be opened without its no-op (section 8); a voter with room may lead next.
+        if self.no_room {
+            return self.step_down(
+                now,
+                "its log has no room for the entry that opens a term",
+                out,
+            );
+        }
+        out.push(Output::Event(Event::BecameLeader {
+            term: self.hard.term,
+        }));
+        self.begin_leading(now, out);
     }
 }

@@ -76,7 +76,9 @@ impl RaftCore {
     fn go_on_founding(&mut self, now: Micros, out: &mut Vec<Output>) {
         self.heartbeat_due = now + self.settings.heartbeat_interval;
         if self.is_blank() {
-            self.found_if_all_are_here(out);
+            if !self.no_room {
+                self.found_if_all_are_here(out);
+            }
         } else {
             self.offer_to_all(now, out);
         }
@@ -243,6 +245,7 @@ impl RaftCore {
             .find(|(index, c)| *index == 1 && named(c));
         let ours = found.founder == from.incarnation && found.term == FOUNDING_TERM;
         if let Some((_, configuration)) = first
+            && entries.fits
             && self.is_blank()
             && !self.is_repairing()
             && self.log.last().index == 0

@@ -184,6 +184,9 @@ pub enum Input {
     },
     /// The oldest write has waited for the disk for an election timeout, or waits no more.
     DiskStalls(bool),
+    /// The log has no room even for the entries that the core makes itself (a disk is full, or the
+    /// next segment is not ready), or has it again. Comes before the input that it matters to.
+    NoRoom(bool),
     /// Something about snapshots.
     Snapshot(SnapshotInput),
     /// The state machine has applied this far.

@@ -17,6 +17,9 @@ pub enum ChangeError {
     /// Another change is under way, or nothing of this leader's term is committed yet.
     #[error("another change is under way, or the leader is new; try again in a moment")]
     Busy,
+    /// The leader's log has no room for it.
+    #[error("the leader's log has no room: is its disk full? try again once it is not")]
+    NoRoom,
     /// The members are not those that the change was meant for.
     #[error("the members have changed meanwhile, at index {now}")]
     Changed {
@@ -60,6 +63,9 @@ impl RaftCore {
         if expected.is_some_and(|expected| expected != *index) {
             return Err(ChangeError::Changed { now: *index });
         }
+        if self.no_room {
+            return Err(ChangeError::NoRoom);
+        }
         if !self.may_change() {
             return Err(ChangeError::Busy);
         }
@@ -99,10 +105,12 @@ impl RaftCore {
             return;
         }
         let current = Arc::clone(current);
-        if !current.outgoing.is_empty() {
-            self.append_configuration(current.left_joint(), out);
-        } else if !current.is_voter(self.me) {
+        if current.outgoing.is_empty() && !current.is_voter(self.me) {
             self.leave(now, out);
+        } else if self.no_room {
+            // Finished later, by this leader or the next.
+        } else if !current.outgoing.is_empty() {
+            self.append_configuration(current.left_joint(), out);
         } else if let Some(promotion) = self.caught_up(now, &current)
             && self.may_change()
         {

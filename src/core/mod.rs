@@ -132,6 +132,8 @@ pub struct RaftCore {
     sticky_until: Micros,
     /// The own disk has not answered for an election timeout: no time to lead.
     disk_stalls: bool,
+    /// The log cannot take an entry of this node's own.
+    no_room: bool,
     /// The state machine stopped at this entry.
     quarantined: Option<LogIndex>,
     /// Lowest and highest feature level of this release.
@@ -188,6 +190,7 @@ impl RaftCore {
                     .max(recovered.told_election_timeout)
             },
             disk_stalls: false,
+            no_room: false,
             quarantined: None,
             features: FEATURES,
             failed: false,
@@ -244,6 +247,7 @@ impl RaftCore {
             Input::HandOver { to } => self.begin_hand_over(now, to, out),
             Input::Change { expected, changes } => self.change(expected, &changes, out),
             Input::DiskStalls(stalls) => self.disk_stalls(now, stalls, out),
+            Input::NoRoom(no_room) => self.no_room = no_room,
             Input::Snapshot(input) => self.on_snapshot_input(input, out),
             Input::Applied { index } => self.applied = self.applied.max(index),
             Input::Digest { index, digest } => self.note_digest(now, index, digest, out),

@@ -113,6 +113,7 @@ fn info(member: Member) -> Result<MemberInfo, Status> {
 pub(super) fn change_failed(error: ChangeError, leader: LeaderHint, late: bool) -> Status {
     match error {
         ChangeError::NotLeader => status::not_leader_now(leader),
+        ChangeError::NoRoom => status::overloaded("the leader's disk", 1_000),
         ChangeError::Busy | ChangeError::Changed { .. } => status::change_refused(&ChangeRefused {
             reason: match error {
                 ChangeError::Busy => "Busy".to_owned(),

@@ -79,6 +79,8 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     next_due: Micros,
     /// The disk has kept a write waiting for an election timeout.
     disk_stalls: bool,
+    /// The log has no room for what the core writes itself.
+    no_room: bool,
     /// Who wants to know how the hand-over under way ends.
     hand_over: Option<HandOverReply>,
     /// Leadership is being handed over, asked for or not, and it is not known yet to whom it went.
@@ -167,6 +169,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             log_time: LogTime::default(),
             next_due: 0,
             disk_stalls: false,
+            no_room: false,
             hand_over: None,
             handing_over: false,
             change: None,
@@ -313,6 +316,12 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     fn step(&mut self, now: Now, input: Input, mut cause: Cause<'_, S::Response>) {
+        let no_room = !self.log.has_reserve();
+        if no_room != self.no_room {
+            self.no_room = no_room;
+            self.core
+                .step(now.mono, Input::NoRoom(no_room), &mut self.scratch);
+        }
         self.core.step(now.mono, input, &mut self.scratch);
         self.outputs.extend(self.scratch.drain(..));
         self.carry_out_all(now, &mut cause);

@@ -94,6 +94,8 @@ pub(crate) struct Process<S: StateMachine> {
     pub(crate) applier_busy: bool,
     pub(crate) snapshotters_busy: [bool; 2],
     pub(crate) paused_until: Micros,
+    /// A change of members was asked for that it does not see before.
+    pub(crate) asked_until: Micros,
     /// When its driver last ran, by its own clock: nobody is answered before it does.
     pub(crate) looked_at: Micros,
     pub(crate) seen: Seen,
@@ -246,6 +248,7 @@ impl<S: StateMachine> Host<S> {
             applier_busy: false,
             snapshotters_busy: [false; 2],
             paused_until: 0,
+            asked_until: 0,
             looked_at: 0,
             seen: Seen::default(),
             started: now,

@@ -49,7 +49,8 @@ impl<W: Workload> World<W> {
             return;
         };
         let life = host.life;
-        if let Some(process) = host.process.as_deref() {
+        if let Some(process) = host.process.as_deref_mut() {
+            process.asked_until = process.paused_until;
             let (reply, _) = oneshot::channel();
             let changes = vec![change];
             let request = Request::Change {
@@ -65,10 +66,15 @@ impl<W: Workload> World<W> {
         self.poke(At { node: leader, life }, 0);
     }
 
-    /// Whether a configuration beyond the governing one may still come to govern.
+    /// Whether a configuration beyond the governing one may still come to govern: it stands in a log,
+    /// or a leader that is paused was asked for it.
     pub(crate) fn change_in_flight(&self, governing: LogIndex) -> bool {
         let (_, current) = self.oracle.governing().unwrap_or_default();
-        let beyond = |host: &Host<W::Machine>| host.configured > governing;
+        let beyond = |host: &Host<W::Machine>| {
+            let process = host.process.as_deref();
+            let asked = process.is_some_and(|process| process.asked_until >= self.now);
+            host.configured > governing || asked
+        };
         !current.outgoing.is_empty() || self.hosts.iter().any(beyond)
     }
 

@@ -10,6 +10,7 @@ use super::report::{Failure, Report, SimOptions};
 use super::schedule::Event;
 use super::workload::Workload;
 use super::world::World;
+use crate::core::{Configuration, MemberInfo};
 use crate::types::{Micros, NodeId};
 use crate::wal::Crash;
 
@@ -232,9 +233,14 @@ impl<W: Workload> World<W> {
                 let repairing = if host.repairing { " under repair," } else { "" };
                 let brief = process.shared.brief();
                 let advice = brief.advice.clone().unwrap_or_default();
+                let of = core
+                    .configurations()
+                    .last()
+                    .map(|(index, of)| (*index, named(of)));
+                let (index, members) = of.unwrap_or_default();
                 format!(
                     "{}{wiped}:{repairing} {role:?} in term {term}, last {last}, commit {commit}, \
-                     applied {applied} {advice}",
+                     applied {applied}, members as of {index} {members} {advice}",
                     host.node
                 )
             }
@@ -247,4 +253,22 @@ impl<W: Workload> World<W> {
             self.clients.sessions.waiting()
         )
     }
+}
+
+/// Who votes, who voted before while the change is joint, who learns; each with the head of its
+/// life.
+fn named(configuration: &Configuration) -> String {
+    let names = |members: &[MemberInfo]| {
+        let name = |one: &MemberInfo| {
+            let life = one.replica.incarnation.to_string();
+            format!("{}@{}", one.replica.node, life.get(..4).unwrap_or(&life))
+        };
+        members.iter().map(name).collect::<Vec<_>>().join(" ")
+    };
+    format!(
+        "[{}], before [{}], learners [{}]",
+        names(&configuration.incoming),
+        names(&configuration.outgoing),
+        names(&configuration.learners)
+    )
 }

@@ -10,6 +10,9 @@ const MIB: u64 = 1 << 20;
 /// What stays ready beyond what [`LogStorage::ready_bytes`](super::LogStorage::ready_bytes) shows,
 /// so that a no-op or a configuration always fits.
 pub(crate) const RESERVE: usize = 64 << 10;
+/// What a no-op and the largest configuration take, in a batch each.
+pub(crate) const OWN_ENTRIES: usize = limits::MAX_CONFIGURATION + (8 << 10);
+const _: () = assert!(OWN_ENTRIES < RESERVE);
 
 /// Whose log this is; checked against META, so that a directory never serves another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

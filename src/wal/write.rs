@@ -7,7 +7,7 @@ use super::WriteError;
 use super::index::LOOSE;
 use super::log::LogStorage;
 use super::medium::{Files, Medium};
-use super::options::RESERVE;
+use super::options::{OWN_ENTRIES, RESERVE};
 use crate::entry::{EntryBatch, EntryHeader, FRAME_HEADER, frame_len};
 use crate::types::{
     EntryKind, HardState, Incarnation, LogId, LogIndex, MAX_TERM, Micros, Term, WriteId,
@@ -139,6 +139,12 @@ impl<M: Medium> LogStorage<M> {
     /// of the medium was handled.
     pub fn ready_bytes(&self) -> usize {
         self.room().saturating_sub(RESERVE)
+    }
+
+    /// Whether a no-op and a configuration fit right now: the reserve behind
+    /// [`ready_bytes`](Self::ready_bytes) is there, or enough of it.
+    pub fn has_reserve(&self) -> bool {
+        self.room() >= OWN_ENTRIES
     }
 
     /// What is certain to fit, however it falls into batches and segments.

@@ -145,6 +145,38 @@ fn e1_voters_change_by_a_joint_configuration_which_both_majorities_commit() {
 }
 
 #[test]
+fn c8_a_leader_without_room_changes_no_members_and_ends_a_change_later() {
+    let mut one = leading();
+    one.feed(Input::NoRoom(true));
+    one.change(vec![Change::Demote(3)]);
+    assert_eq!(one.refusals(), [ChangeError::NoRoom]);
+    one.feed(Input::NoRoom(false));
+    one.change(vec![Change::Demote(3)]);
+    one.feed(Input::NoRoom(true));
+    one.finish(&[2, 3]);
+    assert!(one.core.is_leader() && one.is_joint(), "there is no room");
+    one.feed(Input::NoRoom(false));
+    one.finish(&[2, 3]);
+    assert!(!one.is_joint());
+}
+
+#[test]
+fn c8_a_configuration_that_the_reserve_cannot_take_is_refused() {
+    let mut one = leading();
+    let long = |node: NodeId| MemberInfo {
+        client_endpoint: "x".repeat(512),
+        ..info(replica(node))
+    };
+    let many = (4..100).map(|node| Change::AddLearner(long(node)));
+    one.change(many.collect());
+    let refused = one.refusals();
+    assert!(
+        matches!(refused[..], [ChangeError::Invalid(why)] if why.contains("too large")),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn e1_a_change_that_leaves_the_voters_alone_is_not_joint() {
     let mut one = leading();
     let moved = MemberInfo {

@@ -21,6 +21,7 @@ mod quarantine;
 mod reads;
 mod repairing;
 mod replication;
+mod room;
 mod script;
 mod seeds;
 mod small;
