@@ -141,6 +141,10 @@ impl Configuration {
         if self.members().any(|member| member.replica == new.replica) {
             return Err("that directory is a member already");
         }
+        // It could not go by the configuration that names it (hazard J2).
+        if new.features.1 < self.feature_level {
+            return Err("its release does not know the cluster's feature level; start a newer one");
+        }
         self.learners.push(new.clone());
         Ok(())
     }

@@ -3,10 +3,11 @@
 //! A configuration is an entry of its own kind, from index 1 on. It takes effect when it is
 //! appended and is rolled back when it is truncated (Raft paper, section 6).
 
+use super::features::FEATURES;
 use crate::types::{Incarnation, LogIndex, NodeId, ReplicaId};
 
-/// One member with its addresses.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// One member with its addresses. By default of the release that this is.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberInfo {
     /// Who: a node id in one of its lives.
     pub replica: ReplicaId,
@@ -18,6 +19,18 @@ pub struct MemberInfo {
     pub features: (u32, u32),
     /// Leadership goes to the voter of the highest priority that is fit to lead.
     pub priority: u32,
+}
+
+impl Default for MemberInfo {
+    fn default() -> Self {
+        Self {
+            replica: ReplicaId::default(),
+            peer_address: String::new(),
+            client_endpoint: String::new(),
+            features: FEATURES,
+            priority: 0,
+        }
+    }
 }
 
 /// A learner that is to vote as soon as it has caught up.

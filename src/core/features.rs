@@ -31,8 +31,8 @@ impl RaftCore {
         self.configuration().map_or(0, |c| c.feature_level)
     }
 
-    /// For tests of two releases.
-    #[cfg(test)]
+    /// For tests and simulations of two releases.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn set_features(&mut self, features: (u32, u32)) {
         self.features = features;
     }

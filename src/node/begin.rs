@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::replica_state::ReplicaState;
-use crate::core::{Configuration, FEATURES, Recovered, SnapshotMark, is_beyond};
+use crate::core::{Configuration, Recovered, SnapshotMark, is_beyond};
 use crate::network::LocalFacts;
 use crate::snapshot::{SnapshotFile, SnapshotFolder, SnapshotHead, StoredSnapshot};
 use crate::state_machine::StateMachine;
@@ -19,9 +19,12 @@ pub(crate) struct Begin {
     pub(crate) stored: Option<StoredSnapshot>,
     /// The entry that its state reflects, and log time there.
     pub(crate) at: (LogId, Micros),
+    /// The highest feature level that this release knows.
+    knows_level: u32,
 }
 
-/// Restores `state`, which is new, from the newest snapshot that the log goes on from.
+/// Restores `state`, which is new, from the newest snapshot that the log goes on from, for a release
+/// that knows feature levels up to `knows_level`.
 ///
 /// # Errors
 /// If the log begins after an entry and no snapshot that covers it can be used, or an entry that
@@ -30,6 +33,7 @@ pub(crate) fn begin<S: StateMachine, M: Medium>(
     log: &LogStorage<M>,
     state: &mut ReplicaState<S>,
     cluster: ClusterId,
+    knows_level: u32,
 ) -> Result<Begin, String> {
     let folder = SnapshotFolder::new(log.files());
     let fits = |last: LogId| log.term(last.index) == Some(last.term);
@@ -38,9 +42,10 @@ pub(crate) fn begin<S: StateMachine, M: Medium>(
         folder.choose(log.snapshot(), fits, take)
     })?;
     Ok(Begin {
-        recovered: recovered(log, stored, &head)?,
+        recovered: recovered(log, stored, &head, knows_level)?,
         stored,
         at: (head.last, head.time_us),
+        knows_level,
     })
 }
 
@@ -84,6 +89,7 @@ fn recovered<M: Medium>(
     log: &LogStorage<M>,
     stored: Option<StoredSnapshot>,
     head: &SnapshotHead,
+    knows_level: u32,
 ) -> Result<Recovered, String> {
     let read = |index: LogIndex, payload: &[u8]| {
         let read = Configuration::decode(payload);
@@ -101,7 +107,7 @@ fn recovered<M: Medium>(
         configurations.push(read(entry.id.index, &entry.payload)?);
     }
     let mut known = configurations.iter();
-    if let Some(why) = known.find_map(|(_, read)| is_beyond(read, FEATURES.1)) {
+    if let Some(why) = known.find_map(|(_, read)| is_beyond(read, knows_level)) {
         return Err(why);
     }
     // A crash left the founder's name and not the first entry: nothing was promised to it.
@@ -130,7 +136,7 @@ impl Begin {
             blank: self.recovered.configurations.is_empty() && self.recovered.repairing.is_none(),
             repairing: self.recovered.repairing.is_some(),
             genesis: self.recovered.genesis,
-            knows_level: FEATURES.1,
+            knows_level: self.knows_level,
             needs_level: self
                 .recovered
                 .configurations

@@ -198,7 +198,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if ticked {
             self.step(now, Input::Tick, Cause::Other);
         }
-        if ticked || self.failure.is_some() {
+        if ticked || !self.ticks_often() {
             self.shared.waiters.expire(now.mono);
             self.expire_pending(now.mono);
         }
@@ -241,18 +241,20 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.next_call(now.mono)
     }
 
-    /// A failed core has no timer, but whoever waits for what is still being applied has a deadline
-    /// (hazard F5).
+    /// A leader does, with every heartbeat. A failed core has no timer, and a follower's is put off
+    /// by every heartbeat.
+    fn ticks_often(&self) -> bool {
+        self.failure.is_none() && self.core.is_leader()
+    }
+
+    /// Whoever waits for what is still being applied has a deadline (hazard F5).
     fn next_call(&self, now: Micros) -> Micros {
-        match self.failure {
-            Some(_) if !self.shared.waiters.is_empty() => {
-                self.core.deadline().min(now + STATUS_INTERVAL)
-            }
-            _ => {
-                let deadline = self.core.deadline().min(self.reads.deadline());
-                deadline.min(self.snapshots.deadline())
-            }
+        let deadline = self.core.deadline().min(self.reads.deadline());
+        let deadline = deadline.min(self.snapshots.deadline());
+        if self.ticks_often() || self.shared.waiters.is_empty() {
+            return deadline;
         }
+        deadline.min(now + STATUS_INTERVAL)
     }
 
     /// What an observer of a simulation compares with what is on the disks.

@@ -15,7 +15,7 @@ use super::replica_state::ReplicaState;
 use super::shared::{Clock, Shared};
 use super::shell::{start_applier, start_driver, start_snapshotters};
 use crate::config::{Cluster, RaftConfig, limits};
-use crate::core::{FoundingList, RaftCore, Settings};
+use crate::core::{FEATURES, FoundingList, RaftCore, Settings};
 use crate::error::StartError;
 use crate::network::{LocalFacts, NetworkEvent, PeerAddress, RaftNetwork};
 use crate::quic::{RaftTransport, TransportOptions};
@@ -145,7 +145,7 @@ fn start_blocking<S: StateMachine>(
     let inbox = Arc::new(Inbox::default());
     let log = open_log(&config, &cluster, options, Arc::clone(&inbox))?;
     let mut state = ReplicaState::new(machine);
-    let begin = begin(&log, &mut state, cluster.credentials.cluster());
+    let begin = begin(&log, &mut state, cluster.credentials.cluster(), FEATURES.1);
     let begin = begin.map_err(StartError::Storage)?;
     let facts = begin.facts(
         log.meta_seq(),

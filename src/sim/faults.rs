@@ -98,6 +98,12 @@ names! {
         HandOver = "hand-over",
         /// A state machine's state becomes another than it should be.
         Diverge = "diverge",
+        /// A command is committed that no state machine can apply.
+        Poison = "poison",
+        /// A process is started again with the next release.
+        Upgrade = "upgrade",
+        /// And with the release before.
+        Downgrade = "downgrade",
         /// No client asks for anything for a while.
         Quiet = "quiet",
         /// Clients ask for much at once.

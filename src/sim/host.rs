@@ -38,6 +38,11 @@ pub(crate) const SESSION_LIMITS: SessionLimits = SessionLimits {
     answer_bytes: 1 << 20,
     idle_us: 1_500_000,
 };
+/// The feature levels that releases know: the first one, and the next.
+pub(crate) const OLD: u32 = 1;
+pub(crate) const NEW: u32 = 2;
+/// What a release says that the cluster has left behind.
+pub(crate) const TOO_OLD: &str = "the cluster is at feature level";
 /// Often, so that a state that diverges is found soon.
 const DIGEST_EVERY: u64 = 16;
 /// When the first node started, by the wall clock.
@@ -76,8 +81,6 @@ pub(crate) struct Process<S: StateMachine> {
     pub(crate) shared: Arc<Shared<S>>,
     pub(crate) driver: Driver<S, Memory, SimNetwork>,
     applier: Applier<S>,
-    /// The applier met something that it cannot apply.
-    unsound: bool,
     /// Its state was made another one.
     pub(crate) diverged: bool,
     jobs: Jobs<S>,
@@ -139,6 +142,8 @@ pub(crate) struct Host<S: StateMachine> {
     /// Index of the newest configuration that was seen in its log.
     pub(crate) configured: LogIndex,
     pub(crate) failed_starts: u32,
+    /// The highest feature level that the release on it knows.
+    pub(crate) knows_level: u32,
     truth: Option<(u64, Arc<Image>)>,
     skew: Micros,
 }
@@ -186,6 +191,7 @@ impl<S: StateMachine> Host<S> {
             wiped: false,
             configured: 0,
             failed_starts: 0,
+            knows_level: OLD,
             truth: None,
             skew: random.below(10_000_000),
             random,
@@ -210,7 +216,11 @@ impl<S: StateMachine> Host<S> {
         let log = LogStorage::open_checked(medium, identity(id), log_options());
         let log = log.map_err(StartFault::Log)?;
         let mut state = ReplicaState::with_limits(machine, SESSION_LIMITS);
-        let begin = begin(&log, &mut state, CLUSTER).map_err(StartFault::State)?;
+        let begin = begin(&log, &mut state, CLUSTER, self.knows_level);
+        let begin = begin.map_err(|why| match why.contains(TOO_OLD) {
+            true => StartFault::TooOld(why),
+            false => StartFault::State(why),
+        })?;
         self.life = life;
         self.disk_faults = false;
         self.failed_starts = 0;
@@ -225,6 +235,7 @@ impl<S: StateMachine> Host<S> {
             network,
             facts,
             begin,
+            knows_level: self.knows_level,
         };
         let shared = made.shared(inbox, &state);
         let (jobs, snapshots) = (Jobs::<S>::default(), Queue::default());
@@ -235,7 +246,6 @@ impl<S: StateMachine> Host<S> {
             applier: Applier::new(state, Arc::clone(&shared)),
             driver,
             shared,
-            unsound: false,
             diverged: false,
             jobs,
             snapshots,
@@ -329,6 +339,7 @@ struct Made {
     network: SimNetwork,
     facts: LocalFacts,
     begin: Begin,
+    knows_level: u32,
 }
 
 impl Made {
@@ -370,13 +381,14 @@ impl Made {
             node_id: self.me.node,
             ..RaftConfig::default()
         };
-        let core = RaftCore::new(
+        let mut core = RaftCore::new(
             self.me,
             simulated(settings(&config, self.me)),
             self.begin.recovered,
             founding,
             1,
         );
+        core.set_features((OLD, self.knows_level));
         Driver::new(Parts {
             core,
             log: self.log,
@@ -431,11 +443,10 @@ impl<S: StateMachine> Process<S> {
 
     /// Does the applier's oldest piece of work.
     pub(crate) fn apply(&mut self) {
-        let Some(job) = take(&self.jobs).filter(|_| !self.unsound) else {
+        let Some(job) = take(&self.jobs) else {
             return;
         };
         if let Err(reason) = self.applier.run(job) {
-            self.unsound = true;
             let fail = Request::Fail(reason);
             self.shared.inbox.put(|lanes| lanes.requests.push(fail));
         }
@@ -548,6 +559,8 @@ pub(crate) enum StartFault {
     Log(OpenError),
     /// Its log is whole, the state that it goes on from is not.
     State(String),
+    /// The cluster is beyond what its release knows.
+    TooOld(String),
 }
 
 impl StartFault {
@@ -558,6 +571,7 @@ impl StartFault {
                 matches!(error, OpenError::Corrupt(_) | OpenError::MetaDamaged { .. })
             }
             Self::State(_) => true,
+            Self::TooOld(_) => false,
         }
     }
 }
@@ -566,7 +580,7 @@ impl std::fmt::Display for StartFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Log(error) => error.fmt(f),
-            Self::State(why) => f.write_str(why),
+            Self::State(why) | Self::TooOld(why) => f.write_str(why),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::faults::Fault;
-use super::host::Host;
+use super::host::{Host, OLD};
 use super::plan::Strike;
 use super::schedule::At;
 use super::workload::Workload;
@@ -44,7 +44,7 @@ impl<W: Workload> World<W> {
         Ok(true)
     }
 
-    fn ask(&mut self, leader: NodeId, expected: Option<LogIndex>, change: Change) {
+    pub(crate) fn ask(&mut self, leader: NodeId, expected: Option<LogIndex>, change: Change) {
         let Some(host) = self.host(leader) else {
             return;
         };
@@ -117,12 +117,13 @@ impl<W: Workload> World<W> {
 
     /// The running process of a blank directory.
     fn blank_replica(&mut self, node: NodeId) -> Option<MemberInfo> {
-        let process = self.host(node)?.process.as_deref()?;
+        let host = self.host(node)?;
+        let (process, knows) = (host.process.as_deref()?, host.knows_level);
         process.driver.core().is_blank().then(|| MemberInfo {
             replica: process.me,
             peer_address: format!("node-{node}"),
             client_endpoint: String::new(),
-            features: (1, 1),
+            features: (OLD, knows),
             priority: 0,
         })
     }

@@ -30,6 +30,7 @@ mod linear;
 mod members;
 mod nemesis;
 mod observe;
+mod operator;
 mod oracle;
 mod phases;
 mod plan;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::faults::Fault;
-use super::host::{Host, Spoiled};
+use super::host::{Host, NEW, OLD, Spoiled};
 use super::plan::{Strike, Target};
 use super::schedule::{At, Event};
 use super::workload::Workload;
@@ -44,6 +44,9 @@ impl<W: Workload> World<W> {
             }
             Fault::HandOver => self.hand_over(node, other),
             Fault::Diverge => self.diverge(node),
+            Fault::Poison => self.poison(node, strike.draw),
+            Fault::Upgrade => self.change_release(node, NEW, strike.long),
+            Fault::Downgrade => self.change_release(node, OLD, strike.long),
             Fault::Cut | Fault::Isolate | Fault::Mute | Fault::Clog | Fault::Reset => {
                 self.disturb_links(strike, node, other)
             }
@@ -174,11 +177,11 @@ impl<W: Workload> World<W> {
         }
     }
 
-    fn running(&mut self, node: NodeId) -> Option<&mut Host<W::Machine>> {
+    pub(crate) fn running(&mut self, node: NodeId) -> Option<&mut Host<W::Machine>> {
         self.host(node).filter(|host| host.process.is_some())
     }
 
-    fn crash_for(&mut self, node: NodeId, crash: Crash, long: Micros) -> bool {
+    pub(crate) fn crash_for(&mut self, node: NodeId, crash: Crash, long: Micros) -> bool {
         if self.running(node).is_none() {
             return false;
         }

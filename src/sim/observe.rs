@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::host::SESSION_LIMITS;
+use super::host::{NEW, OLD, SESSION_LIMITS, TOO_OLD};
 use super::oracle::{Durable, is_promise};
 use super::schedule::{At, Event};
 use super::truth::{Image, starts_without};
@@ -88,6 +88,11 @@ impl<W: Workload> World<W> {
                 "G1: node {} stops with a right state: {why}",
                 at.node
             ));
+        } else if why.contains(TOO_OLD) && host.knows_level == OLD {
+            // It is to be started with the release that the others run.
+            if let Some(host) = self.host(at.node) {
+                host.knows_level = NEW;
+            }
         } else if !excused || BROKEN.iter().any(|sign| why.contains(sign)) {
             return Err(format!("node {} has failed: {why}", at.node));
         }
@@ -159,6 +164,7 @@ impl<W: Workload> World<W> {
         let (core, me) = (process.driver.core(), process.me);
         let (term, commit, last) = (core.term(), core.commit(), process.chain.last());
         let (role, leading) = (process.role(), core.is_leader());
+        let (level, knows) = (core.feature_level(), core.knows_level());
         let configurations = core.configurations().to_vec();
         let seen = process.seen;
         process.seen.term = term;
@@ -171,6 +177,11 @@ impl<W: Workload> World<W> {
         if commit > last || core.last().index != last {
             return Err(format!(
                 "S10: {me} commits {commit}, its log ends at {last}"
+            ));
+        }
+        if level > knows {
+            return Err(format!(
+                "J2: {me} goes by feature level {level}, its release knows {knows}"
             ));
         }
         if leading && seen.led == term && from <= before {

@@ -44,6 +44,8 @@ pub(crate) struct Oracle {
     places: HashMap<u64, u64>,
     /// Commands of which a client was told that they never will be applied.
     refused: HashMap<u64, String>,
+    /// By hash of the payload: what no state machine can apply.
+    poison: BTreeSet<u64>,
     /// The state machine proposes commands of its own.
     own_commands: bool,
     /// The last image of directories that are lost, and of logs before a repair that has not ended:
@@ -126,6 +128,11 @@ impl Oracle {
         check(before.is_none(), || {
             format!("the workload encodes commands {before:?} and {id} alike")
         })
+    }
+
+    /// A command that no state machine can apply: the cluster will have to skip it.
+    pub(crate) fn poisons(&mut self, payload: &[u8]) {
+        self.poison.insert(xxhash_rust::xxh3::xxh3_64(payload));
     }
 
     /// S4, for an entry that a log holds.
@@ -244,7 +251,15 @@ impl Oracle {
                 .as_ref()
                 .is_none_or(|(known, _)| known < index)
         {
+            let level = |of: &Configuration| of.feature_level;
+            let before = self
+                .governing
+                .as_ref()
+                .map_or(0, |(_, before)| level(before));
             self.governing = Some((*index, Arc::clone(newest)));
+            check(level(newest) >= before, || {
+                format!("J2: the feature level falls from {before} at {index}")
+            })?;
         }
         Ok(())
     }
@@ -307,7 +322,8 @@ impl Oracle {
         }
         let mut place = self.committed.last().map_or(0, |entry| entry.place);
         let takes_effect = self.sessions.commits(at, item.time_us, item.part);
-        if let Some(command) = item.command.filter(|_| takes_effect) {
+        let applies = |command: &u64| takes_effect && !self.poison.contains(command);
+        if let Some(command) = item.command.filter(applies) {
             place += 1;
             self.commits_command(command, at, place)?;
         }

@@ -4,7 +4,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::host::{ELECTION_MAX, Host};
+use super::host::{ELECTION_MAX, Host, NEW};
 use super::plan::Plan;
 use super::report::{Failure, Report, SimOptions};
 use super::schedule::Event;
@@ -60,6 +60,7 @@ impl<W: Workload> World<W> {
         self.run(self.plan.chaos_us, |_| false)?;
         self.heal();
         self.finds_the_diverged()?;
+        self.goes_on_behind_poison()?;
         if self.oracle.committed() > 0 {
             self.quorum_serves()?;
         }
@@ -67,6 +68,7 @@ impl<W: Workload> World<W> {
             self.outlives_a_mute_leader()?;
         }
         self.all_agree()?;
+        self.knows_what_all_know()?;
         self.clients.judge(&self.oracle)
     }
 
@@ -81,6 +83,7 @@ impl<W: Workload> World<W> {
         for node in 1..=nodes {
             self.schedule.add(now + 1, Event::Start(node));
         }
+        self.healed = true;
         self.note(|| "healed".to_owned());
     }
 
@@ -99,6 +102,35 @@ impl<W: Workload> World<W> {
         if !found(self) && !self.run(self.now + ECHO + PATIENCE, found)? {
             return Err(format!(
                 "G1: nobody notices that a state is another: {}",
+                self.roles()
+            ));
+        }
+        Ok(())
+    }
+
+    /// G2: what no state machine can apply is skipped, and those that stopped there go on.
+    fn goes_on_behind_poison(&mut self) -> Result<(), String> {
+        let on = |world: &Self| world.stopped_at().is_none();
+        if !on(self) && !self.run(self.now + ECHO + PATIENCE, on)? {
+            return Err(format!(
+                "G2: nobody gets beyond an entry that cannot be applied: {}",
+                self.roles()
+            ));
+        }
+        Ok(())
+    }
+
+    /// J2: once every member's release knows a feature level, the cluster is at it.
+    fn knows_what_all_know(&mut self) -> Result<(), String> {
+        let raised = |world: &Self| {
+            let Some((_, governing)) = world.oracle.governing() else {
+                return true;
+            };
+            governing.feature_level == NEW || !world.all_know(&governing, NEW)
+        };
+        if !raised(self) && !self.run(self.now + PATIENCE, raised)? {
+            return Err(format!(
+                "J2: all members know feature level {NEW}, and the cluster is not at it: {}",
                 self.roles()
             ));
         }

@@ -132,6 +132,23 @@ impl Plan {
         if random.chance(300) {
             strikes.push(diverges(&mut random, nodes as u64, options.chaos_us));
         }
+        let mut random = Random::named(seed, "poison", 0);
+        if random.chance(200) {
+            strikes.push(once(
+                Fault::Poison,
+                Target::Leader,
+                &mut random,
+                options.chaos_us,
+            ));
+        }
+        let mut random = Random::named(seed, "releases", 0);
+        if random.chance(300) {
+            strikes.extend(releases(
+                &mut random,
+                (nodes + spares) as u64,
+                options.chaos_us,
+            ));
+        }
         Self {
             seed,
             nodes,
@@ -196,20 +213,42 @@ impl Rates {
     }
 }
 
-/// One state becomes another one. From a stream of its own: other strikes do not depend on it.
-fn diverges(random: &mut Random, nodes: u64, chaos: Micros) -> Strike {
+// What follows is drawn from streams of its own: other strikes do not depend on it.
+
+/// Something that happens at any time, and lasts for none.
+fn once(fault: Fault, target: Target, random: &mut Random, chaos: Micros) -> Strike {
     Strike {
         at: 1 + random.below(chaos.max(1)),
-        fault: Fault::Diverge,
-        target: if random.chance(400) {
-            Target::Leader
-        } else {
-            Target::Node(1 + random.below(nodes))
-        },
+        fault,
+        target,
         other: 1,
         long: 0,
         draw: random.next(),
     }
+}
+
+/// One state becomes another one.
+fn diverges(random: &mut Random, nodes: u64, chaos: Micros) -> Strike {
+    let target = if random.chance(400) {
+        Target::Leader
+    } else {
+        Target::Node(1 + random.below(nodes))
+    };
+    once(Fault::Diverge, target, random, chaos)
+}
+
+/// A cluster rolls from one release to the next, node by node; some are left behind, some go back.
+fn releases(random: &mut Random, nodes: u64, chaos: Micros) -> Vec<Strike> {
+    let mut strikes = Vec::new();
+    for node in 1..=nodes {
+        if random.chance(850) {
+            strikes.push(once(Fault::Upgrade, Target::Node(node), random, chaos));
+        }
+        if random.chance(250) {
+            strikes.push(once(Fault::Downgrade, Target::Node(node), random, chaos));
+        }
+    }
+    strikes
 }
 
 fn rate(random: &mut Random, most: u64) -> u64 {

@@ -37,6 +37,8 @@ pub(crate) enum Event {
     Start(NodeId),
     /// A full disk has room again.
     Room(NodeId),
+    /// The operator looks after the nodes.
+    Operate,
 }
 
 /// Events to come.

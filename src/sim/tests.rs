@@ -224,22 +224,23 @@ fn s12_a_flawed_machine_is_found_and_made_small() {
     assert_eq!(again.kind(), "S12");
 }
 
-/// A quiet world of three, in which one state becomes another one.
-fn diverging(seed: u64, target: Target) -> Plan {
+/// A quiet world of three in which this happens, a second apart.
+fn quiet(seed: u64, strikes: &[(Fault, Target)]) -> Plan {
     let mut plan = Plan::draw(&options(seed));
     plan.nodes = 3;
     plan.spares = 0;
     plan.rates.heal();
     plan.rates.snapshot_every = 0;
-    let other = Strike {
-        at: 2_000_000,
-        fault: Fault::Diverge,
-        target,
+    let at = (2..).map(|second| second * 1_000_000);
+    let strikes = at.zip(strikes).map(|(at, (fault, target))| Strike {
+        at,
+        fault: *fault,
+        target: *target,
         other: 1,
         long: 0,
         draw: 0,
-    };
-    plan.strikes = vec![other];
+    });
+    plan.strikes = strikes.collect();
     plan
 }
 
@@ -253,11 +254,40 @@ fn g1_a_replica_whose_state_diverges_stops_and_no_other_does() {
         (3, Target::Node(3)),
         (4, Target::Leader),
     ] {
-        let plan = diverging(seed, target);
+        let plan = quiet(seed, &[(Fault::Diverge, target)]);
         let mut world = World::new(LedgerWorkload, plan.clone());
         let found = world.run(10_000_000, |world| world.diverged_found == 1);
         assert_eq!(found, Ok(true), "{plan}");
         let report = simulate_plan(LedgerWorkload, &plan).unwrap_or_else(|why| panic!("{why}"));
         assert_eq!(report.faults.of(Fault::Diverge), 1);
     }
+}
+
+/// All stop at what none can apply; the cluster skips it, and they go on.
+#[test]
+fn g2_what_nobody_can_apply_is_skipped_and_all_go_on() {
+    let plan = quiet(5, &[(Fault::Poison, Target::Leader)]);
+    let mut world = World::new(LedgerWorkload, plan.clone());
+    let stopped = world.run(10_000_000, |world| world.stopped_at().is_some());
+    assert_eq!(stopped, Ok(true), "{plan}");
+    simulate_plan(LedgerWorkload, &plan).unwrap_or_else(|why| panic!("{why}"));
+    simulate_plan(RegisterWorkload, &plan).unwrap_or_else(|why| panic!("{why}"));
+}
+
+/// Node by node, and one that goes back meanwhile: the level rises when all know it, and one that does
+/// not know it any more is refused until it does.
+#[test]
+fn j2_a_cluster_rolls_from_one_release_to_the_next() {
+    let up = |node| (Fault::Upgrade, Target::Node(node));
+    let down = |node| (Fault::Downgrade, Target::Node(node));
+    let plan = quiet(6, &[up(1), up(2), down(1), up(3), up(1), down(2)]);
+    let mut world = World::new(LedgerWorkload, plan.clone());
+    let level = |world: &World<LedgerWorkload>| {
+        let governing = world.oracle.governing();
+        governing.map_or(0, |(_, governing)| governing.feature_level)
+    };
+    assert_eq!(world.run(5_900_000, |world| level(world) == 2), Ok(false));
+    assert_eq!(world.run(7_000_000, |world| level(world) == 2), Ok(true));
+    let report = simulate_plan(LedgerWorkload, &plan).unwrap_or_else(|why| panic!("{why}"));
+    assert_eq!(report.faults.of(Fault::Upgrade), 4);
 }

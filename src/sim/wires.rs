@@ -283,6 +283,11 @@ impl State {
         let (Some(from), Some(to)) = (self.ports.get(&dialler), self.ports.get(&peer)) else {
             return;
         };
+        // As the transport has it: each side must know what the other goes by.
+        let knows = |one: &Port, other: &Port| one.facts.knows_level >= other.facts.needs_level;
+        if !knows(from, to) || !knows(to, from) {
+            return;
+        }
         self.next_epoch += 1;
         let epoch = self.next_epoch;
         let (life, replica) = (from.life, to.replica);

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::clients::Clients;
 use super::faults::{Fault, FaultCounts};
-use super::host::{Host, LANES, Process, Spoiled, StartFault};
+use super::host::{Host, LANES, NEW, OLD, Process, Spoiled, StartFault};
+use super::operator::{LOOKED_AFTER, ROUNDS};
 use super::oracle::Oracle;
-use super::plan::{Plan, Rates};
+use super::plan::{Plan, Rates, Strike};
 use super::random::Random;
 use super::report::Report;
 use super::schedule::{At, Event, Schedule};
@@ -54,6 +55,8 @@ pub(crate) struct World<W: Workload> {
     pub(crate) snapshots: SnapshotCounters,
     /// States that were made others, and replicas that found so and stopped.
     pub(crate) diverged_found: u64,
+    /// Faults are over.
+    pub(crate) healed: bool,
     /// Chooses between repair and an empty directory, where a log is refused.
     pub(crate) repairs: Random,
     /// Logs that were repaired, and those that got everything back.
@@ -88,6 +91,7 @@ impl<W: Workload> World<W> {
             truths: 0,
             snapshots: SnapshotCounters::default(),
             diverged_found: 0,
+            healed: false,
             repairs: Random::named(seed, "repairs", 0),
             repaired: (0, 0),
             events: 0,
@@ -101,6 +105,10 @@ impl<W: Workload> World<W> {
         }
         world.schedule.add(1, Event::Dial);
         world.schedule.add(1, Event::Client);
+        let looked_after = |strike: &Strike| LOOKED_AFTER.contains(&strike.fault);
+        if world.plan.strikes.iter().any(looked_after) {
+            world.schedule.add(ROUNDS, Event::Operate);
+        }
         for strike in &world.plan.strikes {
             world.schedule.add(strike.at, Event::Strike(*strike));
         }
@@ -198,6 +206,10 @@ impl<W: Workload> World<W> {
             }
             Event::Strike(strike) => self.strike(&strike),
             Event::Client => self.client(),
+            Event::Operate => {
+                self.operate();
+                Ok(())
+            }
             Event::Start(node) => self.start(node),
             Event::Room(node) => {
                 self.room(node);
@@ -223,6 +235,12 @@ impl<W: Workload> World<W> {
             Ok(()) => self.started(node),
             Err(error) if (host.spoiled.is() || host.repairing) && error.is_damage() => {
                 self.refuses_to_start(node, &error);
+                Ok(())
+            }
+            Err(error @ StartFault::TooOld(_)) if host.knows_level == OLD => {
+                host.knows_level = NEW;
+                self.note(|| format!("node {node} does not start: {error}"));
+                self.schedule.add(now + 200_000, Event::Start(node));
                 Ok(())
             }
             // A full disk, or the late report of a lost sync: the operator tries again.

@@ -1,6 +1,9 @@
 //! The cluster's feature level, by hazard id.
 
-use super::super::{AppendSource, Class, Input, Message, PeerHello, is_beyond};
+use super::super::{
+    AppendSource, Change, ChangeError, Class, Event, Input, MemberInfo, Message, PeerHello,
+    is_beyond,
+};
 use super::script::{Script, matched, replica, voters};
 use crate::types::NodeId;
 
@@ -59,6 +62,38 @@ fn j2_the_level_rises_once_every_member_knows_it() {
     one.settle();
     assert_eq!(one.levels(), [2], "once");
     assert_eq!(one.core.feature_level(), 2);
+}
+
+#[test]
+fn j2_a_member_whose_release_lacks_the_level_is_not_added() {
+    let mut one = newer();
+    one.knows(2, 2);
+    one.knows(3, 2);
+    let level = one.core.feature_level();
+    let write = one.writes().last().expect("the level").id;
+    one.durable(write);
+    let append = *one.appends_to(2).last().expect("an append");
+    one.tell(2, Message::AppendAck(matched(2, append, 4)));
+    one.settle();
+    assert_eq!((level, one.core.commit()), (2, 4));
+    let new = |features| MemberInfo {
+        replica: replica(4),
+        features,
+        ..MemberInfo::default()
+    };
+    let add = |features| Input::Change {
+        expected: None,
+        changes: vec![Change::AddLearner(new(features))],
+    };
+    one.feed(add((1, 1)));
+    let refused = |event: &Event| {
+        matches!(event, Event::ChangeRefused { why: ChangeError::Invalid(why) }
+            if why.contains("feature level"))
+    };
+    assert!(one.events().iter().any(refused), "{:?}", one.events());
+    one.feed(add((1, 2)));
+    let learners = one.core.configuration().map(|c| c.learners.len());
+    assert_eq!(learners, Some(1));
 }
 
 #[test]

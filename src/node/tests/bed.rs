@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::config::RaftConfig;
-use crate::core::{FoundingList, Message, RaftCore, RaftRole, Recovered};
+use crate::core::{FEATURES, FoundingList, Message, RaftCore, RaftRole, Recovered};
 use crate::error::ProposeError;
 use crate::network::{
     InProcessHub, InProcessNetwork, LocalFacts, NetworkEvent, PeerAddress, RaftNetwork, SendOutcome,
@@ -245,7 +245,7 @@ impl Bed {
         let (log, stepper) = self.open_log(id, &inbox);
         let me = ReplicaId::new(id, log.incarnation());
         let mut state = ReplicaState::new(Journal::default());
-        let begin = begin(&log, &mut state, ClusterId([7; 16])).expect("a state");
+        let begin = begin(&log, &mut state, ClusterId([7; 16]), FEATURES.1).expect("a state");
         let facts = begin.facts(0, format!("node-{id}"), String::new());
         let network = self.plug_in(me, &facts, &inbox);
         let sent = Arc::clone(&network.sent);
@@ -305,6 +305,7 @@ impl Bed {
             &log,
             &mut ReplicaState::new(Journal::default()),
             ClusterId([7; 16]),
+            FEATURES.1,
         )
         .map(|_| ())
     }

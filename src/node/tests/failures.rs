@@ -400,3 +400,24 @@ fn f5_a_failed_node_with_a_slow_state_machine_answers_by_the_deadline() {
     assert!(outcomes.iter().all(given_up), "{outcomes:?}");
     assert!(outcomes[1].as_ref().is_some_and(Result::is_err), "it waits");
 }
+
+/// Found by the simulator: a follower's timer is put off by every heartbeat.
+#[test]
+fn f5_a_deposed_leader_with_a_slow_state_machine_answers_by_the_deadline() {
+    let (mut bed, leader) = led(Bed::new(3, SyncPolicy::Sync));
+    bed.node_mut(leader).apply_pace = 60 * SECOND;
+    let mut answers: Vec<Answer> = Vec::new();
+    for command in ["a", "b"] {
+        answers.push(bed.propose(leader, command));
+        bed.run(SECOND / 10, |_| false);
+    }
+    let to = 1 + leader % 3;
+    bed.hand_over(leader, Some(to));
+    assert!(bed.run(SECOND, |bed| bed.leader() == Some(to)));
+    bed.run(5 * SECOND, |_| false);
+    let waits = answers.pop().expect("two").try_recv();
+    assert!(
+        matches!(waits, Ok(Err(ProposeError::Unknown { .. }))),
+        "{waits:?}"
+    );
+}
