@@ -224,14 +224,15 @@ fn s12_a_flawed_machine_is_found_and_made_small() {
     assert_eq!(again.kind(), "S12");
 }
 
-/// A quiet world of three in which this happens, a second apart.
+/// A quiet world of three in which this happens, some heartbeats apart.
 fn quiet(seed: u64, strikes: &[(Fault, Target)]) -> Plan {
     let mut plan = Plan::draw(&options(seed));
     plan.nodes = 3;
     plan.spares = 0;
     plan.rates.heal();
     plan.rates.snapshot_every = 0;
-    let at = (2..).map(|second| second * 1_000_000);
+    let at = (0..).map(|nth| 2_000_000 + nth * 400_000);
+    plan.chaos_us = 5_000_000;
     let strikes = at.zip(strikes).map(|(at, (fault, target))| Strike {
         at,
         fault: *fault,
@@ -286,8 +287,8 @@ fn j2_a_cluster_rolls_from_one_release_to_the_next() {
         let governing = world.oracle.governing();
         governing.map_or(0, |(_, governing)| governing.feature_level)
     };
-    assert_eq!(world.run(5_900_000, |world| level(world) == 2), Ok(false));
-    assert_eq!(world.run(7_000_000, |world| level(world) == 2), Ok(true));
+    assert_eq!(world.run(3_500_000, |world| level(world) == 2), Ok(false));
+    assert_eq!(world.run(3_990_000, |world| level(world) == 2), Ok(true));
     let report = simulate_plan(LedgerWorkload, &plan).unwrap_or_else(|why| panic!("{why}"));
     assert_eq!(report.faults.of(Fault::Upgrade), 4);
 }
