@@ -17,7 +17,8 @@ use super::digest::Canon;
 use super::response::{Answer, Outcome, Rejection, RouterResponse};
 use super::state::RouterState;
 use super::{
-    ApplyContext, Changes, CommandError, Found, Frozen, RestoreError, StateMachine, snapshot, watched,
+    ApplyContext, Changes, CommandError, Found, Frozen, RestoreError, StateMachine, snapshot,
+    watched,
 };
 use crate::types::Micros;
 use leases::Leases;

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::tell::Tell;
 use crate::proto;
-use crate::state_machine::{Cause, Id};
 use crate::state_machine::command::EventTime;
 use crate::state_machine::digest::{Canon, Section};
 use crate::state_machine::ordered::OrderedMap;
@@ -15,6 +14,7 @@ use crate::state_machine::state::{
     RouterState, ServiceCheckpoint, ServiceState, SidecarState, SourceKey, SourcePartition,
     Watermark, add_location, locations,
 };
+use crate::state_machine::{Cause, Id};
 use crate::types::Micros;
 
 /// What has a lease.

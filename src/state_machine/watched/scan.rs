@@ -62,16 +62,41 @@ impl Below<'_, '_> {
         let state = self.state;
         let newest = &state.checkpoints.service_checkpoints;
         match section {
-            0 => self.ids(&state.sidecars, after, |id| StateKey::Sidecar(id), values::sidecar),
-            1 => self.ids(&state.services, after, |id| StateKey::Service(id), values::service),
-            2 => self.ids(&state.pipelines, after, |id| StateKey::Pipeline(id), values::pipeline),
+            0 => self.ids(
+                &state.sidecars,
+                after,
+                |id| StateKey::Sidecar(id),
+                values::sidecar,
+            ),
+            1 => self.ids(
+                &state.services,
+                after,
+                |id| StateKey::Service(id),
+                values::service,
+            ),
+            2 => self.ids(
+                &state.pipelines,
+                after,
+                |id| StateKey::Pipeline(id),
+                values::pipeline,
+            ),
             3 => self.assignments(after),
             4 => self.locations(after),
-            5 => self.ids(&state.groups, after, |id| StateKey::Group(id), values::group),
+            5 => self.ids(
+                &state.groups,
+                after,
+                |id| StateKey::Group(id),
+                values::group,
+            ),
             6 => self.source_offsets(after),
             7 => self.group_offsets(after),
             8 => self.watermarks(after),
-            _ => self.ids(newest, after, |id| StateKey::Checkpoint(id), values::checkpoint),
+            _ => self.ids(
+                newest,
+                after,
+                |id| StateKey::Checkpoint(id),
+                values::checkpoint,
+            ),
         }
     }
 
@@ -161,7 +186,9 @@ impl Below<'_, '_> {
             if !self.is_below(id) {
                 break;
             }
-            let told = after.filter(|key| first_id(key) == &**id).and_then(second_id);
+            let told = after
+                .filter(|key| first_id(key) == &**id)
+                .and_then(second_id);
             let start = told.map_or(Bound::Included(&*inner), Bound::Excluded);
             if !each(self, id, value, (start, Bound::Unbounded)) {
                 return false;
