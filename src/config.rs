@@ -215,6 +215,14 @@ pub mod limits {
     pub const SESSION_IDLE_US: u64 = 10 * 60 * 1_000_000;
     /// Members compare digests of their states at every index that this divides.
     pub const DIGEST_EVERY: u64 = 65_536;
+    /// Bytes of changes that a node keeps for watchers that resume.
+    pub const WATCH_HISTORY: usize = 64 << 20;
+    /// Bytes of changes that may wait for one watcher; it ends beyond.
+    pub const WATCH_BEHIND: usize = 4 << 20;
+    /// Prefixes of one watcher.
+    pub const WATCH_PREFIXES: usize = 64;
+    /// Longest prefix, bytes; no key of the router's state is longer.
+    pub const WATCH_PREFIX_BYTES: usize = 4096;
     /// Proposals waiting to be appended; more are refused as overload.
     pub const MAX_SUBMITTED: usize = 65_536;
 

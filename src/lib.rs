@@ -84,6 +84,7 @@ pub use network::RaftNetwork;
 pub use node::{
     Change, ChangeOptions, EventsError, InSession, NodeEvent, NodeEvents, NodeStatus, NodeView,
     NodeWatch, ProposeOptions, RaftNode, ReadConsistency, ReadOptions, Session, SessionError,
+    StateWatch, WatchFrom, WatchOptions,
 };
 pub use quic::{Credentials, RaftTransport, RaftTransportService};
 pub use state_machine::{RouterCommand, RouterState, RouterStateMachine, StateMachine};

@@ -72,7 +72,7 @@ pub(crate) async fn run(Task(id, folder, addresses): Task) {
 /// Proposes for as long as this node leads; says when each command was committed and how long it
 /// took.
 async fn propose(node: RaftNode, task: usize) {
-    let mut watch = node.watch();
+    let mut watch = node.watch_status();
     while watch
         .wait_for(|view| view.role == RaftRole::Leader)
         .await
@@ -95,7 +95,7 @@ async fn propose(node: RaftNode, task: usize) {
 
 /// Who leads and how far this node is.
 async fn tell(node: RaftNode) {
-    let mut watch = node.watch();
+    let mut watch = node.watch_status();
     loop {
         let view = watch.current();
         say(format_args!(

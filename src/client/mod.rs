@@ -38,6 +38,7 @@
 //! | any command | while it certainly never entered a log: the node did not lead, had no room, was not reached |
 //! | a command of a [`Session`] | also when nobody can say what became of it |
 //! | a read | always |
+//! | a [watch](Client::watch) | from where it was, at another node |
 //!
 //! Everything ends with the deadline of [`ClientOptions`]. Calls are `&self` and a [`Client`] is cheap
 //! to clone; it needs a tokio runtime and opens nothing before its first call.
@@ -49,6 +50,7 @@ mod pipe;
 mod propose;
 mod reads;
 mod session;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +61,7 @@ use tokio::time::Instant;
 pub use error::ClientError;
 pub use reads::StateAt;
 pub use session::{BATCH, Numbered, Session};
+pub use watch::{WatchFailure, WatchNews, Watcher};
 
 use crate::grpc::{ConnectError, EdgeIdentity, check};
 use leader::Leader;
@@ -103,6 +106,8 @@ pub struct Client {
 struct Inner {
     deadline: Duration,
     nodes: Arc<Nodes>,
+    /// Connections of their own for watchers: one that does not read holds up no command.
+    watched: Nodes,
     leader: Leader,
     /// Back-pressure: one permit for each command under way.
     room: Semaphore,
@@ -120,12 +125,14 @@ impl Client {
         for endpoint in &options.endpoints {
             check(endpoint, identity)?;
         }
+        let watched = Nodes::new(options.endpoints.clone(), options.identity.clone());
         let nodes = Arc::new(Nodes::new(options.endpoints, options.identity));
         Ok(Self {
             inner: Arc::new(Inner {
                 deadline: options.deadline,
                 leader: Leader::new(Arc::clone(&nodes)),
                 nodes,
+                watched,
                 room: Semaphore::new(options.under_way.clamp(1, Semaphore::MAX_PERMITS)),
             }),
         })

@@ -30,6 +30,13 @@ impl Nodes {
         }
     }
 
+    /// How many endpoints there are to try; at least 1.
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.endpoints.len())
+            .unwrap_or(u32::MAX)
+            .max(1)
+    }
+
     /// Another endpoint with each call, round and round.
     pub(super) fn next(&self) -> String {
         let nth = self.next.fetch_add(1, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //!
 //! | service | what | role |
 //! |---|---|---|
-//! | `conveyor.raft.v1.Router` | proposals one by one, in batches and as a stream, sessions; state | writer, reader |
+//! | `conveyor.raft.v1.Router` | proposals one by one, in batches and as a stream, sessions; state, watch | writer, reader |
 //! | `conveyor.raft.v1.Cluster` | how the node is; who belongs to the cluster | reader |
 //! | | changes of members, hand-over of leadership | operator |
 //! | `conveyor.raft.v1.Backup` | snapshots of the state | operator |
@@ -47,6 +47,8 @@ mod stream;
 #[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "servers use it"))]
 mod tls;
 mod trust;
+#[cfg(feature = "grpc")]
+mod watch;
 
 #[cfg(feature = "grpc")]
 pub use backup::BackupServiceImpl;

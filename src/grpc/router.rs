@@ -13,7 +13,7 @@ use crate::proto::{
     CloseSessionRequest, CloseSessionResponse, Consistency, GetStateRequest, OpenSessionRequest,
     OpenSessionResponse, ProposeBatchRequest, ProposeBatchResponse, ProposeOutcome, ProposeRequest,
     ProposeResponse, ProposeStreamRequest, ProposeStreamResponse, StatePart, SummaryRequest,
-    SummaryResponse,
+    SummaryResponse, WatchRequest, WatchResponse,
 };
 use crate::state_machine::RouterState;
 
@@ -24,6 +24,7 @@ use super::identity::Role;
 use super::propose::{self, CommandError, answer, command, in_session};
 use super::status::{Failure, invalid, overloaded, rejected, unread};
 use super::stream::{AHEAD, Side};
+use super::watch as watching;
 
 /// Most commands in one batch, or in one message of a stream.
 pub(super) const MAX_BATCH: usize = 4096;
@@ -33,6 +34,8 @@ pub(super) struct RouterService {
     pub(super) roles: Roles,
     /// How many more streams of proposals there may be.
     pub(super) streams: Arc<Semaphore>,
+    /// How many more watches there may be.
+    pub(super) watches: Arc<Semaphore>,
     /// Whether the edge closes.
     pub(super) closing: watch::Receiver<bool>,
 }
@@ -229,5 +232,23 @@ impl Router for RouterService {
         let (consistency, index) = (request.consistency(), request.at_least_index);
         let state = self.read(consistency, index, deadline).await?;
         Ok(Response::new(convert::summary(&state)))
+    }
+
+    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        self.roles.require(&request, Role::Reader)?;
+        let Ok(permit) = Arc::clone(&self.watches).try_acquire_owned() else {
+            return Err(overloaded("the count of watches", 1000));
+        };
+        let options = watching::options(request.into_inner());
+        let watch = self.node.watch_with(options);
+        let watch = watch.map_err(|error| watching::refused(&error))?;
+        let (send, receive) = mpsc::channel(AHEAD);
+        tokio::spawn(watching::tell(watch, send, self.closing.clone(), permit));
+        Ok(Response::new(ReceiverStream::new(receive)))
     }
 }

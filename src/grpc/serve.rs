@@ -63,6 +63,8 @@ pub struct EdgeLimits {
     pub max_streams: u32,
     /// Streams of proposals at a time, on all connections together. Default 4,096.
     pub max_propose_streams: usize,
+    /// Watches at a time, on all connections together. Default 20,000.
+    pub max_watches: usize,
 }
 
 impl Default for EdgeLimits {
@@ -72,6 +74,7 @@ impl Default for EdgeLimits {
             max_connections: 10_000,
             max_streams: 1024,
             max_propose_streams: 4096,
+            max_watches: 20_000,
         }
     }
 }
@@ -288,10 +291,12 @@ fn router(
 ) -> (RouterService, watch::Sender<bool>) {
     let (closing, close) = watch::channel(false);
     let streams = limits.max_propose_streams.min(Semaphore::MAX_PERMITS);
+    let watches = limits.max_watches.min(Semaphore::MAX_PERMITS);
     let router = RouterService {
         node,
         roles,
         streams: Arc::new(Semaphore::new(streams)),
+        watches: Arc::new(Semaphore::new(watches)),
         closing: close,
     };
     (router, closing)

@@ -12,7 +12,7 @@ use super::sessions::Sessions;
 use super::shared::{Applied, Shared};
 use super::waiters::{Outcome, Slot};
 use crate::entry::entries;
-use crate::state_machine::{Frozen, StateMachine};
+use crate::state_machine::{Changes, Frozen, StateMachine};
 use crate::types::{Entry, LogId, LogIndex, Micros};
 
 /// Work for the applier, in order.
@@ -82,6 +82,10 @@ pub(crate) struct Applier<S: StateMachine> {
     skips: BTreeSet<LogIndex>,
     /// It failed once, so what it holds may be half of something.
     quarantined: bool,
+    /// What was changed since the state was shown.
+    changes: Changes,
+    /// A snapshot took the state's place since then.
+    restored: bool,
 }
 
 impl<S: StateMachine> Applier<S> {
@@ -97,7 +101,15 @@ impl<S: StateMachine> Applier<S> {
             answers: Vec::new(),
             skips: BTreeSet::new(),
             quarantined: false,
+            changes: Changes::unheard(),
+            restored: false,
         }
+    }
+
+    /// The machine, to be looked at.
+    #[cfg(test)]
+    pub(crate) fn machine(&self) -> &S {
+        &self.state.machine
     }
 
     /// For a simulation that makes a state another one.
@@ -142,6 +154,9 @@ impl<S: StateMachine> Applier<S> {
     fn work(&mut self, job: ApplyJob<S>) -> Result<(), String> {
         match job {
             ApplyJob::Entries { runs, .. } => {
+                if S::TELLS_CHANGES {
+                    self.changes = self.shared.feed.changes();
+                }
                 runs.into_iter().try_for_each(|run| self.apply_run(run))?;
                 self.publish();
                 self.answers
@@ -193,6 +208,7 @@ impl<S: StateMachine> Applier<S> {
         })?;
         if put.is_ok() {
             (self.at, self.time_us) = (last, restoring.time_us);
+            self.restored = true;
         }
         (restoring.done)(put);
         Ok(())
@@ -225,7 +241,8 @@ impl<S: StateMachine> Applier<S> {
     }
 
     fn apply(&mut self, entry: Entry) -> Result<(), String> {
-        let outcome = self.state.apply(&entry, self.time_us)?;
+        let changes = &mut self.changes;
+        let outcome = self.state.apply(&entry, self.time_us, changes)?;
         let waits = self
             .waiting
             .pop_front_if(|slot| slot.index == entry.id.index);
@@ -245,6 +262,14 @@ impl<S: StateMachine> Applier<S> {
             digest: self.state.digest(),
             view: self.state.machine.view(),
         });
+        if S::TELLS_CHANGES {
+            let feed = &self.shared.feed;
+            if std::mem::take(&mut self.restored) {
+                feed.restored(self.at.index, self.time_us);
+            }
+            let changes = std::mem::take(&mut self.changes);
+            feed.publish(changes, self.at.index, self.time_us);
+        }
     }
 }
 

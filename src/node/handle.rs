@@ -94,6 +94,10 @@ impl<S: StateMachine> RaftNode<S> {
         &self.inner.shared
     }
 
+    pub(super) fn shared_handle(&self) -> Arc<Shared<S>> {
+        Arc::clone(&self.inner.shared)
+    }
+
     /// This node's number.
     pub fn id(&self) -> NodeId {
         self.shared().me.node

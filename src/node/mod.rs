@@ -42,4 +42,7 @@ pub use session::{Session, SessionError};
 pub use shared::Applied;
 pub use start::NodeBuilder;
 pub use status::{NodeStatus, PeerStatus};
-pub use watch::{NodeView, NodeWatch};
+pub use watch::{
+    ChangedEntry, NodeView, NodeWatch, StateRecords, StateWatch, Told, WatchEnded, WatchError,
+    WatchFrom, WatchOptions,
+};

@@ -39,7 +39,7 @@ use super::begin::restore;
 use super::replica_state::ReplicaState;
 use crate::core::{Configuration, FEATURES, MemberInfo, is_beyond};
 use crate::snapshot::{SnapshotFolder, SnapshotHead};
-use crate::state_machine::StateMachine;
+use crate::state_machine::{Changes, StateMachine};
 use crate::types::{ClusterId, Entry, LogId, LogIndex, Micros, ReplicaId, Term};
 use crate::wal::{DirReader, Files, StillLog, Verified};
 
@@ -212,7 +212,9 @@ fn apply<S: StateMachine>(
     let index = entry.id.index;
     if skipped.binary_search(&index).is_err() {
         let before_us = at.1;
-        let applied = catch_unwind(AssertUnwindSafe(|| state.apply(entry, before_us)));
+        let applied = catch_unwind(AssertUnwindSafe(|| {
+            state.apply(entry, before_us, &mut Changes::unheard())
+        }));
         let applied = applied.unwrap_or_else(|panic| Err(panic_text(&panic)));
         applied.map_err(|why| format!("the state machine cannot apply entry {index}: {why}"))?;
     }

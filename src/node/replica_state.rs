@@ -10,7 +10,7 @@ use super::system::SystemEntry;
 use super::waiters::Outcome;
 use crate::error::{ProposeError, SessionRefusal};
 use crate::snapshot::SnapshotFile;
-use crate::state_machine::{ApplyContext, Frozen, StateMachine};
+use crate::state_machine::{ApplyContext, Changes, Frozen, StateMachine};
 use crate::types::{Entry, EntryKind, Micros};
 use crate::wal::Files;
 
@@ -42,7 +42,7 @@ impl<S: StateMachine> ReplicaState<S> {
     }
 
     /// Applies one entry; `before_us` is the log time of the one before. What the one who waits for
-    /// it is told.
+    /// it is told; what it changed is told to `changes`.
     ///
     /// # Errors
     /// If this release cannot read the entry.
@@ -50,6 +50,7 @@ impl<S: StateMachine> ReplicaState<S> {
         &mut self,
         entry: &Entry,
         before_us: Micros,
+        changes: &mut Changes,
     ) -> Result<Outcome<S::Response>, String> {
         let context = ApplyContext {
             index: entry.id.index,
@@ -63,7 +64,7 @@ impl<S: StateMachine> ReplicaState<S> {
                 self.machine.begin_term(&context);
                 Ok(Outcome::Done)
             }
-            EntryKind::Command => self.command(&context, &entry.payload),
+            EntryKind::Command => self.command(&context, &entry.payload, changes),
             EntryKind::System => self.system(&context, &entry.payload),
             // Configurations are the core's.
             EntryKind::Configuration => Ok(Outcome::Done),
@@ -90,14 +91,16 @@ impl<S: StateMachine> ReplicaState<S> {
         &mut self,
         context: &ApplyContext,
         payload: &[u8],
+        changes: &mut Changes,
     ) -> Result<Outcome<S::Response>, String> {
         let (session, command) = envelope::open(payload).map_err(|error| error.to_string())?;
         let Some(at) = session else {
-            return self.apply_command(context, command).map(Outcome::Response);
+            let response = self.apply_command(context, command, changes);
+            return response.map(Outcome::Response);
         };
         match self.sessions.check(context.time_us, at) {
             Verdict::Apply => {
-                let response = self.apply_command(context, command)?;
+                let response = self.apply_command(context, command, changes)?;
                 let answer = S::encode_response(&response).map(Bytes::from);
                 self.sessions.remember(at, answer);
                 Ok(Outcome::Response(response))
@@ -115,9 +118,13 @@ impl<S: StateMachine> ReplicaState<S> {
         &mut self,
         context: &ApplyContext,
         command: &[u8],
+        changes: &mut Changes,
     ) -> Result<S::Response, String> {
         let command = S::decode(command).map_err(|error| error.to_string())?;
-        Ok(self.machine.apply(context, command))
+        changes.begin(context.index, context.time_us);
+        let response = self.machine.apply_and_tell(context, command, changes);
+        changes.end();
+        Ok(response)
     }
 
     /// Puts the state of a snapshot in place of this one.

@@ -14,7 +14,7 @@ use super::inbox::{Inbox, Submission};
 use super::replica_state::ReplicaState;
 use super::status::Brief;
 use super::waiters::{Waiter, Waiters};
-use super::watch::NodeView;
+use super::watch::{Feed, NodeView};
 use crate::config::limits;
 use crate::state_machine::{CommandError, StateMachine};
 use crate::types::{ClusterId, EntryKind, LogId, LogIndex, Micros, ReplicaId};
@@ -76,6 +76,8 @@ pub(crate) struct Shared<S: StateMachine> {
     pub(crate) stopped: watch::Sender<bool>,
     pub(crate) events: EventSink,
     pub(super) views: watch::Sender<NodeView>,
+    /// What changes in the state.
+    pub(super) feed: Feed,
 }
 
 impl<S: StateMachine> Shared<S> {
@@ -115,6 +117,7 @@ impl<S: StateMachine> Shared<S> {
             stopped: watch::Sender::new(false),
             events: EventSink::default(),
             views: watch::Sender::default(),
+            feed: Feed::new(id.index, time_us),
         }
     }
 

@@ -3818,6 +3818,327 @@ impl ::prost::Name for SummaryResponse {
         "/conveyor.raft.v1.SummaryResponse".into()
     }
 }
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRequest {
+    /// Records whose key begins with one of these, at most 64; none: all. Keys are
+    /// /sidecars/ID, /services/ID, /pipelines/ID, /assignments/SIDECAR/PIPELINE, /locations/NAME/SIDECAR,
+    /// /groups/ID, /offsets/source/SOURCE/PARTITION, /offsets/group/GROUP/SOURCE/PARTITION,
+    /// /watermarks/SOURCE/PARTITION, /checkpoints/SERVICE; in an id, / is written %2F and % is written %25.
+    #[prost(string, repeated, tag = "1")]
+    pub prefixes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Changes after this index. Absent: the state as it is, then changes.
+    #[prost(uint64, optional, tag = "2")]
+    pub from: ::core::option::Option<u64>,
+    /// Renewals of leases and heartbeats too, as they happen; those before the watch began are not told.
+    #[prost(bool, tag = "3")]
+    pub renewals: bool,
+}
+impl ::prost::Name for WatchRequest {
+    const NAME: &'static str = "WatchRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.WatchRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.WatchRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchResponse {
+    #[prost(oneof = "watch_response::Told", tags = "1, 2, 3, 4, 5")]
+    pub told: ::core::option::Option<watch_response::Told>,
+}
+/// Nested message and enum types in `WatchResponse`.
+pub mod watch_response {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Told {
+        #[prost(message, tag = "1")]
+        State(super::WatchState),
+        #[prost(message, tag = "2")]
+        Changes(super::WatchChanges),
+        #[prost(message, tag = "3")]
+        Progress(super::WatchProgress),
+        #[prost(message, tag = "4")]
+        Reset(super::WatchReset),
+        #[prost(message, tag = "5")]
+        End(super::WatchEnd),
+    }
+}
+impl ::prost::Name for WatchResponse {
+    const NAME: &'static str = "WatchResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.WatchResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.WatchResponse".into()
+    }
+}
+/// A part of the state as it is at one index. Comes first where no index was asked for, and behind a
+/// WatchReset.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchState {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    /// Log time of that entry, milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "2")]
+    pub time_ms: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub records: ::prost::alloc::vec::Vec<WatchedRecord>,
+    /// Whether this was the last part: from here on it is changes after `index`.
+    #[prost(bool, tag = "4")]
+    pub complete: bool,
+}
+impl ::prost::Name for WatchState {
+    const NAME: &'static str = "WatchState";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.WatchState".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.WatchState".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchedRecord {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub value: ::core::option::Option<WatchedValue>,
+}
+impl ::prost::Name for WatchedRecord {
+    const NAME: &'static str = "WatchedRecord";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.WatchedRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.WatchedRecord".into()
+    }
+}
+/// Changes in the order of the log.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchChanges {
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<WatchedEntry>,
+}
+impl ::prost::Name for WatchChanges {
+    const NAME: &'static str = "WatchChanges";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.WatchChanges".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.WatchChanges".into()
+    }
+}
+/// All that one entry of the log changed, of what is watched.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchedEntry {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(uint64, tag = "2")]
+    pub time_ms: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub changes: ::prost::alloc::vec::Vec<WatchedChange>,
+}
+impl ::prost::Name for WatchedEntry {
+    const NAME: &'static str = "WatchedEntry";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.WatchedEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.WatchedEntry".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchedChange {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(enumeration = "WatchCause", tag = "2")]
+    pub cause: i32,
+    /// The record as it is now; absent if it is gone.
+    #[prost(message, optional, tag = "3")]
+    pub value: ::core::option::Option<WatchedValue>,
+}
+impl ::prost::Name for WatchedChange {
+    const NAME: &'static str = "WatchedChange";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.WatchedChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.WatchedChange".into()
+    }
+}
+/// A record. What has a key of its own is not part of another: a sidecar's assignments are not in it.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchedValue {
+    #[prost(oneof = "watched_value::Value", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    pub value: ::core::option::Option<watched_value::Value>,
+}
+/// Nested message and enum types in `WatchedValue`.
+pub mod watched_value {
+    #[derive(serde::Serialize)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Value {
+        #[prost(message, tag = "1")]
+        Service(super::ServiceRecord),
+        #[prost(message, tag = "2")]
+        Pipeline(super::PipelineRecord),
+        #[prost(message, tag = "3")]
+        SourceOffset(super::OffsetRecord),
+        #[prost(message, tag = "4")]
+        Watermark(super::WatermarkRecord),
+        #[prost(message, tag = "5")]
+        Checkpoint(super::CheckpointRecord),
+        #[prost(message, tag = "6")]
+        GroupOffset(super::GroupOffsetRecord),
+        #[prost(message, tag = "7")]
+        Group(super::GroupRecord),
+        #[prost(message, tag = "8")]
+        Sidecar(super::SidecarRecord),
+        #[prost(message, tag = "9")]
+        Assignment(super::AssignmentRecord),
+        #[prost(message, tag = "10")]
+        Location(super::LocationRecord),
+    }
+}
+impl ::prost::Name for WatchedValue {
+    const NAME: &'static str = "WatchedValue";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.WatchedValue".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.WatchedValue".into()
+    }
+}
+/// What a sidecar runs of a pipeline.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AssignmentRecord {
+    #[prost(string, tag = "1")]
+    pub sidecar_id: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub assignment: ::core::option::Option<PipelineAssignment>,
+}
+impl ::prost::Name for AssignmentRecord {
+    const NAME: &'static str = "AssignmentRecord";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.AssignmentRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.AssignmentRecord".into()
+    }
+}
+/// That a sidecar offers a service.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LocationRecord {
+    #[prost(string, tag = "1")]
+    pub service_name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub sidecar_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for LocationRecord {
+    const NAME: &'static str = "LocationRecord";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.LocationRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.LocationRecord".into()
+    }
+}
+/// Everything up to here was told. Comes every 5 s while there is nothing else to tell, and when the
+/// changes that the node had in store are told.
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchProgress {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(uint64, tag = "2")]
+    pub time_ms: u64,
+}
+impl ::prost::Name for WatchProgress {
+    const NAME: &'static str = "WatchProgress";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.WatchProgress".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.WatchProgress".into()
+    }
+}
+/// The node got a snapshot: changes up to this index are not told. The state as it is comes next,
+/// in place of all that was told before.
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchReset {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+}
+impl ::prost::Name for WatchReset {
+    const NAME: &'static str = "WatchReset";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.WatchReset".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.WatchReset".into()
+    }
+}
+/// The last message. The caller goes on, here or at another node, with the index to resume from, or without
+/// one if it has not yet been told a whole state.
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchEnd {
+    /// BEHIND or CLOSING.
+    #[prost(enumeration = "WatchEndReason", tag = "1")]
+    pub reason: i32,
+    #[prost(uint64, optional, tag = "2")]
+    pub resume_from: ::core::option::Option<u64>,
+}
+impl ::prost::Name for WatchEnd {
+    const NAME: &'static str = "WatchEnd";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.WatchEnd".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.WatchEnd".into()
+    }
+}
+/// What is asked for is too old (OUT_OF_RANGE).
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Compacted {
+    /// The lowest index that a watch can go on from at this node.
+    #[prost(uint64, tag = "1")]
+    pub oldest: u64,
+}
+impl ::prost::Name for Compacted {
+    const NAME: &'static str = "Compacted";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.Compacted".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.Compacted".into()
+    }
+}
 /// What a read reflects.
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -3856,6 +4177,78 @@ impl Consistency {
             "CONSISTENCY_AT_LEAST_INDEX" => Some(Self::AtLeastIndex),
             "CONSISTENCY_LEASE" => Some(Self::Lease),
             "CONSISTENCY_LINEARIZABLE" => Some(Self::Linearizable),
+            _ => None,
+        }
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WatchCause {
+    Unspecified = 0,
+    /// A command asked for it.
+    Command = 1,
+    /// Something that it belongs to changed.
+    Cascade = 2,
+    /// Its lease expired.
+    Expired = 3,
+    /// Nothing changed but its lease.
+    Renewal = 4,
+}
+impl WatchCause {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WATCH_CAUSE_UNSPECIFIED",
+            Self::Command => "WATCH_CAUSE_COMMAND",
+            Self::Cascade => "WATCH_CAUSE_CASCADE",
+            Self::Expired => "WATCH_CAUSE_EXPIRED",
+            Self::Renewal => "WATCH_CAUSE_RENEWAL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WATCH_CAUSE_UNSPECIFIED" => Some(Self::Unspecified),
+            "WATCH_CAUSE_COMMAND" => Some(Self::Command),
+            "WATCH_CAUSE_CASCADE" => Some(Self::Cascade),
+            "WATCH_CAUSE_EXPIRED" => Some(Self::Expired),
+            "WATCH_CAUSE_RENEWAL" => Some(Self::Renewal),
+            _ => None,
+        }
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WatchEndReason {
+    Unspecified = 0,
+    /// The caller took what it was told too slowly.
+    Behind = 1,
+    /// The node shuts down.
+    Closing = 2,
+}
+impl WatchEndReason {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "WATCH_END_REASON_UNSPECIFIED",
+            Self::Behind => "WATCH_END_REASON_BEHIND",
+            Self::Closing => "WATCH_END_REASON_CLOSING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WATCH_END_REASON_UNSPECIFIED" => Some(Self::Unspecified),
+            "WATCH_END_REASON_BEHIND" => Some(Self::Behind),
+            "WATCH_END_REASON_CLOSING" => Some(Self::Closing),
             _ => None,
         }
     }
@@ -4127,6 +4520,35 @@ pub mod router_client {
                 .insert(GrpcMethod::new("conveyor.raft.v1.Router", "Summary"));
             self.inner.unary(req, path, codec).await
         }
+        /// Tells what changes in a part of the state, on any node, without polling and without loss: the state
+        /// as it is and then each change, or the changes after an index. All changes of one index come
+        /// together and in order. A watcher for whom the node no longer has what changed is told
+        /// so: as OUT_OF_RANGE with the detail Compacted if it asks for an index that is too old, by a
+        /// WatchEnd if it falls behind. Role reader.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -4211,6 +4633,21 @@ pub mod router_server {
             &self,
             request: tonic::Request<super::SummaryRequest>,
         ) -> std::result::Result<tonic::Response<super::SummaryResponse>, tonic::Status>;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Tells what changes in a part of the state, on any node, without polling and without loss: the state
+        /// as it is and then each change, or the changes after an index. All changes of one index come
+        /// together and in order. A watcher for whom the node no longer has what changed is told
+        /// so: as OUT_OF_RANGE with the detail Compacted if it asks for an index that is too old, by a
+        /// WatchEnd if it falls behind. Role reader.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct RouterServer<T> {
@@ -4599,6 +5036,52 @@ pub mod router_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::WatchResponse;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

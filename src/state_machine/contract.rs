@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::changes::Changes;
 use crate::types::{LogIndex, Micros, Term};
 
 /// Where in the log `apply` stands. The only time and the only randomness it may use.
@@ -57,6 +58,10 @@ pub trait Frozen: Send + 'static {
     fn write(self: Box<Self>, out: &mut dyn io::Write) -> io::Result<()>;
 }
 
+/// Takes a record by its key and what writes its value; false once it takes no more. See
+/// [`StateMachine::scan`].
+pub type Found<'f> = dyn FnMut(&str, &mut dyn FnMut(&mut Vec<u8>)) -> bool + 'f;
+
 /// A replicated state machine. Every node applies the same commands in the same order; the same
 /// commands must give the same state, the same responses and the same digest everywhere. So
 /// `apply` uses no clock, no randomness and no hash order but what [`ApplyContext`] gives it.
@@ -82,6 +87,26 @@ pub trait StateMachine: Send + 'static {
 
     /// Applies one command. Cannot fail.
     fn apply(&mut self, context: &ApplyContext, command: Self::Command) -> Self::Response;
+
+    /// Whether [`apply_and_tell`](Self::apply_and_tell) tells what it changes. Without it nobody can
+    /// watch parts of this state.
+    const TELLS_CHANGES: bool = false;
+
+    /// [`apply`](Self::apply), which also tells which records it changes. What it does to the state,
+    /// and its response, must not depend on whether anybody hears that.
+    fn apply_and_tell(
+        &mut self,
+        context: &ApplyContext,
+        command: Self::Command,
+        _changes: &mut Changes,
+    ) -> Self::Response {
+        self.apply(context, command)
+    }
+
+    /// Calls `found` with the key of each record whose key begins with `prefix` and comes behind
+    /// the key `after`, and with what writes its value, until `found` says false. In whatever order,
+    /// but always in the same. For those who watch: they begin with the state as it is.
+    fn scan(_view: &Self::View, _prefix: &str, _after: Option<&str>, _found: &mut Found<'_>) {}
 
     /// A response as bytes, to be remembered for a client that sends its command again in a session;
     /// the same on every node, and readable by later releases. Without them (`None`) a command that

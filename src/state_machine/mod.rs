@@ -5,6 +5,7 @@
 //! state for as long as it likes while new commands are applied.
 
 mod answer;
+mod changes;
 mod command;
 mod contract;
 mod digest;
@@ -14,11 +15,13 @@ mod response;
 mod router;
 mod snapshot;
 mod state;
+mod watched;
 
+pub use changes::{Cause, Change, Changes};
 pub use command::{
     EventTime, LocalService, RouterCommand, SourceWatermark, StageAssignment, StageTarget, limits,
 };
-pub use contract::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
+pub use contract::{ApplyContext, CommandError, Found, Frozen, RestoreError, StateMachine};
 pub use ordered::{Id, OrderedMap};
 pub use response::{Answer, Behind, Outcome, Rejection, RouterResponse, SidecarPipeline};
 pub use router::RouterStateMachine;
@@ -27,3 +30,4 @@ pub use state::{
     Offset, PipelineState, RouterState, ServiceCheckpoint, ServiceFilter, ServiceState,
     SidecarService, SidecarState, SourcePartition, Summary, Watermark,
 };
+pub use watched::StateKey;

@@ -6,8 +6,10 @@ use clap::{Args, Parser, Subcommand};
 
 mod members;
 mod recover;
+mod watch;
 pub(crate) use members::*;
 pub(crate) use recover::*;
+pub(crate) use watch::*;
 
 /// A replicated log and state machine for Conveyor's router cluster.
 ///
@@ -39,6 +41,7 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     Propose(ProposeArgs),
     State(StateArgs),
+    Watch(WatchArgs),
     Status(StatusArgs),
     Members(MembersArgs),
     TransferLeadership(TransferArgs),

@@ -19,6 +19,7 @@ mod state;
 mod status;
 mod transfer;
 mod wal;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -65,6 +66,7 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::Dev(args) => dev::run(args).await,
         Command::Propose(args) => propose::run(args).await,
         Command::State(args) => state::run(args).await,
+        Command::Watch(args) => watch::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Members(args) => members::run(args).await,
         Command::TransferLeadership(args) => transfer::run(args).await,

@@ -12,7 +12,7 @@ use crate::node::shared::encode;
 use crate::node::system::SystemEntry;
 use crate::node::waiters::Outcome;
 use crate::snapshot::{SnapshotFolder, SnapshotHead};
-use crate::state_machine::{RouterCommand, RouterStateMachine, StateMachine};
+use crate::state_machine::{Changes, RouterCommand, RouterStateMachine, StateMachine};
 use crate::types::{Entry, EntryKind, LogId, LogIndex, NodeId};
 use crate::wal::{Crash, MemoryDisk, SyncPolicy};
 
@@ -103,7 +103,9 @@ impl<S: StateMachine> Replica<S> {
             time_us: self.time_us + 1,
             payload,
         };
-        let outcome = self.state.apply(&entry, self.time_us);
+        let outcome = self
+            .state
+            .apply(&entry, self.time_us, &mut Changes::unheard());
         self.time_us += 1;
         outcome
     }

@@ -12,7 +12,7 @@ use super::bed::Bed;
 use crate::core::RaftRole;
 use crate::node::events::{EventSink, EventsError, KEPT, NodeEvent, NodeEvents};
 use crate::node::metrics::Metrics;
-use crate::node::watch::{NodeView, NodeWatch};
+use crate::node::{NodeView, NodeWatch};
 use crate::types::NodeId;
 use crate::wal::SyncPolicy;
 
@@ -49,7 +49,7 @@ fn led() -> (Bed, NodeId) {
 fn a_watch_shows_what_is_so_and_tells_every_kind_of_change() {
     let (mut bed, leader) = led();
     let follower = leader % 3 + 1;
-    let mut watch = bed.node(follower).shared.watch();
+    let mut watch = bed.node(follower).shared.watch_status();
     let first = watch.current();
     assert_eq!(
         (first.role, first.leader),
@@ -89,7 +89,7 @@ fn a_watch_learns_at_once_what_was_applied() {
     let (mut bed, leader) = led();
     let follower = leader % 3 + 1;
     bed.node_mut(follower).apply_pace = SECOND / 1000;
-    let mut watch = bed.node(follower).shared.watch();
+    let mut watch = bed.node(follower).shared.watch_status();
     let before = watch.current().applied;
     drop(bed.propose(leader, "a"));
     let applied = |bed: &Bed| bed.node(follower).shared.applied_index() > before;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::store::{Leased, Store};
 use super::{Answer, Applied, applied, unchanged};
-use crate::state_machine::{Id, RouterCommand};
+use crate::state_machine::{Cause, Id, RouterCommand};
 
 pub(super) struct Leases;
 
@@ -30,6 +30,7 @@ impl Store<'_> {
     /// it comes, a renewal that got into the log before it wins.
     pub(super) fn expire(&mut self, sidecars: &[String], services: &[String]) -> Applied {
         let active_us = self.state.clock.active_us();
+        self.tell.because(Cause::Expired);
         let (mut gone_sidecars, mut gone_services) = (Vec::new(), Vec::new());
         for id in sidecars.iter().collect::<BTreeSet<_>>() {
             let sidecar = self.state.sidecars.get(id.as_str());

@@ -7,6 +7,7 @@ mod pipelines;
 mod services;
 mod sidecars;
 mod store;
+mod tell;
 
 use std::io;
 use std::sync::Arc;
@@ -15,10 +16,14 @@ use super::command::{self, RouterCommand, limits};
 use super::digest::Canon;
 use super::response::{Answer, Outcome, Rejection, RouterResponse};
 use super::state::RouterState;
-use super::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine, snapshot};
+use super::{
+    ApplyContext, Changes, CommandError, Found, Frozen, RestoreError, StateMachine, snapshot,
+    watched,
+};
 use crate::types::Micros;
 use leases::Leases;
 use store::{Deadlines, Store};
+use tell::Tell;
 
 /// What a command comes to; `Err` is [`Outcome::Rejected`].
 type Applied = Result<Outcome, Rejection>;
@@ -107,6 +112,17 @@ impl StateMachine for RouterStateMachine {
     }
 
     fn apply(&mut self, context: &ApplyContext, command: RouterCommand) -> RouterResponse {
+        self.apply_and_tell(context, command, &mut Changes::unheard())
+    }
+
+    const TELLS_CHANGES: bool = true;
+
+    fn apply_and_tell(
+        &mut self,
+        context: &ApplyContext,
+        command: RouterCommand,
+        changes: &mut Changes,
+    ) -> RouterResponse {
         let state = Arc::make_mut(&mut self.state);
         let clock = &mut state.clock;
         (clock.index, clock.term) = (context.index, context.term);
@@ -116,6 +132,7 @@ impl StateMachine for RouterStateMachine {
             state,
             deadlines: &mut self.deadlines,
             canon: &mut self.canon,
+            tell: Tell::new(changes),
         };
         let applied = command.check().and_then(|()| store.apply(command));
         let outcome = applied.unwrap_or_else(|rejection| {
@@ -132,6 +149,10 @@ impl StateMachine for RouterStateMachine {
             duplicate: false,
             outcome,
         }
+    }
+
+    fn scan(view: &RouterState, prefix: &str, after: Option<&str>, found: &mut Found<'_>) {
+        watched::scan(view, prefix, after, found);
     }
 
     fn encode_response(response: &RouterResponse) -> Option<Vec<u8>> {

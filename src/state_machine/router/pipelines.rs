@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::store::Store;
 use super::{Answer, Applied, Rejection, applied, limits, not_found, unchanged, within};
 use crate::state_machine::state::{PipelineState, SidecarState};
-use crate::state_machine::{Id, RouterCommand};
+use crate::state_machine::{Cause, Id, RouterCommand};
 
 impl Store<'_> {
     pub(super) fn apply_pipeline(&mut self, command: RouterCommand) -> Applied {
@@ -105,6 +105,7 @@ impl Store<'_> {
         let gone = self.take_pipeline(id).is_some();
         let runs = &self.state.indexes.sidecars_by_pipeline;
         let sidecars: Vec<Id> = runs.of(id).cloned().collect();
+        self.tell.because(Cause::Cascade);
         for sidecar in &sidecars {
             self.drop_assignment(sidecar, id);
         }

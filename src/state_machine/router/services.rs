@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::store::Store;
 use super::{Answer, Applied, Rejection, applied, limits, not_found, unchanged, within};
 use crate::state_machine::state::{Health, ServiceState};
-use crate::state_machine::{Id, RouterCommand};
+use crate::state_machine::{Cause, Id, RouterCommand};
 
 impl Store<'_> {
     pub(super) fn apply_service(&mut self, command: RouterCommand) -> Applied {
@@ -115,9 +115,11 @@ impl Store<'_> {
     pub(super) fn remove_service(&mut self, id: &str) -> Option<(Id, Vec<Id>)> {
         let gone = self.take_service(id)?;
         let groups: Vec<Id> = self.state.indexes.memberships.of(id).cloned().collect();
+        let why = self.tell.because(Cause::Cascade);
         for group in &groups {
             self.leave(group, id);
         }
+        self.tell.because(why);
         Some((gone.service_id.clone(), groups))
     }
 

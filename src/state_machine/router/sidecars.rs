@@ -9,7 +9,7 @@ use super::{Answer, Applied, Rejection, applied, limits, not_found, unchanged, w
 use crate::state_machine::command::{LocalService, StageAssignment, StageTarget};
 use crate::state_machine::response::SidecarPipeline;
 use crate::state_machine::state::{Assignment, Health, SidecarService, SidecarState};
-use crate::state_machine::{Id, OrderedMap, RouterCommand};
+use crate::state_machine::{Cause, Id, OrderedMap, RouterCommand};
 
 /// What a sidecar took with it.
 pub(super) struct GoneSidecar {
@@ -120,6 +120,7 @@ impl Store<'_> {
     /// Removes a sidecar with its locations, its assignments and the services bound to it.
     pub(super) fn remove_sidecar(&mut self, id: &str) -> Option<GoneSidecar> {
         let sidecar = self.take_sidecar(id)?;
+        let why = self.tell.because(Cause::Cascade);
         let bound = &self.state.indexes.services_by_sidecar;
         let services: Vec<Id> = bound.of(id).cloned().collect();
         let mut groups = BTreeSet::new();
@@ -128,6 +129,7 @@ impl Store<'_> {
                 groups.extend(left);
             }
         }
+        self.tell.because(why);
         Some(GoneSidecar {
             sidecar_id: sidecar.sidecar_id.clone(),
             services,

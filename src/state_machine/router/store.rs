@@ -1,10 +1,11 @@
-//! The only place where records change: every change keeps digest, indexes and deadlines in step.
+//! The only place where records change: every change keeps digest, indexes and deadlines in step,
+//! and is told to those who watch.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::tell::Tell;
 use crate::proto;
-use crate::state_machine::Id;
 use crate::state_machine::command::EventTime;
 use crate::state_machine::digest::{Canon, Section};
 use crate::state_machine::ordered::OrderedMap;
@@ -13,6 +14,7 @@ use crate::state_machine::state::{
     RouterState, ServiceCheckpoint, ServiceState, SidecarState, SourceKey, SourcePartition,
     Watermark, add_location, locations,
 };
+use crate::state_machine::{Cause, Id};
 use crate::types::Micros;
 
 /// What has a lease.
@@ -158,6 +160,7 @@ pub(super) struct Store<'a> {
     pub(super) state: &'a mut RouterState,
     pub(super) deadlines: &'a mut Deadlines,
     pub(super) canon: &'a mut Canon,
+    pub(super) tell: Tell<'a>,
 }
 
 impl Store<'_> {
@@ -167,7 +170,9 @@ impl Store<'_> {
     }
 
     pub(super) fn put_service(&mut self, service: ServiceState) {
-        self.take_service(&service.service_id);
+        let old = self.withdraw_service(&service.service_id);
+        let changed = old.is_none_or(|old| old.revision != service.revision);
+        self.tell.service(&service, changed);
         let new = hash_service(self.canon, &service);
         self.exchange(0, new);
         let indexes = &mut self.state.indexes;
@@ -179,6 +184,12 @@ impl Store<'_> {
     }
 
     pub(super) fn take_service(&mut self, id: &str) -> Option<Arc<ServiceState>> {
+        let service = self.withdraw_service(id)?;
+        self.tell.no_service(id);
+        Some(service)
+    }
+
+    fn withdraw_service(&mut self, id: &str) -> Option<Arc<ServiceState>> {
         let service = self.state.services.remove(id)?;
         let gone = hash_service(self.canon, &service);
         self.exchange(gone, 0);
@@ -210,6 +221,7 @@ impl Store<'_> {
         service.lease.last_heartbeat_ms = clock.time_ms();
         service.lease.renewed_us = clock.active_us();
         let lease = service.lease;
+        self.tell.service(service, false);
         let to = service.deadline_us();
         self.deadlines
             .shift(Leased::Service, &service.service_id, deadline, to);
@@ -233,6 +245,7 @@ impl Store<'_> {
         sidecar.lease.renewed_us = clock.active_us();
         sidecar.timestamp = timestamp.unwrap_or(shown);
         let (lease, timestamp) = (sidecar.lease, sidecar.timestamp);
+        self.tell.sidecar(sidecar, false);
         let revision = sidecar.assignments_revision;
         self.deadlines.shift(
             Leased::Sidecar,
@@ -274,7 +287,40 @@ impl Store<'_> {
             old.and_then(|sidecar| sidecar.lease.deadline_us()),
             new.and_then(|sidecar| sidecar.lease.deadline_us()),
         );
+        let changed = self.tell_sidecar(id, old, new);
         self.exchange_locations(id, old, new);
+        self.exchange_assignments(id, old, new, changed);
+    }
+
+    /// Whether more than its assignments is another.
+    fn tell_sidecar(
+        &mut self,
+        id: &Id,
+        old: Option<&SidecarState>,
+        new: Option<&SidecarState>,
+    ) -> bool {
+        let revision = |sidecar: Option<&SidecarState>| sidecar.map(|sidecar| sidecar.revision);
+        let changed = revision(old) != revision(new);
+        match new {
+            Some(new) if changed => self.tell.sidecar(new, true),
+            Some(_) => {}
+            None => self.tell.no_sidecar(id),
+        }
+        changed
+    }
+
+    /// `changed`: what happens here follows from a change of the sidecar.
+    fn exchange_assignments(
+        &mut self,
+        id: &Id,
+        old: Option<&SidecarState>,
+        new: Option<&SidecarState>,
+        changed: bool,
+    ) {
+        let why = self.tell.because(Cause::Cascade);
+        if !changed {
+            self.tell.because(why);
+        }
         let none = OrderedMap::new();
         let before = old.map_or(&none, |sidecar| &sidecar.assignments);
         let after = new.map_or(&none, |sidecar| &sidecar.assignments);
@@ -283,7 +329,9 @@ impl Store<'_> {
             if !after.get(&**pipeline).is_some_and(same) {
                 let gone = hash_assignment(self.canon, id, assignment);
                 self.exchange(gone, 0);
-
+                if !after.contains_key(&**pipeline) {
+                    self.tell.no_assignment(id, pipeline);
+                }
                 self.state.indexes.assignment(id, assignment, Pairs::take);
             }
         }
@@ -292,9 +340,11 @@ impl Store<'_> {
             if !before.get(&**pipeline).is_some_and(same) {
                 let new = hash_assignment(self.canon, id, assignment);
                 self.exchange(0, new);
+                self.tell.assignment(id, assignment);
                 self.state.indexes.assignment(id, assignment, Pairs::add);
             }
         }
+        self.tell.because(why);
     }
 
     fn exchange_locations(
@@ -312,6 +362,7 @@ impl Store<'_> {
         for name in before.difference(&after) {
             let gone = self.canon.location(name, id);
             self.exchange(gone, 0);
+            self.tell.no_location(name, id);
             let locations = &mut self.state.service_locations;
             let Some(sidecars) = locations.get_mut(&**name) else {
                 continue;
@@ -324,12 +375,14 @@ impl Store<'_> {
         for name in after.difference(&before) {
             let new = self.canon.location(name, id);
             self.exchange(0, new);
+            self.tell.location(name, id);
             add_location(&mut self.state.service_locations, name, id);
         }
     }
 
     pub(super) fn put_pipeline(&mut self, pipeline: PipelineState) {
         let new = hash_pipeline(self.canon, &pipeline);
+        self.tell.pipeline(&pipeline);
         let id = pipeline.pipeline_id.clone();
         let old = self.state.pipelines.insert(id, Arc::new(pipeline));
         let gone = old.map_or(0, |old| hash_pipeline(self.canon, &old));
@@ -340,12 +393,14 @@ impl Store<'_> {
         let old = self.state.pipelines.remove(id)?;
         let gone = hash_pipeline(self.canon, &old);
         self.exchange(gone, 0);
+        self.tell.no_pipeline(id);
         Some(old)
     }
 
     pub(super) fn put_group(&mut self, group: GroupState) {
         let id = group.group_id.clone();
         let new = Arc::new(group);
+        self.tell.group(&new);
         let old = self.state.groups.insert(id.clone(), new.clone());
         let gone = old.as_ref().map_or(0, |old| self.canon.group(old));
         let added = self.canon.group(&new);
@@ -372,6 +427,7 @@ impl Store<'_> {
 
     pub(super) fn put_checkpoint(&mut self, checkpoint: ServiceCheckpoint) {
         let new = hash_checkpoint(self.canon, &checkpoint);
+        self.tell.checkpoint(&checkpoint);
         self.state.checkpoint_bytes += checkpoint.size();
         let newest = &mut self.state.checkpoints.service_checkpoints;
         let id = checkpoint.service_id.clone();
@@ -403,6 +459,7 @@ impl Store<'_> {
             partition,
         };
         let new = self.canon.source_offset(source, partition, value);
+        self.tell.source_offset(source, partition, value);
         self.state.checkpoints.source_offsets.insert(key, value);
         self.exchange(0, new);
     }
@@ -414,6 +471,7 @@ impl Store<'_> {
         old: Offset,
         new: Offset,
     ) {
+        self.tell.source_offset(source, partition, new);
         let gone = self.canon.source_offset(source, partition, old);
         let new = self.canon.source_offset(source, partition, new);
         self.exchange(gone, new);
@@ -435,6 +493,7 @@ impl Store<'_> {
 
     pub(super) fn new_group_offset(&mut self, key: &GroupKey<'_>, value: Offset) {
         let &GroupKey(group, source, partition) = key;
+        self.tell.group_offset(key, value);
         let new = self.canon.group_offset(group, source, partition, value);
         let key = GroupPartition {
             group_id: self.group_id(group),
@@ -447,6 +506,7 @@ impl Store<'_> {
 
     pub(super) fn exchange_group_offset(&mut self, key: &GroupKey<'_>, old: Offset, new: Offset) {
         let &GroupKey(group, source, partition) = key;
+        self.tell.group_offset(key, new);
         let gone = self.canon.group_offset(group, source, partition, old);
         let new = self.canon.group_offset(group, source, partition, new);
         self.exchange(gone, new);
@@ -454,6 +514,7 @@ impl Store<'_> {
 
     pub(super) fn new_watermark(&mut self, source: &str, partition: u32, value: Watermark) {
         let source_id = self.source_id(source);
+        self.tell.watermark(source, partition, &value);
         let new = self.canon.watermark(source, partition, &value);
         let indexes = &mut self.state.indexes;
         indexes.slowest_add(&source_id, value.event_time, partition);
@@ -473,6 +534,7 @@ impl Store<'_> {
         old: &Watermark,
         new: &Watermark,
     ) {
+        self.tell.watermark(source, partition, new);
         let gone = self.canon.watermark(source, partition, old);
         let added = self.canon.watermark(source, partition, new);
         self.exchange(gone, added);

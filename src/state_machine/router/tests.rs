@@ -436,3 +436,5 @@ fn lengths_that_lie_cost_no_memory() {
     let error = machine.restore(&mut &*bytes).expect_err("refused");
     assert!(error.to_string().contains("over"), "{error}");
 }
+
+mod told;

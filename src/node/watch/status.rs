@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::handle::RaftNode;
-use super::shared::Shared;
 use crate::core::{Configuration, RaftRole};
 use crate::error::WaitError;
+use crate::node::handle::RaftNode;
+use crate::node::shared::Shared;
 use crate::state_machine::StateMachine;
 use crate::types::{LogIndex, NodeId, Term};
 
@@ -48,7 +48,7 @@ impl PartialEq for NodeView {
 }
 
 /// Tells how a node's [`NodeView`] changes. The newest one is always at hand; those in between may
-/// be skipped. See [`RaftNode::watch`].
+/// be skipped. See [`RaftNode::watch_status`].
 #[derive(Clone, Debug)]
 pub struct NodeWatch {
     views: watch::Receiver<NodeView>,
@@ -93,13 +93,13 @@ impl NodeWatch {
 impl<S: StateMachine> RaftNode<S> {
     /// Watches leader, term, commit, applied and membership. While nobody watches, it costs the
     /// node one comparison with zero a burst.
-    pub fn watch(&self) -> NodeWatch {
-        self.shared().watch()
+    pub fn watch_status(&self) -> NodeWatch {
+        self.shared().watch_status()
     }
 }
 
 impl<S: StateMachine> Shared<S> {
-    pub(crate) fn watch(&self) -> NodeWatch {
+    pub(crate) fn watch_status(&self) -> NodeWatch {
         let watch = NodeWatch {
             views: self.views.subscribe(),
             stopped: self.stopped.subscribe(),

@@ -1,0 +1,8 @@
+//! The router's state as those who watch it see it: keys, values, and the records below a prefix.
+
+mod keys;
+mod scan;
+pub(crate) mod values;
+
+pub use keys::StateKey;
+pub(crate) use scan::scan;
