@@ -101,6 +101,7 @@ impl RouterService {
 fn options(deadline: Deadline) -> ProposeOptions {
     ProposeOptions {
         deadline: Some(deadline.left()),
+        forward: false,
     }
 }
 

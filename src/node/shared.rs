@@ -188,6 +188,7 @@ impl<S: StateMachine> Shared<S> {
                         kind,
                         payload,
                         waiter,
+                        forward: false,
                     });
                 });
             }

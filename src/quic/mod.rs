@@ -13,6 +13,8 @@ mod credentials;
 mod credit;
 mod dial;
 pub(crate) mod expiry;
+mod forward;
+mod forwarded;
 mod handshake;
 mod identity;
 mod lane;

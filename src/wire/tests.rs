@@ -7,7 +7,7 @@ use crate::core::{
     SnapshotOffer, SnapshotStatus, TimeoutNow, TimeoutNowReply, VoteReason, VoteReply, VoteRequest,
 };
 use crate::entry::frame as entry_frame;
-use crate::network::LocalFacts;
+use crate::network::{LinkClass, LocalFacts};
 use crate::types::{ClusterId, EntryKind, Incarnation, LogId, MAX_TERM};
 
 fn id(byte: u8) -> Incarnation {
@@ -589,7 +589,7 @@ fn hello() -> Hello {
     Hello {
         proto_min: 1,
         proto_max: 3,
-        class: Class::Data,
+        class: LinkClass::Data,
         cluster: ClusterId([6; 16]),
         node: 7,
         incarnation: id(8),

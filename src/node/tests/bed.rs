@@ -429,6 +429,7 @@ impl Bed {
                 kind,
                 payload,
                 waiter,
+                forward: false,
             });
         });
     }
