@@ -7,6 +7,8 @@ mod assemble;
 mod chunks;
 mod code;
 mod forward;
+#[cfg(test)]
+mod forward_tests;
 mod frame;
 mod header;
 mod hello;
