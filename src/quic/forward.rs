@@ -314,6 +314,7 @@ impl Asker<'_> {
                 let answered = match frames.next_frame() {
                     Ok(None) => break,
                     Ok(Some(ForwardFrame::Reply(id, outcome))) => {
+                        self.link.frames_in.fetch_add(1, Ordering::Relaxed);
                         self.forwards.answered(id, outcome)
                     }
                     Ok(Some(ForwardFrame::Request(..))) => Err(Malformed::Order),
@@ -322,7 +323,6 @@ impl Asker<'_> {
                 if let Err(malformed) = answered {
                     return End::Malformed(malformed);
                 }
-                self.link.frames_in.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
