@@ -328,6 +328,7 @@ async fn in_session(
     let request = ProposeRequest {
         command: Some(command.into()),
         session,
+        forward: false,
     };
     Ok(router.propose(request).await?.into_inner())
 }

@@ -101,9 +101,36 @@ const fn certainty(of: u8) -> u8 {
 
 /// The frame that answers request `id`. A response over the limit of bodies is not told.
 pub(crate) fn encode_reply(id: u64, outcome: &ForwardOutcome, limits: &FrameLimits) -> Bytes {
-    use ForwardOutcome as Of;
     let mut body = BytesMut::new();
-    let (status, index, term) = match outcome {
+    let (status, index, term) = encode_outcome(outcome, limits, &mut body);
+    let part = ReplyPart {
+        id: U64::new(id),
+        index: U64::new(index),
+        status,
+        certainty: certainty(status),
+        zero: [0; 6],
+    };
+    let mut out = BytesMut::with_capacity(HEADER + size_of_val(&part) + body.len());
+    encode_header(
+        FORWARD_REPLY,
+        term,
+        size_of_val(&part),
+        body.len(),
+        &mut out,
+    );
+    out.put_slice(part.as_bytes());
+    out.put_slice(&body);
+    out.freeze()
+}
+
+/// Status, index and term; the body goes to `body`.
+fn encode_outcome(
+    outcome: &ForwardOutcome,
+    limits: &FrameLimits,
+    body: &mut BytesMut,
+) -> (u8, LogIndex, Term) {
+    use ForwardOutcome as Of;
+    match outcome {
         Of::Applied { response, .. } if response.len() > limits.body => {
             (status::ANSWER_NOT_KEPT, 0, 0)
         }
@@ -153,25 +180,7 @@ pub(crate) fn encode_reply(id: u64, outcome: &ForwardOutcome, limits: &FrameLimi
             (status::SESSION_FULL, 0, 0)
         }
         Of::AnswerNotKept => (status::ANSWER_NOT_KEPT, 0, 0),
-    };
-    let part = ReplyPart {
-        id: U64::new(id),
-        index: U64::new(index),
-        status,
-        certainty: certainty(status),
-        zero: [0; 6],
-    };
-    let mut out = BytesMut::with_capacity(HEADER + size_of_val(&part) + body.len());
-    encode_header(
-        FORWARD_REPLY,
-        term,
-        size_of_val(&part),
-        body.len(),
-        &mut out,
-    );
-    out.put_slice(part.as_bytes());
-    out.put_slice(&body);
-    out.freeze()
+    }
 }
 
 /// As much of a text as is told.

@@ -160,6 +160,11 @@ fn i4_malformed_every_field_of_forwards() {
             "byte {at} = {value:#x}"
         );
     }
+}
+
+#[test]
+fn i4_malformed_every_field_of_replies_to_forwards() {
+    let field = Malformed::Field;
     let status = field("an unknown status of a proposal");
     let certainty = field("a certainty that does not fit the status");
     let more = field("more in a reply than its status has");
