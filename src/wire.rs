@@ -10,6 +10,11 @@ mod forward;
 #[cfg(test)]
 mod forward_tests;
 mod frame;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(test)]
+mod fuzz_tests;
 mod header;
 mod hello;
 #[cfg(test)]

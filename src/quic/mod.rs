@@ -15,6 +15,9 @@ mod dial;
 pub(crate) mod expiry;
 mod forward;
 mod forwarded;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod handshake;
 mod identity;
 mod lane;

@@ -338,6 +338,10 @@ fn reply(term: Term, raw: ReplyPart) -> Result<ReplyHead, Malformed> {
     if index != 0 && !matches!(status, status::APPLIED | status::UNKNOWN) {
         return Err(Malformed::Field("an index in a refusal"));
     }
+    let has_term = status <= status::NOT_LEADER || status == status::UNKNOWN;
+    if term != 0 && !has_term {
+        return Err(Malformed::Field("a term in a refusal"));
+    }
     Ok(ReplyHead {
         id: raw.id.get(),
         index,

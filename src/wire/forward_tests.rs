@@ -59,7 +59,7 @@ fn reply_bytes(outcome: &Of) -> Bytes {
 }
 
 /// All frames, and whether they are replies.
-fn samples() -> Vec<(bool, Bytes, ForwardFrame)> {
+pub(super) fn samples() -> Vec<(bool, Bytes, ForwardFrame)> {
     let payload = Bytes::from_static(b"a command");
     let request = (
         false,
@@ -190,6 +190,9 @@ fn i4_malformed_every_field_of_replies_to_forwards() {
         let has_index = matches!(outcome, Of::Applied { .. } | Of::Unknown { .. });
         if !has_index {
             assert_eq!(with(24, 1), Err(field("an index in a refusal")));
+            if !matches!(outcome, Of::NotLeader { .. }) {
+                assert_eq!(with(8, 1), Err(field("a term in a refusal")));
+            }
         }
         // A body that is one byte longer, with its length.
         let mut longer = good.to_vec();
