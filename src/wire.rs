@@ -4,8 +4,18 @@
 //! reserved beyond the limits before it was checked. `docs/wire-format.md` draws the layouts.
 
 mod assemble;
+mod chunks;
 mod code;
+mod forward;
+#[cfg(test)]
+mod forward_tests;
 mod frame;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(test)]
+mod fuzz_tests;
+mod header;
 mod hello;
 #[cfg(test)]
 mod tests;
@@ -14,6 +24,7 @@ pub(crate) use assemble::Assembler;
 #[cfg(test)]
 pub(crate) use assemble::Received;
 pub(crate) use code::{CloseCode, Redial, SLOW_RETRY};
+pub(crate) use forward::{ForwardAssembler, ForwardFrame, ForwardRequest, encode_reply};
 pub(crate) use frame::{Kind, MAX_FIXED, encode_into};
 pub(crate) use hello::{HELLO_FIXED, HELLO_MAX, Hello, HelloError, addresses_fit};
 

@@ -97,6 +97,7 @@ fn name(nth: usize) -> String {
 fn options() -> ProposeOptions {
     ProposeOptions {
         deadline: Some(Duration::from_secs(2)),
+        ..ProposeOptions::default()
     }
 }
 

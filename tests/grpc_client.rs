@@ -73,6 +73,7 @@ async fn f4_a_session_that_is_over_is_told_and_nothing_was_applied() {
     let session = session.expect("a session");
     let close = CloseSessionRequest {
         session: session.id(),
+        forward: false,
     };
     let mut router = one.router(ClientRole::Writer).await;
     router.close_session(close).await.expect("closed");

@@ -308,7 +308,7 @@ async fn a_replica_that_takes_nothing_says_so_for_each() {
 }
 
 async fn open(router: &mut RouterClient<Channel>) -> u64 {
-    let opened = router.open_session(OpenSessionRequest {}).await;
+    let opened = router.open_session(OpenSessionRequest::default()).await;
     opened.expect("opened").into_inner().session
 }
 
@@ -328,6 +328,7 @@ async fn in_session(
     let request = ProposeRequest {
         command: Some(command.into()),
         session,
+        forward: false,
     };
     Ok(router.propose(request).await?.into_inner())
 }
@@ -416,7 +417,10 @@ async fn f4_a_session_that_is_over_says_what_is_not_known() {
     let ahead = refusal(&status.expect_err("too far"));
     assert_eq!(ahead, ("TooFarAhead".to_owned(), Certainty::NotApplied));
 
-    let request = CloseSessionRequest { session };
+    let request = CloseSessionRequest {
+        session,
+        forward: false,
+    };
     router.close_session(request).await.expect("closed");
     for expired in [
         router.close_session(request).await.map(drop),
@@ -497,8 +501,14 @@ async fn i2_readers_neither_stream_nor_open_sessions() {
     let one = One::start().await;
     let mut router = one.router(ClientRole::Reader).await;
     let stream = Caller::open(&mut router).await.map(drop);
-    let open = router.open_session(OpenSessionRequest {}).await.map(drop);
-    let close = CloseSessionRequest { session: 1 };
+    let open = router
+        .open_session(OpenSessionRequest::default())
+        .await
+        .map(drop);
+    let close = CloseSessionRequest {
+        session: 1,
+        forward: false,
+    };
     let close = router.close_session(close).await.map(drop);
     for refused in [stream, open, close] {
         assert_eq!(refused.expect_err("refused").code(), Code::PermissionDenied);

@@ -10,7 +10,9 @@ use conveyor_raft::config::limits::{MAX_ENTRY, MAX_INFLIGHT, MAX_SNAPSHOT_CHUNK}
 use conveyor_raft::core::{
     Class, Heartbeat, Message, SnapshotAck, SnapshotChunk, SnapshotStatus, VoteRequest,
 };
-use conveyor_raft::network::{LocalFacts, NetworkEvent, PeerAddress, RaftNetwork, SendOutcome};
+use conveyor_raft::network::{
+    LinkClass, LocalFacts, NetworkEvent, PeerAddress, RaftNetwork, SendOutcome,
+};
 use conveyor_raft::types::{Incarnation, LogId};
 use quic_common::{Node, ack, append, certs, mesh, options, run_of};
 
@@ -182,7 +184,7 @@ fn b5_many_frames_arrive_once_and_in_order() {
     let stats = one.transport.stats();
     let data = stats
         .iter()
-        .find(|link| link.dialled && link.class == Class::Data)
+        .find(|link| link.dialled && link.class == LinkClass::Data)
         .expect("data link");
     assert_eq!(data.frames_sent, FRAMES);
     assert_eq!(data.frames_received, FRAMES);
@@ -457,7 +459,7 @@ fn jumbo_batches_are_split() {
     let stats = one.transport.stats();
     let data = stats
         .iter()
-        .find(|link| link.dialled && link.class == Class::Data)
+        .find(|link| link.dialled && link.class == LinkClass::Data)
         .expect("data link");
     assert!(data.mtu > 60_000, "the loopback MTU is found: {data:?}");
     assert_eq!(data.black_holes, 0, "{data:?}");

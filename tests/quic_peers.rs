@@ -5,8 +5,8 @@ mod quic_common;
 
 use std::time::{Duration, Instant};
 
-use conveyor_raft::core::{Class, Message};
-use conveyor_raft::network::{LocalFacts, NetworkEvent, PeerAddress, RaftNetwork};
+use conveyor_raft::core::Message;
+use conveyor_raft::network::{LinkClass, LocalFacts, NetworkEvent, PeerAddress, RaftNetwork};
 use conveyor_raft::quic::certs::GeneratedCerts;
 use conveyor_raft::types::{ClusterId, Incarnation};
 use quic_common::logs::logs;
@@ -407,7 +407,7 @@ fn i6_a_flood_of_connections_leaves_a_healthy_link_working() {
     assert!(
         stats
             .iter()
-            .any(|link| link.class == Class::Data && link.epoch == epoch)
+            .any(|link| link.class == LinkClass::Data && link.epoch == epoch)
     );
 }
 

@@ -40,7 +40,7 @@ impl Client {
     pub async fn open_session(&self) -> Result<Session, ClientError> {
         let open = |channel, patience| async move {
             let mut router = RouterClient::new(channel);
-            let opened = router.open_session(request(OpenSessionRequest {}, patience));
+            let opened = router.open_session(request(OpenSessionRequest::default(), patience));
             Ok(opened.await?.into_inner().session)
         };
         Ok(Session {
@@ -182,7 +182,13 @@ impl Session {
         let session = self.id;
         let close = |channel, patience| async move {
             let mut router = RouterClient::new(channel);
-            let message = request(CloseSessionRequest { session }, patience);
+            let message = request(
+                CloseSessionRequest {
+                    session,
+                    forward: false,
+                },
+                patience,
+            );
             match router.close_session(message).await {
                 // By an earlier try, or by itself.
                 Err(status) if refused(&status).is_some() => Ok(()),

@@ -81,7 +81,7 @@ impl RouterService {
                         session: first.map(|first| first.after(item.into())),
                         unordered: false,
                     };
-                    pipeline.submit(place, &command, options(deadline));
+                    pipeline.submit(place, &command, options(deadline, false));
                 }
                 Err(error) => {
                     pipeline.break_off();
@@ -101,9 +101,10 @@ impl RouterService {
     }
 }
 
-fn options(deadline: Deadline) -> ProposeOptions {
+fn options(deadline: Deadline, forward: bool) -> ProposeOptions {
     ProposeOptions {
         deadline: Some(deadline.left()),
+        forward,
     }
 }
 
@@ -133,9 +134,10 @@ impl Router for RouterService {
         let request = request.into_inner();
         let at = in_session(request.session).map_err(CommandError::status)?;
         let command = command(role, request.command).map_err(CommandError::status)?;
+        let options = options(deadline, request.forward);
         let proposed = match at {
-            Some(at) => self.node.propose_in(at, command, options(deadline)).await,
-            None => self.node.propose_with(command, options(deadline)).await,
+            Some(at) => self.node.propose_in(at, command, options).await,
+            None => self.node.propose_with(command, options).await,
         };
         let response = proposed.map_err(|error| self.failure(error, deadline))?;
         answer(response)
@@ -186,7 +188,8 @@ impl Router for RouterService {
     ) -> Result<Response<OpenSessionResponse>, Status> {
         self.roles.require(&request, Role::Writer)?;
         let deadline = Deadline::of(&request);
-        let opened = self.node.open_session(options(deadline)).await;
+        let options = options(deadline, request.into_inner().forward);
+        let opened = self.node.open_session(options).await;
         let session = opened.map_err(|error| self.failure(error, deadline))?;
         Ok(Response::new(OpenSessionResponse { session }))
     }
@@ -197,8 +200,9 @@ impl Router for RouterService {
     ) -> Result<Response<CloseSessionResponse>, Status> {
         self.roles.require(&request, Role::Writer)?;
         let deadline = Deadline::of(&request);
-        let session = request.into_inner().session;
-        let closed = self.node.close_session(session, options(deadline)).await;
+        let request = request.into_inner();
+        let options = options(deadline, request.forward);
+        let closed = self.node.close_session(request.session, options).await;
         closed.map_err(|error| self.failure(error, deadline))?;
         Ok(Response::new(CloseSessionResponse {}))
     }

@@ -102,10 +102,13 @@ impl Failure {
                     true => (Code::DeadlineExceeded, "the deadline passed"),
                     false => (Code::Unknown, "leadership was lost"),
                 };
+                let place = match detail.index {
+                    0 => "left this node".to_owned(),
+                    index => format!("was appended at index {index} in term {}", detail.term),
+                };
                 let text = format!(
-                    "{why} after the command was appended at index {} in term {}; it may still be \
-                     applied, so do not send it again blindly",
-                    detail.index, detail.term
+                    "{why} after the command {place}; it may still be applied, so do not send it \
+                     again blindly"
                 );
                 with_detail(code, text, &detail)
             }

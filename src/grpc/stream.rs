@@ -195,6 +195,7 @@ impl Side {
         };
         let options = ProposeOptions {
             deadline: Some(patience(item.timeout_ms)),
+            forward: false,
         };
         pipeline.submit(place, &command, options);
         Ok(())

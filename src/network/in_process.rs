@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::{
-    EventSink, Held, LocalFacts, NetworkEvent, PeerAddress, PeerFacts, RaftNetwork, SendOutcome,
+    EventSink, Forward, Held, LocalFacts, NetworkEvent, PeerAddress, PeerFacts, RaftNetwork,
+    SendOutcome, Unsent,
 };
 use crate::config::limits;
 use crate::core::{Class, Message};
@@ -205,6 +206,20 @@ impl RaftNetwork for InProcessNetwork {
         if ended.is_some() {
             hub.connect();
         }
+    }
+
+    // The answer finds its way back by itself, also from a node that is cut off by then.
+    fn forward(&mut self, to: NodeId, forward: Forward) {
+        let hub = self.hub.hub();
+        let mine = hub.ports.get(&self.me.node);
+        let up = mine.is_some_and(|port| port.up.contains_key(&to));
+        let Some(target) = hub.ports.get(&to).filter(|_| up) else {
+            drop(hub);
+            return forward.reply.answer(Err(Unsent));
+        };
+        let (from, sink) = (self.me, Arc::clone(&target.sink));
+        drop(hub);
+        sink(&mut vec![NetworkEvent::Forward { from, forward }]);
     }
 }
 

@@ -3,8 +3,10 @@
 //! Sending never waits. What does not fit is refused, and the core asks again later; what is lost
 //! is the core's business. Everything a transport learns comes back as a [`NetworkEvent`].
 
+mod forward;
 mod in_process;
 
+pub use forward::{Forward, ForwardOutcome, ForwardReply, Forwarded, Unsent};
 pub use in_process::{InProcessHub, InProcessNetwork};
 
 use std::fmt;
@@ -26,6 +28,55 @@ pub enum SendOutcome {
     Full,
     /// No stream to that peer, or one of another epoch; an `Up` or nothing follows.
     Down,
+}
+
+/// What a connection between two nodes is for. Each has one of its own, so that none delays another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum LinkClass {
+    /// Votes, heartbeats, reads.
+    Control = 0,
+    /// Appends.
+    Data = 1,
+    /// Snapshots.
+    Bulk = 2,
+    /// Proposals passed on to the leader.
+    Forward = 3,
+}
+
+impl LinkClass {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Control, Self::Data, Self::Bulk, Self::Forward];
+
+    /// The class of the core's messages that it carries, if it carries any.
+    pub const fn messages(self) -> Option<Class> {
+        match self {
+            Self::Control => Some(Class::Control),
+            Self::Data => Some(Class::Data),
+            Self::Bulk => Some(Class::Bulk),
+            Self::Forward => None,
+        }
+    }
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Data => "data",
+            Self::Bulk => "bulk",
+            Self::Forward => "forward",
+        }
+    }
+}
+
+impl From<Class> for LinkClass {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Control => Self::Control,
+            Class::Data => Self::Data,
+            Class::Bulk => Self::Bulk,
+        }
+    }
 }
 
 /// A peer to dial.
@@ -70,7 +121,7 @@ pub struct PeerFacts {
 }
 
 /// What the network tells the node.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum NetworkEvent {
     /// A stream that this node dialled is ready; its requests go there from now on.
     Up {
@@ -113,6 +164,13 @@ pub enum NetworkEvent {
         chunk: Vec<Bytes>,
         /// What the message occupies in the network until it has been dealt with.
         held: Held,
+    },
+    /// A peer passes a proposal on to this node, which answers it, and never passes it on itself.
+    Forward {
+        /// Who: the TLS identity, in the life that its hello stated.
+        from: ReplicaId,
+        /// What.
+        forward: Forward,
     },
 }
 
@@ -160,4 +218,11 @@ pub trait RaftNetwork: Send + 'static {
 
     /// Ends the current data epoch to a peer and opens the next.
     fn reopen(&mut self, to: NodeId);
+
+    /// Passes a proposal on to node `to`, once. Its answer comes where it wants it; a network that has
+    /// no way for proposals says that they never left.
+    fn forward(&mut self, to: NodeId, forward: Forward) {
+        let _ = to;
+        forward.reply.answer(Err(Unsent));
+    }
 }

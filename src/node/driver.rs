@@ -6,6 +6,7 @@
 
 mod applying;
 mod events;
+mod forwarding;
 mod hand_over;
 mod membership;
 mod network;

@@ -30,6 +30,13 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 pub struct ProposeOptions {
     /// Give up waiting after this long; 5 s when absent. The answer comes within a heartbeat of it.
     pub deadline: Option<Duration>,
+    /// On a node that does not lead: pass the proposal on to the leader, once. What is on its way there
+    /// when the connection breaks has an unknown outcome; a node that turns out not to lead refuses, and
+    /// passes nothing on a second time. A response that the state machine does not turn into bytes
+    /// ([`StateMachine::response_to_peer`]) cannot come back:
+    /// [`AnswerNotKept`](crate::SessionRefusal::AnswerNotKept). A [`Pipeline`](super::Pipeline), which
+    /// keeps an order, passes nothing on.
+    pub forward: bool,
 }
 
 /// A node of a cluster: the handle. Cheap to clone; every call is `&self`, from any thread.
@@ -263,7 +270,8 @@ impl<S: StateMachine> RaftNode<S> {
         if *shared.stopped.borrow() {
             return Err((waiter, ProposeError::ShuttingDown));
         }
-        if let Err(error) = self.check_leads() {
+        let forward = options.forward;
+        if let Err(error) = self.check_leads(forward) {
             return Err((waiter, error));
         }
         shared.inbox.put(|lanes| {
@@ -282,21 +290,24 @@ impl<S: StateMachine> RaftNode<S> {
                 kind,
                 payload,
                 waiter,
+                forward,
             });
             Ok(())
         })
     }
 
-    fn check_leads(&self) -> Result<(), ProposeError> {
+    /// `forward`: another node may lead.
+    fn check_leads(&self, forward: bool) -> Result<(), ProposeError> {
         let brief = self.shared().brief();
         if brief.role == RaftRole::Leader {
             return Ok(());
         }
-        Err(match &brief.failure {
-            Some(why) => ProposeError::Failed(why.clone()),
-            None if brief.stopping => ProposeError::ShuttingDown,
-            None => ProposeError::NotLeader(brief.leader_hint()),
-        })
+        match &brief.failure {
+            Some(why) => Err(ProposeError::Failed(why.clone())),
+            None if brief.stopping => Err(ProposeError::ShuttingDown),
+            None if forward && brief.leader.is_some() => Ok(()),
+            None => Err(ProposeError::NotLeader(brief.leader_hint())),
+        }
     }
 
     /// The state as applied on this node so far: local, so stale without a bound on a node that is

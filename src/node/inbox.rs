@@ -24,6 +24,8 @@ pub(crate) struct Submission<R> {
     pub(crate) payload: Bytes,
     /// Who waits for the response.
     pub(crate) waiter: Waiter<R>,
+    /// Whether a node that does not lead passes it on, once.
+    pub(crate) forward: bool,
 }
 
 impl<R> Submission<R> {

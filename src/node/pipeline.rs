@@ -67,6 +67,10 @@ impl<S: StateMachine> Pipeline<S> {
         if answer.is_overtaking() {
             return answer.send(Err(ProposeError::Overtaking));
         }
+        let options = ProposeOptions {
+            forward: false,
+            ..options
+        };
         match encode::<S>(at.session, command) {
             Ok(payload) => {
                 let reply = Reply::Pipelined(answer);

@@ -188,14 +188,17 @@ impl<S: StateMachine> Session<S> {
         let end = Instant::now() + options.deadline.unwrap_or(DEFAULT_DEADLINE);
         loop {
             let deadline = Some(end.saturating_duration_since(Instant::now()));
-            let options = ProposeOptions { deadline };
+            let options = ProposeOptions {
+                deadline,
+                ..options
+            };
             let tried = self.node.propose_payload(payload.clone(), options).await;
             let error = match tried {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
             tries.note(&error);
-            let pause = self.pause_after(&error);
+            let pause = self.pause_after(&error, options.forward);
             match pause.filter(|pause| Instant::now() + *pause < end) {
                 Some(pause) => tokio::time::sleep(pause).await,
                 None => return Err(error),
@@ -204,16 +207,16 @@ impl<S: StateMachine> Session<S> {
     }
 
     /// How long to wait before this node is asked again; `None` if that is of no use.
-    fn pause_after(&self, error: &ProposeError) -> Option<Duration> {
+    fn pause_after(&self, error: &ProposeError, forward: bool) -> Option<Duration> {
         match error {
             ProposeError::Unknown { .. } => Some(PAUSE),
             ProposeError::Overloaded { retry_after_ms, .. } => {
                 Some(Duration::from_millis(*retry_after_ms))
             }
-            // It may be this node again.
+            // It may be this node again, or the way to the leader opens.
             ProposeError::NotLeader(hint) => {
                 let elsewhere = hint.node.is_some_and(|node| node != self.node.id());
-                (!elsewhere).then_some(PAUSE)
+                (forward || !elsewhere).then_some(PAUSE)
             }
             _ => None,
         }

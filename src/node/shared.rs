@@ -191,6 +191,7 @@ impl<S: StateMachine> Shared<S> {
                         kind,
                         payload,
                         waiter,
+                        forward: false,
                     });
                 });
             }

@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 
 use super::pipeline::Pipelined;
 use crate::error::ProposeError;
-use crate::types::{LogIndex, Micros, Term};
+use crate::network::{ForwardOutcome, ForwardReply};
+use crate::types::{LogId, LogIndex, Micros, Term};
 
 /// Where an answer goes. Nobody listening is fine.
 pub(crate) enum Reply<R> {
@@ -18,6 +19,36 @@ pub(crate) enum Reply<R> {
     System(oneshot::Sender<Result<LogIndex, ProposeError>>),
     /// To who proposed a command among many.
     Pipelined(Pipelined<R>),
+    /// To the node that passed the proposal on.
+    Passed(Passed<R>),
+}
+
+/// Where the answer to a proposal goes that another node passed on.
+pub(crate) struct Passed<R> {
+    reply: ForwardReply,
+    /// The response in its form for peers.
+    encode: fn(&R) -> Option<Vec<u8>>,
+}
+
+impl<R> Passed<R> {
+    pub(crate) fn new(reply: ForwardReply, encode: fn(&R) -> Option<Vec<u8>>) -> Self {
+        Self { reply, encode }
+    }
+
+    fn applied(self, at: LogId, response: Option<&R>) {
+        let bytes = match response {
+            Some(response) => (self.encode)(response),
+            None => Some(Vec::new()),
+        };
+        self.reply.answer(Ok(match bytes {
+            Some(bytes) => ForwardOutcome::Applied {
+                index: at.index,
+                term: at.term,
+                response: bytes.into(),
+            },
+            None => ForwardOutcome::AnswerNotKept,
+        }));
+    }
 }
 
 impl<R> From<oneshot::Sender<Result<R, ProposeError>>> for Reply<R> {
@@ -57,6 +88,26 @@ impl<R> Waiter<R> {
             (Reply::System(sender), Err(error)) => drop(sender.send(Err(error))),
             (Reply::System(_), Ok(_)) => {}
             (Reply::Pipelined(mut sender), result) => sender.send(result),
+            (Reply::Passed(passed), Err(error)) => passed.reply.answer(Ok(error.into())),
+            // Dropped, the reply says that nobody knows: a response without its place is none.
+            (Reply::Passed(_), Ok(_)) => {}
+        }
+    }
+
+    /// Answers with the response of the entry at `at`.
+    fn respond(self, at: LogId, response: R) {
+        match self.reply {
+            Reply::Passed(passed) => passed.applied(at, Some(&response)),
+            _ => self.answer(Ok(response)),
+        }
+    }
+
+    /// The entry at `at` has been dealt with.
+    fn done(self, at: LogId) {
+        match self.reply {
+            Reply::System(sender) => drop(sender.send(Ok(at.index))),
+            Reply::Passed(passed) => passed.applied(at, None),
+            Reply::Command(_) | Reply::Pipelined(_) => {}
         }
     }
 }
@@ -142,14 +193,11 @@ impl<R> Slot<R> {
     /// Answers with what became of the entry.
     pub(crate) fn answer(self, outcome: Outcome<R>) {
         let Some(waiter) = self.waiter else { return };
+        let at = LogId::new(self.term, self.index);
         match outcome {
-            Outcome::Response(response) => waiter.answer(Ok(response)),
+            Outcome::Response(response) => waiter.respond(at, response),
             Outcome::Refused(error) => waiter.answer(Err(error)),
-            Outcome::Done => {
-                if let Reply::System(sender) = waiter.reply {
-                    let _ = sender.send(Ok(self.index));
-                }
-            }
+            Outcome::Done => waiter.done(at),
         }
     }
 

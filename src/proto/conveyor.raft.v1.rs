@@ -3460,6 +3460,11 @@ pub struct ProposeRequest {
     /// Outside of sessions if absent.
     #[prost(message, optional, tag = "2")]
     pub session: ::core::option::Option<InSession>,
+    /// On a node that does not lead: pass the command on to the leader, once. If the connection between
+    /// the two breaks meanwhile, the outcome is unknown (UNKNOWN, OutcomeUnknown). A leader that turns out
+    /// to be none refuses, and passes nothing on a second time.
+    #[prost(bool, tag = "3")]
+    pub forward: bool,
 }
 impl ::prost::Name for ProposeRequest {
     const NAME: &'static str = "ProposeRequest";
@@ -3575,7 +3580,11 @@ impl ::prost::Name for ItemOutcome {
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct OpenSessionRequest {}
+pub struct OpenSessionRequest {
+    /// As in ProposeRequest.
+    #[prost(bool, tag = "1")]
+    pub forward: bool,
+}
 impl ::prost::Name for OpenSessionRequest {
     const NAME: &'static str = "OpenSessionRequest";
     const PACKAGE: &'static str = "conveyor.raft.v1";
@@ -3608,6 +3617,9 @@ impl ::prost::Name for OpenSessionResponse {
 pub struct CloseSessionRequest {
     #[prost(uint64, tag = "1")]
     pub session: u64,
+    /// As in ProposeRequest.
+    #[prost(bool, tag = "2")]
+    pub forward: bool,
 }
 impl ::prost::Name for CloseSessionRequest {
     const NAME: &'static str = "CloseSessionRequest";

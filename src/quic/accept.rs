@@ -5,16 +5,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 
+use super::forwarded::answer;
 use super::handshake::{in_time, peer_node, read_hello, send_hello};
 use super::lane::lock;
 use super::limits::{
     BULK_CONNECTION_WINDOW, CONNECTIONS_OVER, CONNECTIONS_PER_PEER, DATA_CONNECTION_WINDOW,
-    DATA_STREAMS, MAX_HANDSHAKES, RETRY_FROM,
+    DATA_STREAMS, FORWARD_CONNECTION_WINDOW, MAX_HANDSHAKES, RETRY_FROM,
 };
 use super::refusals::{Reason, Who};
 use super::shared::{Link, Shared, close};
 use super::stream::{End, Io, Registered};
 use crate::core::Class;
+use crate::network::LinkClass;
 use crate::types::{NodeId, ReplicaId};
 use crate::wire::{CloseCode, Hello};
 
@@ -174,12 +176,15 @@ async fn serve(shared: &Shared, accepted: Accepted) {
     } = accepted;
     // The class is known only now; until then the small windows held.
     match hello.class {
-        Class::Control => {}
-        Class::Data => {
+        LinkClass::Control => {}
+        LinkClass::Data => {
             connection.set_receive_window(VarInt::from_u32(DATA_CONNECTION_WINDOW));
             connection.set_max_concurrent_bi_streams(VarInt::from_u32(DATA_STREAMS));
         }
-        Class::Bulk => connection.set_receive_window(VarInt::from_u32(BULK_CONNECTION_WINDOW)),
+        LinkClass::Bulk => connection.set_receive_window(VarInt::from_u32(BULK_CONNECTION_WINDOW)),
+        LinkClass::Forward => {
+            connection.set_receive_window(VarInt::from_u32(FORWARD_CONNECTION_WINDOW));
+        }
     }
     let link = Arc::new(Link::new(
         connection,
@@ -192,14 +197,12 @@ async fn serve(shared: &Shared, accepted: Accepted) {
     admit(shared, &link);
     // It lives: if this node waits before it dials that one again, it need not.
     shared.peer(link.peer.node).changed(link.class).notify_one();
-    loop {
-        let Some(next) = serve_stream(shared, &link, &mut send, &mut recv).await else {
-            break;
-        };
-        (send, recv) = next;
-        // Streams of a connection are numbered, and so are their epochs.
-        let epoch = hello.epoch.wrapping_add(send.id().index());
-        link.epoch.store(epoch, Ordering::Relaxed);
+    match hello.class.messages() {
+        Some(class) => serve_streams(shared, &link, class, hello.epoch, (send, recv)).await,
+        None => {
+            let end = answer(shared, &link, &mut send, &mut recv).await;
+            end_of(shared, &link, &end);
+        }
     }
     let mut accepted = lock(&shared.accepted);
     let key = (link.peer.node, link.class);
@@ -211,6 +214,22 @@ async fn serve(shared: &Shared, accepted: Accepted) {
     }
     drop(accepted);
     drop(registered);
+}
+
+/// One epoch after the other.
+async fn serve_streams(
+    shared: &Shared,
+    link: &Link,
+    class: Class,
+    first_epoch: u64,
+    (mut send, mut recv): (SendStream, RecvStream),
+) {
+    while let Some(next) = serve_stream(shared, link, class, &mut send, &mut recv).await {
+        (send, recv) = next;
+        // Streams of a connection are numbered, and so are their epochs.
+        let epoch = first_epoch.wrapping_add(send.id().index());
+        link.epoch.store(epoch, Ordering::Relaxed);
+    }
 }
 
 /// The newest connection of a peer and class counts.
@@ -235,17 +254,19 @@ fn admit(shared: &Shared, link: &Arc<Link>) {
 async fn serve_stream(
     shared: &Shared,
     link: &Link,
+    class: Class,
     send: &mut SendStream,
     recv: &mut RecvStream,
 ) -> Option<(SendStream, RecvStream)> {
     let peer = shared.peer(link.peer.node);
     let epoch = link.epoch();
-    let lane = peer.lane(link.class, true);
+    let lane = peer.lane(class, true);
     lane.open(epoch);
     let io = Io {
         shared,
         peer: &peer,
         link,
+        class,
         epoch,
     };
     let next = tokio::select! {
@@ -259,30 +280,33 @@ async fn serve_stream(
     };
     match end {
         // The dialer gave the stream up and opens the next one, or has hung up.
-        End::Stream(_) if link.class == Class::Data => {
+        End::Stream(_) if class == Class::Data => {
             in_time(async { Ok(link.connection.accept_bi().await?) })
                 .await
                 .ok()
         }
-        End::Stalled if link.class == Class::Data => {
+        End::Stalled if class == Class::Data => {
             let _ = send.reset(VarInt::from(CloseCode::Stalled.number()));
             link.close(CloseCode::Stalled);
             None
         }
+        end => {
+            end_of(shared, link, &end);
+            None
+        }
+    }
+}
+
+/// Closes the connection whose last stream ended so.
+fn end_of(shared: &Shared, link: &Link, end: &End) {
+    match end {
         End::Malformed(malformed) => {
             link.close(malformed.code());
             let (who, at) = (Who::Node(link.peer.node), link.connection.remote_address());
-            shared.refusals.note(who, Some(at), &malformed.into());
-            None
+            shared.refusals.note(who, Some(at), &(*malformed).into());
         }
-        End::Superseded => {
-            link.close(CloseCode::Replaced);
-            None
-        }
-        End::Lost(_) => None,
-        End::Stream(_) | End::Stalled | End::Reopen => {
-            link.close(CloseCode::Shutdown);
-            None
-        }
+        End::Superseded => link.close(CloseCode::Replaced),
+        End::Lost(_) => {}
+        End::Stream(_) | End::Stalled | End::Reopen => link.close(CloseCode::Shutdown),
     }
 }

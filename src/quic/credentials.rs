@@ -213,7 +213,7 @@ impl Credentials {
         Self::check(cas, crls, key, clock)
     }
 
-    fn check(
+    pub(super) fn check(
         cas: Vec<CertificateDer<'static>>,
         crls: Vec<CertificateRevocationListDer<'static>>,
         key: Arc<CertifiedKey>,

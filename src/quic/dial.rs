@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use quinn::{ClientConfig, Connection, Endpoint, NoneTokenStore, RecvStream, SendStream, VarInt};
 
+use super::forward::Asker;
 use super::handshake::{in_time, peer_node, read_hello, send_hello};
 use super::identity::peer_dns_name;
 use super::lane::lock;
@@ -17,7 +18,7 @@ use super::refusals::{Reason, Who};
 use super::shared::{Link, Peer, Shared, close};
 use super::stream::{End, Io, Registered};
 use crate::core::Class;
-use crate::network::{NetworkEvent, PeerAddress, PeerFacts};
+use crate::network::{LinkClass, NetworkEvent, PeerAddress, PeerFacts};
 use crate::types::ReplicaId;
 use crate::wire::{CloseCode, Hello, PROTOCOL, Redial, SLOW_RETRY};
 
@@ -26,7 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Resolves when an attempt to dial `target` is better begun anew: there is another target, or the
 /// peer has dialled in, so it lives, and the attempt's first packet was probably lost before.
-async fn outdated(peer: &Peer, class: Class, target: &PeerAddress) {
+async fn outdated(peer: &Peer, class: LinkClass, target: &PeerAddress) {
     let since = Instant::now();
     loop {
         peer.changed(class).notified().await;
@@ -49,7 +50,7 @@ pub(super) struct Dialer {
     shared: Arc<Shared>,
     endpoint: Endpoint,
     peer: Arc<Peer>,
-    class: Class,
+    class: LinkClass,
     /// Epoch of the next stream.
     epoch: u64,
     failures: u32,
@@ -62,7 +63,7 @@ impl Dialer {
         shared: Arc<Shared>,
         endpoint: Endpoint,
         peer: Arc<Peer>,
-        class: Class,
+        class: LinkClass,
         epoch: u64,
     ) -> Self {
         Self {
@@ -76,8 +77,20 @@ impl Dialer {
         }
     }
 
-    /// Dials whenever there is a target.
-    pub(super) async fn run(mut self) {
+    /// Dials whenever there is a target. Never returns.
+    pub(super) async fn run(self) {
+        let peer = Arc::clone(&self.peer);
+        if self.class == LinkClass::Forward {
+            tokio::select! {
+                () = self.dial_on() => {}
+                () = peer.forwards.watch_deadlines() => {}
+            }
+        } else {
+            self.dial_on().await;
+        }
+    }
+
+    async fn dial_on(mut self) {
         loop {
             let Some(target) = self.peer.target(self.class) else {
                 self.peer.changed(self.class).notified().await;
@@ -91,7 +104,10 @@ impl Dialer {
             let reason = match dialled {
                 Ok(dialled) => {
                     let since = Instant::now();
-                    let reason = self.serve(dialled, &target).await;
+                    let reason = match class.messages() {
+                        Some(class) => self.serve(dialled, &target, class).await,
+                        None => self.pass_on(dialled, &target).await,
+                    };
                     // One that does not last counts as a failure, or two that close each other's
                     // connections would dial without a pause.
                     if since.elapsed() > BACKOFF_MAX {
@@ -103,6 +119,9 @@ impl Dialer {
             };
             let wait = self.wait_after(&reason);
             self.note(&reason, wait);
+            if class == LinkClass::Forward {
+                self.peer.forwards.down(wait);
+            }
             if !wait.is_zero() {
                 let changed = self.peer.changed(self.class).notified();
                 let _ = tokio::time::timeout(wait, changed).await;
@@ -263,7 +282,7 @@ impl Dialer {
     }
 
     /// Runs stream after stream until the connection ends or is no longer wanted.
-    async fn serve(&mut self, dialled: Dialled, target: &PeerAddress) -> Reason {
+    async fn serve(&mut self, dialled: Dialled, target: &PeerAddress, class: Class) -> Reason {
         let Dialled {
             connection,
             generation,
@@ -284,7 +303,13 @@ impl Dialer {
         let mut stalls = 0;
         loop {
             let end = self
-                .epoch_of_stream(&registered.link, epoch, &mut send, &mut recv, target)
+                .epoch_of_stream(
+                    class,
+                    &registered.link,
+                    epoch,
+                    (&mut send, &mut recv),
+                    target,
+                )
                 .await;
             let reason = match end {
                 Ok(End::Lost(error)) => return error.into(),
@@ -292,7 +317,7 @@ impl Dialer {
                     close(&connection, malformed.code());
                     return malformed.into();
                 }
-                Ok(end) if self.class != Class::Data => {
+                Ok(end) if class != Class::Data => {
                     close(&connection, CloseCode::Shutdown);
                     return end.reason();
                 }
@@ -328,22 +353,55 @@ impl Dialer {
         }
     }
 
+    /// Passes proposals on until there are none for a while, or the connection ends or is no longer
+    /// wanted. It has one stream for life.
+    async fn pass_on(&mut self, dialled: Dialled, target: &PeerAddress) -> Reason {
+        let Dialled {
+            connection,
+            generation,
+            hello,
+            mut send,
+            mut recv,
+        } = dialled;
+        let shared = Arc::clone(&self.shared);
+        let epoch = self.epoch.wrapping_sub(1);
+        let link = Link::new(connection.clone(), generation, &hello, true, epoch);
+        let registered = Registered::new(&shared, Arc::new(link));
+        let asker = Asker {
+            forwards: &self.peer.forwards,
+            link: &registered.link,
+            limits: shared.frame_limits,
+        };
+        let end = tokio::select! {
+            end = asker.run(&mut send, &mut recv) => Ok(end),
+            reason = self.unwanted(&registered.link, target) => Err(reason),
+        };
+        let (code, reason) = match end {
+            Ok(End::Malformed(malformed)) => (malformed.code(), malformed.into()),
+            Ok(End::Stalled) => (CloseCode::Stalled, End::Stalled.reason()),
+            Ok(end) => (CloseCode::Shutdown, end.reason()),
+            Err(reason) => (CloseCode::Shutdown, reason),
+        };
+        close(&connection, code);
+        reason
+    }
+
     /// One epoch, from `Up` to `Down`. An error means that the connection is no longer wanted.
     async fn epoch_of_stream(
         &self,
+        class: Class,
         link: &Link,
         epoch: u64,
-        send: &mut SendStream,
-        recv: &mut RecvStream,
+        (send, recv): (&mut SendStream, &mut RecvStream),
         target: &PeerAddress,
     ) -> Result<End, Reason> {
         link.epoch.store(epoch, Ordering::Relaxed);
-        let lane = self.peer.lane(self.class, false);
+        let lane = self.peer.lane(class, false);
         lane.open(epoch);
-        tracing::debug!(peer = %link.peer, class = ?self.class, epoch, "up");
+        tracing::debug!(peer = %link.peer, ?class, epoch, "up");
         self.shared.emit(NetworkEvent::Up {
             peer: link.peer,
-            class: self.class,
+            class,
             epoch,
             facts: PeerFacts {
                 facts: link.facts.clone(),
@@ -354,6 +412,7 @@ impl Dialer {
             shared: &self.shared,
             peer: &self.peer,
             link,
+            class,
             epoch,
         };
         let end = tokio::select! {
@@ -365,10 +424,10 @@ impl Dialer {
             Ok(end) => end.reason().to_string(),
             Err(reason) => reason.to_string(),
         };
-        tracing::debug!(peer = %link.peer, class = ?self.class, epoch, %reason, "down");
+        tracing::debug!(peer = %link.peer, ?class, epoch, %reason, "down");
         self.shared.emit(NetworkEvent::Down {
             node: self.peer.node,
-            class: self.class,
+            class,
             epoch,
             reason,
         });

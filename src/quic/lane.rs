@@ -197,16 +197,7 @@ impl State {
         self.bytes += self.tail.len() - before + len;
         self.frames += 1;
         for run in body {
-            if run.len() < COPY_BELOW {
-                self.tail.extend_from_slice(run);
-                continue;
-            }
-            self.chunks.push(self.tail.split().freeze());
-            let mut rest = run.clone();
-            while rest.len() > CHUNK {
-                self.chunks.push(rest.split_to(CHUNK));
-            }
-            self.chunks.push(rest);
+            splice(run, &mut self.chunks, &mut self.tail);
         }
         true
     }
@@ -236,6 +227,20 @@ impl State {
         self.slots.push((kind, bytes.freeze()));
         true
     }
+}
+
+/// Puts a run behind what is in `chunks` and `tail`: a short one is copied, a longer one is not.
+pub(super) fn splice(run: &Bytes, chunks: &mut Vec<Bytes>, tail: &mut BytesMut) {
+    if run.len() < COPY_BELOW {
+        tail.extend_from_slice(run);
+        return;
+    }
+    chunks.push(tail.split().freeze());
+    let mut rest = run.clone();
+    while rest.len() > CHUNK {
+        chunks.push(rest.split_to(CHUNK));
+    }
+    chunks.push(rest);
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use quinn::congestion::CubicConfig;
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::config::limits::{MAX_FRAME_BODY, MAX_INFLIGHT, MAX_INFLIGHT_APPENDS};
-use crate::core::Class;
+use crate::network::LinkClass;
 
 const KIB: u32 = 1 << 10;
 const MIB: u32 = 1 << 20;
@@ -67,7 +67,7 @@ const INITIAL_WINDOW_PACKETS: u64 = 16;
 /// only, so it begins with the smallest windows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
-    Dial(Class),
+    Dial(LinkClass),
     Accept,
 }
 
@@ -82,6 +82,18 @@ const DATA_SEND_WINDOW: u32 = 8 * MIB;
 /// Bulk: with the rate limit, keeps queues short.
 pub(super) const BULK_CONNECTION_WINDOW: u32 = 3 * MIB / 2;
 const BULK_SEND_WINDOW: u32 = 2 * MIB;
+/// Forward: two of the largest proposals, and a part of the next.
+pub(super) const FORWARD_CONNECTION_WINDOW: u32 = 25 * MIB / 4;
+const FORWARD_SEND_WINDOW: u32 = 4 * MIB;
+/// Proposals of one peer, and bytes of them, that are passed on and not answered; more are refused as
+/// overload by the asker, and not read by the leader.
+pub(super) const FORWARDS: usize = 256;
+/// See [`FORWARDS`]; an only one may be larger.
+pub(super) const FORWARD_BYTES: usize = 4 * MIB as usize;
+/// A forward connection on which nothing is under way for so long is closed.
+pub(super) const FORWARD_IDLE: Duration = Duration::from_secs(5);
+/// So long after its deadline the leader's own word on a proposal is waited for.
+pub(super) const FORWARD_GRACE: Duration = Duration::from_millis(100);
 /// Streams that a dialer may have open: two on a data connection, an old epoch and the new.
 pub(super) const DATA_STREAMS: u32 = 2;
 
@@ -116,9 +128,10 @@ pub(super) fn transport_config(side: Side, tuning: Tuning) -> Arc<TransportConfi
             // One side is enough, and it is the dialer who has to notice.
             config.keep_alive_interval(Some(tuning.idle_timeout / 4));
             let send = match class {
-                Class::Control => SMALL_CONNECTION_WINDOW,
-                Class::Data => DATA_SEND_WINDOW,
-                Class::Bulk => BULK_SEND_WINDOW,
+                LinkClass::Control => SMALL_CONNECTION_WINDOW,
+                LinkClass::Data => DATA_SEND_WINDOW,
+                LinkClass::Bulk => BULK_SEND_WINDOW,
+                LinkClass::Forward => FORWARD_SEND_WINDOW,
             };
             (0, SMALL_STREAM_WINDOW, SMALL_CONNECTION_WINDOW, send)
         }

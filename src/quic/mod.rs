@@ -13,6 +13,11 @@ mod credentials;
 mod credit;
 mod dial;
 pub(crate) mod expiry;
+mod forward;
+mod forwarded;
+#[cfg(any(test, feature = "sim"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod handshake;
 mod identity;
 mod lane;

@@ -9,17 +9,18 @@ use quinn::{Connection, Endpoint, VarInt};
 use tokio::sync::Notify;
 
 use super::credit::Credits;
+use super::forward::Forwards;
 use super::lane::{Lane, lock};
 use super::limits::Tuning;
 use super::refusals::Refusals;
 use super::reload::Generation;
 use crate::core::Class;
-use crate::network::{EventSink, LocalFacts, NetworkEvent, PeerAddress};
+use crate::network::{EventSink, Forward, LinkClass, LocalFacts, NetworkEvent, PeerAddress};
 use crate::types::{ClusterId, Incarnation, NodeId, ReplicaId};
 use crate::wire::{CloseCode, FrameLimits, Hello, PROTOCOL};
 
-/// All classes that are dialled.
-pub(super) const CLASSES: [Class; 3] = [Class::Control, Class::Data, Class::Bulk];
+/// The classes of the core's messages.
+const CLASSES: [Class; 3] = [Class::Control, Class::Data, Class::Bulk];
 
 /// The highest feature level of this version.
 const FEATURE_LEVEL: u32 = 1;
@@ -35,7 +36,7 @@ pub(super) struct Shared {
     pub(super) facts: Mutex<LocalFacts>,
     pub(super) sink: EventSink,
     pub(super) peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
-    pub(super) accepted: Mutex<HashMap<(NodeId, Class), Arc<Link>>>,
+    pub(super) accepted: Mutex<HashMap<(NodeId, LinkClass), Arc<Link>>>,
     pub(super) links: Mutex<Vec<Arc<Link>>>,
     /// Highest META counter that each life of each node stated (hazard E11).
     pub(super) meta_seqs: Mutex<HashMap<ReplicaId, u64>>,
@@ -55,9 +56,11 @@ pub(super) struct Peer {
     /// Where to dial; none: do not.
     pub(super) target: Mutex<Option<PeerAddress>>,
     /// Per class: the target changed.
-    pub(super) changed: [Notify; CLASSES.len()],
+    pub(super) changed: [Notify; LinkClass::ALL.len()],
     /// Snapshots go there: the bulk connection is wanted.
     pub(super) bulk: AtomicBool,
+    /// Proposals that are passed on to it.
+    pub(super) forwards: Forwards,
     pub(super) dialling: AtomicBool,
     requests: [Lane; CLASSES.len()],
     replies: [Lane; CLASSES.len()],
@@ -67,7 +70,7 @@ pub(super) struct Peer {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) peer: ReplicaId,
-    pub(super) class: Class,
+    pub(super) class: LinkClass,
     pub(super) dialled: bool,
     /// Of the credentials that the handshake began with.
     pub(super) generation: u64,
@@ -95,6 +98,7 @@ impl Peer {
             target: Mutex::default(),
             changed: Default::default(),
             bulk: AtomicBool::new(false),
+            forwards: Forwards::default(),
             dialling: AtomicBool::new(false),
             requests: CLASSES.map(|class| Lane::new(class, false)),
             replies: CLASSES.map(|class| Lane::new(class, true)),
@@ -110,7 +114,23 @@ impl Peer {
         &lanes[class as usize]
     }
 
-    pub(super) fn changed(&self, class: Class) -> &Notify {
+    /// Bytes that wait to be written on the connection of a class.
+    pub(super) fn queued(&self, class: LinkClass, dialled: bool) -> usize {
+        match class.messages() {
+            Some(class) => self.lane(class, !dialled).queued(),
+            None if dialled => self.forwards.queued(),
+            None => 0,
+        }
+    }
+
+    /// Passes a proposal on, and has it dialled if it is not.
+    pub(super) fn forward(&self, forward: Forward) {
+        if self.forwards.push(forward) {
+            self.changed(LinkClass::Forward).notify_one();
+        }
+    }
+
+    pub(super) fn changed(&self, class: LinkClass) -> &Notify {
         &self.changed[class as usize]
     }
 
@@ -120,11 +140,13 @@ impl Peer {
     }
 
     /// Where to dial for a class; none: do not.
-    pub(super) fn target(&self, class: Class) -> Option<PeerAddress> {
-        if class == Class::Bulk && !self.bulk.load(Ordering::Relaxed) {
-            return None;
-        }
-        lock(&self.target).clone()
+    pub(super) fn target(&self, class: LinkClass) -> Option<PeerAddress> {
+        let wanted = match class {
+            LinkClass::Control | LinkClass::Data => true,
+            LinkClass::Bulk => self.bulk.load(Ordering::Relaxed),
+            LinkClass::Forward => self.forwards.wanted(),
+        };
+        lock(&self.target).clone().filter(|_| wanted)
     }
 
     /// The life of this node that the configuration names, if it names one.
@@ -189,7 +211,7 @@ impl Shared {
     }
 
     /// This node's hello, as of now.
-    pub(super) fn hello(&self, class: Class, to: ReplicaId, epoch: u64) -> Hello {
+    pub(super) fn hello(&self, class: LinkClass, to: ReplicaId, epoch: u64) -> Hello {
         Hello {
             proto_min: PROTOCOL,
             proto_max: PROTOCOL,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use quinn::{ConnectionError, ReadError, RecvStream, SendStream, WriteError};
+use quinn::{ConnectionError, ReadError, RecvStream, SendStream, WriteError, Written};
 
 use super::lane::{Lane, Taken};
 use super::limits::STALL;
@@ -15,7 +15,7 @@ use crate::network::{Held, NetworkEvent};
 use crate::wire::{Assembler, Malformed};
 
 /// Chunks taken from quinn at a time.
-const READ_CHUNKS: usize = 32;
+pub(super) const READ_CHUNKS: usize = 32;
 
 /// Why a stream ended.
 #[derive(Debug)]
@@ -52,6 +52,7 @@ pub(super) struct Io<'a> {
     pub(super) shared: &'a Shared,
     pub(super) peer: &'a Peer,
     pub(super) link: &'a Link,
+    pub(super) class: Class,
     pub(super) epoch: u64,
 }
 
@@ -66,7 +67,7 @@ impl Io<'_> {
 
     /// A dialled stream carries requests out and replies in; an accepted one the reverse.
     fn lane(&self) -> &Lane {
-        self.peer.lane(self.link.class, !self.link.dialled)
+        self.peer.lane(self.class, !self.link.dialled)
     }
 
     async fn write(&self, send: &mut SendStream) -> End {
@@ -90,12 +91,7 @@ impl Io<'_> {
     async fn write_burst(&self, send: &mut SendStream, burst: &mut [Bytes]) -> Result<(), End> {
         let mut rest = burst;
         while !rest.is_empty() {
-            let written = match tokio::time::timeout(STALL, send.write_chunks(rest)).await {
-                Ok(Ok(written)) => written,
-                Ok(Err(WriteError::ConnectionLost(error))) => return Err(End::Lost(error)),
-                Ok(Err(_)) => return Err(End::Stream("stopped by the peer")),
-                Err(_) => return Err(End::Stalled),
-            };
+            let written = write_some(send, rest).await?;
             if self.lane().written(self.epoch, written.bytes) && self.link.dialled {
                 self.shared.emit(NetworkEvent::Writable {
                     node: self.peer.node,
@@ -108,20 +104,15 @@ impl Io<'_> {
     }
 
     async fn read(&self, recv: &mut RecvStream) -> End {
-        let (class, limits) = (self.link.class, self.shared.frame_limits);
+        let (class, limits) = (self.class, self.shared.frame_limits);
         let mut frames = Assembler::new(class, self.link.dialled, limits);
         let mut order = Order::new(self.epoch);
         let mut events = Vec::new();
         let mut chunks = [const { Bytes::new() }; READ_CHUNKS];
         loop {
-            let read = match recv.read_chunks(&mut chunks).await {
-                Ok(Some(read)) => read,
-                Ok(None) => return End::Stream("finished by the peer"),
-                Err(ReadError::ConnectionLost(error)) => return End::Lost(error),
-                Err(_) => return End::Stream("reset by the peer"),
-            };
-            for chunk in chunks.iter_mut().take(read) {
-                frames.feed(std::mem::take(chunk));
+            match read_some(recv, &mut chunks).await {
+                Ok(read) => read.for_each(|chunk| frames.feed(chunk)),
+                Err(end) => return end,
             }
             let parsed = self.parse(&mut frames, &mut order, &mut events).await;
             self.deliver(&mut events);
@@ -138,7 +129,7 @@ impl Io<'_> {
         events: &mut Vec<NetworkEvent>,
     ) -> Result<(), Malformed> {
         while let Some(len) = frames.ready()? {
-            let held = match (self.link.class, self.link.dialled) {
+            let held = match (self.class, self.link.dialled) {
                 (Class::Data | Class::Bulk, false) => match self.link.credits.try_take(len) {
                     Some(held) => held,
                     None => {
@@ -171,6 +162,30 @@ impl Io<'_> {
             events.clear();
         }
     }
+}
+
+/// Hands to quinn what it takes; gives up on a peer that makes no room.
+pub(super) async fn write_some(send: &mut SendStream, rest: &mut [Bytes]) -> Result<Written, End> {
+    match tokio::time::timeout(STALL, send.write_chunks(rest)).await {
+        Ok(Ok(written)) => Ok(written),
+        Ok(Err(WriteError::ConnectionLost(error))) => Err(End::Lost(error)),
+        Ok(Err(_)) => Err(End::Stream("stopped by the peer")),
+        Err(_) => Err(End::Stalled),
+    }
+}
+
+/// The chunks that are here, once there are some.
+pub(super) async fn read_some<'a>(
+    recv: &mut RecvStream,
+    chunks: &'a mut [Bytes],
+) -> Result<impl Iterator<Item = Bytes> + use<'a>, End> {
+    let read = match recv.read_chunks(chunks).await {
+        Ok(Some(read)) => read,
+        Ok(None) => return Err(End::Stream("finished by the peer")),
+        Err(ReadError::ConnectionLost(error)) => return Err(End::Lost(error)),
+        Err(_) => return Err(End::Stream("reset by the peer")),
+    };
+    Ok(chunks.iter_mut().take(read).map(std::mem::take))
 }
 
 /// Appends are numbered without a gap within an epoch, heartbeats rise (a newer one may have taken

@@ -23,11 +23,13 @@ use super::expiry::{Expiry, LOOK};
 use super::lane::lock;
 use super::limits::{ETHERNET_MTU, LOOPBACK_MTU, Tuning};
 use super::reload::{Generation, ReloadError, ReloadReport, server_config};
-use super::shared::{CLASSES, Peer, Shared, SplitMix};
+use super::shared::{Peer, Shared, SplitMix};
 use super::socket::SplitSocket;
 use crate::config::limits::MAX_FRAME_BODY;
 use crate::core::{Class, Message};
-use crate::network::{EventSink, LocalFacts, PeerAddress, RaftNetwork, SendOutcome};
+use crate::network::{
+    EventSink, Forward, LinkClass, LocalFacts, PeerAddress, RaftNetwork, SendOutcome, Unsent,
+};
 use crate::types::{Incarnation, NodeId, ReplicaId};
 use crate::wire::{CloseCode, FrameLimits, addresses_fit};
 
@@ -111,7 +113,7 @@ pub struct PeerTransportStats {
     /// Who is at the other end.
     pub peer: ReplicaId,
     /// Which class.
-    pub class: Class,
+    pub class: LinkClass,
     /// Whether this node dialled it (and asks on it), or the peer did.
     pub dialled: bool,
     /// Where it goes.
@@ -324,7 +326,7 @@ impl RaftNetwork for RaftTransport {
         // Dialers learn facts from the acceptor's hello: have them dial again.
         let links = lock(&self.shared.links).clone();
         for link in links {
-            if !link.dialled && link.class == Class::Control {
+            if !link.dialled && link.class == LinkClass::Control {
                 link.close(CloseCode::Rotating);
             }
         }
@@ -334,13 +336,20 @@ impl RaftNetwork for RaftTransport {
         if let Some(peer) = self.peer(to)
             && peer.bulk.swap(wanted, Ordering::Relaxed) != wanted
         {
-            peer.changed(Class::Bulk).notify_one();
+            peer.changed(LinkClass::Bulk).notify_one();
         }
     }
 
     fn reopen(&mut self, to: NodeId) {
         if let Some(peer) = self.peer(to) {
             peer.lane(Class::Data, false).reopen();
+        }
+    }
+
+    fn forward(&mut self, to: NodeId, forward: Forward) {
+        match self.peer(to) {
+            Some(peer) => peer.forward(forward),
+            None => forward.reply.answer(Err(Unsent)),
         }
     }
 }
@@ -363,7 +372,7 @@ impl TransportObserver {
         let links = lock(&self.0.links).clone();
         let stats = links.iter().map(|link| {
             let quic = link.connection.stats();
-            let lane = self.0.peer(link.peer.node);
+            let peer = self.0.peer(link.peer.node);
             PeerTransportStats {
                 peer: link.peer,
                 class: link.class,
@@ -382,7 +391,7 @@ impl TransportObserver {
                 bytes_received: quic.udp_rx.bytes,
                 frames_sent: link.frames_out.load(Ordering::Relaxed),
                 frames_received: link.frames_in.load(Ordering::Relaxed),
-                queued_bytes: lane.lane(link.class, !link.dialled).queued(),
+                queued_bytes: peer.queued(link.class, link.dialled),
                 mutual_tls13: link.connection.peer_identity().is_some(),
             }
         });
@@ -507,7 +516,7 @@ fn run(
         let mut dialers = JoinSet::new();
         let dial = async {
             while let Some(peer) = starts.recv().await {
-                for class in CLASSES {
+                for class in LinkClass::ALL {
                     let (shared, peer) = (Arc::clone(&shared), Arc::clone(&peer));
                     let endpoint = endpoint.clone();
                     let dialer = Dialer::new(shared, endpoint, peer, class, epochs.next());
@@ -521,6 +530,9 @@ fn run(
             _ = stopped => {}
         }
         drop(dialers);
+        for peer in lock(&shared.peers).values() {
+            peer.forwards.end();
+        }
         // Whoever still holds an observer must not hold the socket.
         drop(lock(&shared.endpoint).take());
         let shutdown = CloseCode::Shutdown;

@@ -131,6 +131,7 @@ impl<W: Workload> Clients<W> {
                 kind: EntryKind::Command,
                 payload,
                 waiter: Waiter { reply, deadline },
+                forward: false,
             });
         });
         self.open.push(Open {

@@ -120,6 +120,17 @@ pub trait StateMachine: Send + 'static {
         None
     }
 
+    /// A response as bytes for the node that passed the command on to the leader; by default those that
+    /// are remembered. Without them (`None`) that node only learns that the command was applied.
+    fn response_to_peer(response: &Self::Response) -> Option<Vec<u8>> {
+        Self::encode_response(response)
+    }
+
+    /// The response in bytes that [`response_to_peer`](Self::response_to_peer) gave.
+    fn response_from_peer(bytes: &[u8]) -> Option<Self::Response> {
+        Self::decode_response(bytes)
+    }
+
     /// A new leader's first entry reached the state machine. The gap of log time before it, during
     /// which nobody led, can be told from activity by this call only.
     fn begin_term(&mut self, _context: &ApplyContext) {}

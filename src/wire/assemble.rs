@@ -1,9 +1,8 @@
 //! Cuts a stream's chunks, whose edges fall anywhere, into frames without joining them.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 
+use super::chunks::Chunks;
 use super::frame::{Head, MAX_FIXED};
 use super::{FrameLimits, HEADER, Malformed};
 use crate::core::{Class, Message};
@@ -26,8 +25,7 @@ pub(crate) struct Assembler {
     class: Class,
     replies: bool,
     limits: FrameLimits,
-    chunks: VecDeque<Bytes>,
-    len: usize,
+    chunks: Chunks,
     head: Option<Head>,
     body: Option<(Message, usize)>,
 }
@@ -39,8 +37,7 @@ impl Assembler {
             class,
             replies,
             limits,
-            chunks: VecDeque::new(),
-            len: 0,
+            chunks: Chunks::default(),
             head: None,
             body: None,
         }
@@ -48,23 +45,23 @@ impl Assembler {
 
     /// Takes the next chunk of the stream.
     pub(crate) fn feed(&mut self, chunk: Bytes) {
-        if !chunk.is_empty() {
-            self.len += chunk.len();
-            self.chunks.push_back(chunk);
-        }
+        self.chunks.feed(chunk);
     }
 
     /// Bytes gathered and not yet given out.
     #[cfg(test)]
     pub(crate) fn buffered(&self) -> usize {
-        self.len
+        self.chunks.len()
     }
 
     /// Body bytes of the next frame once they are known and all here: what
     /// [`Assembler::next_frame`] will hand out.
     pub(crate) fn ready(&mut self) -> Result<Option<usize>, Malformed> {
         self.advance()?;
-        Ok(self.body.map(|(_, len)| len).filter(|&len| len <= self.len))
+        Ok(self
+            .body
+            .map(|(_, len)| len)
+            .filter(|&len| len <= self.chunks.len()))
     }
 
     /// The next frame, if all of it is here.
@@ -73,10 +70,10 @@ impl Assembler {
     /// The first thing wrong with it; nothing of the stream may be used afterwards.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Received>, Malformed> {
         self.advance()?;
-        let Some((message, len)) = self.body.filter(|&(_, len)| len <= self.len) else {
+        let Some((message, len)) = self.body.filter(|&(_, len)| len <= self.chunks.len()) else {
             return Ok(None);
         };
-        let chunks = self.take(len);
+        let chunks = self.chunks.take(len);
         self.body = None;
         if let Message::SnapshotChunk(_) = &message {
             return Ok(Some(Received {
@@ -110,7 +107,7 @@ impl Assembler {
             Some(head) => head,
             None => {
                 let mut bytes = [0; HEADER];
-                if !self.copy(&mut bytes) {
+                if !self.chunks.copy(&mut bytes) {
                     return Ok(());
                 }
                 *self
@@ -122,54 +119,12 @@ impl Assembler {
         let Some(fixed) = scratch.get_mut(..head.kind.fixed_len()) else {
             return Err(Malformed::Field("the fixed part is too long"));
         };
-        if !self.copy(fixed) {
+        if !self.chunks.copy(fixed) {
             return Ok(());
         }
         let message = head.message(fixed, &self.limits)?;
         self.head = None;
         self.body = Some((message, head.body_len));
         Ok(())
-    }
-
-    /// Moves `out.len()` bytes out of the chunks, if there are as many.
-    fn copy(&mut self, out: &mut [u8]) -> bool {
-        if self.len < out.len() {
-            return false;
-        }
-        let mut rest = out;
-        while !rest.is_empty() {
-            let Some(chunk) = self.chunks.front_mut() else {
-                return false;
-            };
-            let piece = chunk.split_to(chunk.len().min(rest.len()));
-            let (now, later) = std::mem::take(&mut rest).split_at_mut(piece.len());
-            now.copy_from_slice(&piece);
-            self.len -= piece.len();
-            rest = later;
-            if chunk.is_empty() {
-                self.chunks.pop_front();
-            }
-        }
-        true
-    }
-
-    /// The next `len` bytes, which must be there, without copying them.
-    fn take(&mut self, len: usize) -> Vec<Bytes> {
-        let mut taken = Vec::new();
-        let mut left = len;
-        while left > 0 {
-            let Some(chunk) = self.chunks.front_mut() else {
-                break;
-            };
-            let piece = if chunk.len() > left {
-                chunk.split_to(left)
-            } else {
-                self.chunks.pop_front().unwrap_or_default()
-            };
-            left -= piece.len();
-            self.len -= piece.len();
-            taken.push(piece);
-        }
-        taken
     }
 }

@@ -4,20 +4,21 @@ use bytes::{BufMut, BytesMut};
 use zerocopy::byteorder::little_endian::{U16, U32, U64, U128};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{FrameLimits, HEADER, MAX_INDEX, Malformed};
+use super::header::{HeaderPart, index, is_forward, offset, part, part_of, term, zero};
+use super::{FrameLimits, HEADER, Malformed};
 use crate::config::limits::{MAX_FRAME_ENTRIES, MAX_SNAPSHOT_CHUNK};
 use crate::core::{
     AppendAck, AppendEntries, AppendStatus, Class, Found, FoundReply, FoundStatus, Heartbeat,
     HeartbeatReply, Message, ReadIndex, ReadIndexReply, ReplicaState, SnapshotAck, SnapshotChunk,
     SnapshotOffer, SnapshotStatus, TimeoutNow, TimeoutNowReply, VoteReason, VoteReply, VoteRequest,
 };
-use crate::types::{Incarnation, LogId, LogIndex, MAX_TERM, Term};
+use crate::types::{Incarnation, LogId, Term};
 
 /// The largest fixed part, bytes.
 pub(crate) const MAX_FIXED: usize = size_of::<HeartbeatReplyPart>();
 
-/// What a frame is. The numbers are those on the wire; those of what is not built yet
-/// (forwarding) are unknown kinds until a protocol version has them.
+/// What a frame of the core's messages is. The numbers are those on the wire; those of forwarded
+/// proposals are in [`super::forward`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Kind {
@@ -61,7 +62,7 @@ impl Kind {
         Self::SnapshotAck,
     ];
 
-    fn from_number(number: u8) -> Option<Self> {
+    pub(super) fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|&kind| kind as u8 == number)
     }
 
@@ -128,24 +129,6 @@ impl Kind {
     }
 }
 
-macro_rules! part {
-    ($(#[$doc:meta])* $name:ident, $size:literal { $($field:ident: $type:ty,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-        #[repr(C)]
-        struct $name { $($field: $type,)* }
-        // Multiples of 8 keep the entry frames of a body on their grid.
-        const _: () = assert!(size_of::<$name>() == $size && $size % 8 == 0);
-    };
-}
-
-part!(HeaderPart, 16 {
-    kind: u8,
-    flags: u8,
-    fixed_len: U16,
-    body_len: U32,
-    term: U64,
-});
 part!(AppendPart, 56 {
     epoch: U64,
     seq: U64,
@@ -255,8 +238,6 @@ part!(SnapshotAckPart, 48 {
     zero: [u8; 7],
 });
 
-const _: () = assert!(size_of::<HeaderPart>() == HEADER);
-
 /// A frame's header, checked as far as it can be without the fixed part.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
@@ -275,7 +256,11 @@ impl Head {
         replies: bool,
     ) -> Result<Self, Malformed> {
         let raw: HeaderPart = zerocopy::transmute!(*bytes);
-        let kind = Kind::from_number(raw.kind).ok_or(Malformed::UnknownKind(raw.kind))?;
+        let kind = match Kind::from_number(raw.kind) {
+            Some(kind) => kind,
+            None if is_forward(raw.kind) => return Err(Malformed::WrongStream(raw.kind)),
+            None => return Err(Malformed::UnknownKind(raw.kind)),
+        };
         if kind.class() != class || kind.is_reply() != replies {
             return Err(Malformed::WrongStream(raw.kind));
         }
@@ -325,55 +310,34 @@ impl Head {
     fn fixed(&self, fixed: &[u8]) -> Result<Message, Malformed> {
         let term = self.term;
         Ok(match self.kind {
-            Kind::Append => Message::Append(append(term, part(fixed)?)?),
-            Kind::AppendAck => Message::AppendAck(append_ack(term, part(fixed)?)?),
-            Kind::PreVote => Message::PreVote(vote(term, part(fixed)?)?),
-            Kind::Vote => Message::Vote(vote(term, part(fixed)?)?),
-            Kind::PreVoteReply => Message::PreVoteReply(vote_reply(term, part(fixed)?)?),
-            Kind::VoteReply => Message::VoteReply(vote_reply(term, part(fixed)?)?),
-            Kind::Heartbeat => Message::Heartbeat(heartbeat(term, part(fixed)?)?),
-            Kind::HeartbeatReply => Message::HeartbeatReply(heartbeat_reply(term, part(fixed)?)?),
-            Kind::ReadIndex => Message::ReadIndex(read_index(term, part(fixed)?)),
-            Kind::ReadIndexReply => Message::ReadIndexReply(read_index_reply(term, part(fixed)?)?),
-            Kind::TimeoutNow => Message::TimeoutNow(timeout_now(term, part(fixed)?)?),
+            Kind::Append => Message::Append(append(term, part_of(fixed)?)?),
+            Kind::AppendAck => Message::AppendAck(append_ack(term, part_of(fixed)?)?),
+            Kind::PreVote => Message::PreVote(vote(term, part_of(fixed)?)?),
+            Kind::Vote => Message::Vote(vote(term, part_of(fixed)?)?),
+            Kind::PreVoteReply => Message::PreVoteReply(vote_reply(term, part_of(fixed)?)?),
+            Kind::VoteReply => Message::VoteReply(vote_reply(term, part_of(fixed)?)?),
+            Kind::Heartbeat => Message::Heartbeat(heartbeat(term, part_of(fixed)?)?),
+            Kind::HeartbeatReply => {
+                Message::HeartbeatReply(heartbeat_reply(term, part_of(fixed)?)?)
+            }
+            Kind::ReadIndex => Message::ReadIndex(read_index(term, part_of(fixed)?)),
+            Kind::ReadIndexReply => {
+                Message::ReadIndexReply(read_index_reply(term, part_of(fixed)?)?)
+            }
+            Kind::TimeoutNow => Message::TimeoutNow(timeout_now(term, part_of(fixed)?)?),
             Kind::TimeoutNowReply => {
-                Message::TimeoutNowReply(timeout_now_reply(term, part(fixed)?)?)
+                Message::TimeoutNowReply(timeout_now_reply(term, part_of(fixed)?)?)
             }
             Kind::Found => {
-                let raw: FoundPart = part(fixed)?;
+                let raw: FoundPart = part_of(fixed)?;
                 let founder = Incarnation(raw.founder);
                 Message::Found(Found { term, founder })
             }
-            Kind::FoundReply => Message::FoundReply(found_reply(term, part(fixed)?)?),
-            Kind::SnapshotOffer => Message::SnapshotOffer(offer(term, part(fixed)?)?),
-            Kind::SnapshotChunk => Message::SnapshotChunk(chunk(term, part(fixed)?)?),
-            Kind::SnapshotAck => Message::SnapshotAck(snapshot_ack(term, part(fixed)?)?),
+            Kind::FoundReply => Message::FoundReply(found_reply(term, part_of(fixed)?)?),
+            Kind::SnapshotOffer => Message::SnapshotOffer(offer(term, part_of(fixed)?)?),
+            Kind::SnapshotChunk => Message::SnapshotChunk(chunk(term, part_of(fixed)?)?),
+            Kind::SnapshotAck => Message::SnapshotAck(snapshot_ack(term, part_of(fixed)?)?),
         })
-    }
-}
-
-fn part<T: FromBytes + Unaligned>(fixed: &[u8]) -> Result<T, Malformed> {
-    T::read_from_bytes(fixed).map_err(|_| Malformed::Field("the fixed part is cut off"))
-}
-
-fn zero(bytes: &[u8]) -> Result<(), Malformed> {
-    if bytes.iter().any(|&byte| byte != 0) {
-        return Err(Malformed::Reserved);
-    }
-    Ok(())
-}
-
-fn term(raw: U64) -> Result<Term, Malformed> {
-    match raw.get() {
-        term if term <= MAX_TERM => Ok(term),
-        _ => Err(Malformed::Field("a term over 48 bits")),
-    }
-}
-
-fn index(raw: U64) -> Result<LogIndex, Malformed> {
-    match raw.get() {
-        index if index <= MAX_INDEX => Ok(index),
-        _ => Err(Malformed::Field("an index out of range")),
     }
 }
 
@@ -600,14 +564,6 @@ fn snapshot_ack(term: Term, raw: SnapshotAckPart) -> Result<SnapshotAck, Malform
         next_offset: offset(raw.next_offset)?,
         status,
     })
-}
-
-/// Offsets in files have the range of indices.
-fn offset(raw: U64) -> Result<u64, Malformed> {
-    match raw.get() {
-        offset if offset <= MAX_INDEX => Ok(offset),
-        _ => Err(Malformed::Field("an offset out of range")),
-    }
 }
 
 /// Writes the header and fixed part of `message`, which `body_len` bytes will follow.

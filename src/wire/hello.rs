@@ -7,8 +7,7 @@ use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::code::CloseCode;
-use crate::core::Class;
-use crate::network::LocalFacts;
+use crate::network::{LinkClass, LocalFacts};
 use crate::types::{ClusterId, Incarnation, NodeId};
 
 /// Bytes before the tail.
@@ -54,7 +53,7 @@ const _: () = assert!(size_of::<Raw>() == HELLO_FIXED);
 pub(crate) struct Hello {
     pub(crate) proto_min: u16,
     pub(crate) proto_max: u16,
-    pub(crate) class: Class,
+    pub(crate) class: LinkClass,
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) incarnation: Incarnation,
@@ -121,12 +120,10 @@ impl Hello {
         if raw.proto_min.get() > raw.proto_max.get() {
             return Err(HelloError::Versions);
         }
-        let class = match raw.class {
-            0 => Class::Control,
-            1 => Class::Data,
-            2 => Class::Bulk,
-            other => return Err(HelloError::Class(other)),
-        };
+        let class = LinkClass::ALL
+            .into_iter()
+            .find(|&class| class as u8 == raw.class)
+            .ok_or(HelloError::Class(raw.class))?;
         if raw.flags & !(FLAG_BLANK | FLAG_REPAIRING) != 0 || raw.zero.get() != 0 {
             return Err(HelloError::Reserved);
         }

@@ -7,7 +7,7 @@ use crate::core::{
     SnapshotOffer, SnapshotStatus, TimeoutNow, TimeoutNowReply, VoteReason, VoteReply, VoteRequest,
 };
 use crate::entry::frame as entry_frame;
-use crate::network::LocalFacts;
+use crate::network::{LinkClass, LocalFacts};
 use crate::types::{ClusterId, EntryKind, Incarnation, LogId, MAX_TERM};
 
 fn id(byte: u8) -> Incarnation {
@@ -36,7 +36,7 @@ fn vote_reply() -> VoteReply {
 }
 
 /// One message of each kind with all fields different.
-fn samples() -> Vec<Message> {
+pub(super) fn samples() -> Vec<Message> {
     let mut samples = vec![
         Message::Append(AppendEntries {
             term: 0x0102_0304_0506,
@@ -177,7 +177,7 @@ fn body(message: &Message) -> Bytes {
     }
 }
 
-fn bytes_of(message: &Message) -> Bytes {
+pub(super) fn bytes_of(message: &Message) -> Bytes {
     let body = body(message);
     let mut out = BytesMut::new();
     encode_into(message, body.len(), &mut out);
@@ -539,10 +539,10 @@ fn extreme_numbers_do_not_overflow() {
 }
 
 /// A small generator, so that failures repeat.
-struct Rng(u64);
+pub(super) struct Rng(pub(super) u64);
 
 impl Rng {
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -585,11 +585,11 @@ fn i4_mutated_and_random_frames_never_panic() {
     }
 }
 
-fn hello() -> Hello {
+pub(super) fn hello() -> Hello {
     Hello {
         proto_min: 1,
         proto_max: 3,
-        class: Class::Data,
+        class: LinkClass::Data,
         cluster: ClusterId([6; 16]),
         node: 7,
         incarnation: id(8),

@@ -18,7 +18,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if !self.core.is_leader() || self.stopping || self.failure.is_some() {
             let error = self.refusal();
             let refused = self.pending.drain(..).chain(proposals.drain(..));
-            return refused.for_each(|submission| submission.waiter.answer(Err(error.clone())));
+            let refused: Vec<_> = refused.collect();
+            return refused
+                .into_iter()
+                .for_each(|submission| self.pass_on_or_refuse(now, submission, &error));
         }
         if self.core.is_handing_over() {
             // What is appended now would only hold the successor up.

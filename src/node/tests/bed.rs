@@ -11,7 +11,8 @@ use crate::config::RaftConfig;
 use crate::core::{FEATURES, FoundingList, Message, RaftCore, RaftRole, Recovered};
 use crate::error::ProposeError;
 use crate::network::{
-    InProcessHub, InProcessNetwork, LocalFacts, NetworkEvent, PeerAddress, RaftNetwork, SendOutcome,
+    Forward, InProcessHub, InProcessNetwork, LocalFacts, NetworkEvent, PeerAddress, RaftNetwork,
+    SendOutcome,
 };
 use crate::node::applier::{Applier, ApplyJob};
 use crate::node::begin::begin;
@@ -131,6 +132,10 @@ impl RaftNetwork for Recording {
 
     fn reopen(&mut self, to: NodeId) {
         self.inner.reopen(to);
+    }
+
+    fn forward(&mut self, to: NodeId, forward: Forward) {
+        self.inner.forward(to, forward);
     }
 }
 
@@ -406,7 +411,8 @@ impl Bed {
     ) {
         let payload = encode::<Journal>(None, &command.to_owned()).expect("a command");
         let deadline = self.now + patience;
-        self.submit(to, EntryKind::Command, payload, Waiter { reply, deadline });
+        let waiter = Waiter { reply, deadline };
+        self.submit(to, EntryKind::Command, payload, waiter, false);
     }
 
     pub(super) fn open_session(
@@ -421,15 +427,29 @@ impl Bed {
 
     fn put(&self, to: NodeId, kind: EntryKind, payload: Bytes, reply: Reply<usize>) {
         let deadline = self.now + PATIENCE;
-        self.submit(to, kind, payload, Waiter { reply, deadline });
+        self.submit(to, kind, payload, Waiter { reply, deadline }, false);
     }
 
-    fn submit(&self, to: NodeId, kind: EntryKind, payload: Bytes, waiter: Waiter<usize>) {
+    /// Proposes what the node passes on if it does not lead.
+    pub(super) fn pass_on(&self, to: NodeId, kind: EntryKind, payload: Bytes, reply: Reply<usize>) {
+        let deadline = self.now + PATIENCE;
+        self.submit(to, kind, payload, Waiter { reply, deadline }, true);
+    }
+
+    fn submit(
+        &self,
+        to: NodeId,
+        kind: EntryKind,
+        payload: Bytes,
+        waiter: Waiter<usize>,
+        forward: bool,
+    ) {
         self.node(to).shared.inbox.put(|lanes| {
             lanes.proposals.push(Submission {
                 kind,
                 payload,
                 waiter,
+                forward,
             });
         });
     }

@@ -3,6 +3,7 @@
 mod bed;
 mod durability;
 mod failures;
+mod forwarding;
 mod members;
 mod pipelines;
 mod quarantine;

@@ -27,7 +27,7 @@ fn at(session: LogIndex, seq: u64) -> InSession {
 }
 
 impl Bed {
-    fn settle<T>(&mut self, answer: &mut tokio::sync::oneshot::Receiver<T>) -> T {
+    pub(super) fn settle<T>(&mut self, answer: &mut tokio::sync::oneshot::Receiver<T>) -> T {
         let mut told = None;
         self.run(10 * SECOND, |_| {
             told = answer.try_recv().ok();
@@ -36,7 +36,7 @@ impl Bed {
         told.expect("it is answered")
     }
 
-    fn leader_soon(&mut self) -> NodeId {
+    pub(super) fn leader_soon(&mut self) -> NodeId {
         assert!(self.run(10 * SECOND, |bed| bed.leader().is_some()));
         self.leader().expect("there is one")
     }

@@ -130,6 +130,7 @@ impl<W: Workload> SessionClients<W> {
                 kind: EntryKind::Command,
                 payload,
                 waiter: Waiter { reply, deadline },
+                forward: false,
             });
         });
         self.tries.push(Try {
@@ -431,6 +432,7 @@ fn put_system<S: StateMachine>(
             kind: EntryKind::System,
             payload: entry.encode(),
             waiter: Waiter { reply, deadline },
+            forward: false,
         });
     });
     answer

@@ -163,6 +163,14 @@ impl StateMachine for RouterStateMachine {
         RouterResponse::from_remembered(bytes)
     }
 
+    fn response_to_peer(response: &RouterResponse) -> Option<Vec<u8>> {
+        serde_json::to_vec(response).ok()
+    }
+
+    fn response_from_peer(bytes: &[u8]) -> Option<RouterResponse> {
+        serde_json::from_slice(bytes).ok()
+    }
+
     fn begin_term(&mut self, context: &ApplyContext) {
         let clock = &mut Arc::make_mut(&mut self.state).clock;
         let gap = context.time_us.saturating_sub(clock.time_us);
