@@ -49,7 +49,7 @@ mod tls;
 mod trust;
 
 #[cfg(feature = "grpc")]
-pub use backup::BackupServiceImpl;
+pub use backup::{BackupOptions, BackupServiceImpl};
 pub(crate) use connect::check;
 pub use connect::{ConnectError, connect};
 pub use details::detail;
