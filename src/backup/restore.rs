@@ -54,22 +54,27 @@ pub struct Waiting {
 }
 
 impl<S: StateMachine> Verified<S> {
+    /// Whether [`found`](Self::found) would begin. Changes nothing.
+    ///
+    /// # Errors
+    /// If the cluster is the backup's own, or something is in the way.
+    pub fn check(&self, into: &Path, new: &NewCluster) -> Result<(), RestoreError> {
+        Ok(new.check(self.info.cluster, into)?)
+    }
+
     /// Makes `into`, the data directory of another cluster with one member, from the backup.
     ///
     /// # Errors
-    /// If the cluster is the backup's own, something is in the way, or the directory cannot be written.
+    /// As [`check`](Self::check), or if the directory cannot be written.
     pub fn found(self, into: &Path, new: &NewCluster) -> Result<ReplicaId, RestoreError> {
-        Ok(self.into_saved().found(into, new)?)
-    }
-
-    fn into_saved(self) -> SavedState<S> {
-        SavedState {
+        let saved = SavedState {
             machine: self.machine,
             cluster: self.info.cluster,
             last: self.info.applied,
             time_us: self.info.time_us,
             feature_level: self.info.feature_level,
-        }
+        };
+        Ok(saved.found(into, new)?)
     }
 }
 

@@ -1418,6 +1418,38 @@ impl ::prost::Name for TransferLeadershipResponse {
     }
 }
 #[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TriggerSnapshotRequest {}
+impl ::prost::Name for TriggerSnapshotRequest {
+    const NAME: &'static str = "TriggerSnapshotRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.TriggerSnapshotRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.TriggerSnapshotRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TriggerSnapshotResponse {
+    /// The last entry that the newest snapshot on this node stands for, and its term.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+}
+impl ::prost::Name for TriggerSnapshotResponse {
+    const NAME: &'static str = "TriggerSnapshotResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.TriggerSnapshotResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.TriggerSnapshotResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Role {
@@ -1675,6 +1707,32 @@ pub mod cluster_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Takes a snapshot of this node's state now, so that its log can begin behind it. On any node. Needs
+        /// the role operator.
+        pub async fn trigger_snapshot(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TriggerSnapshotRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TriggerSnapshotResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Cluster/TriggerSnapshot",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Cluster", "TriggerSnapshot"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1719,6 +1777,15 @@ pub mod cluster_server {
             request: tonic::Request<super::TransferLeadershipRequest>,
         ) -> std::result::Result<
             tonic::Response<super::TransferLeadershipResponse>,
+            tonic::Status,
+        >;
+        /// Takes a snapshot of this node's state now, so that its log can begin behind it. On any node. Needs
+        /// the role operator.
+        async fn trigger_snapshot(
+            &self,
+            request: tonic::Request<super::TriggerSnapshotRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TriggerSnapshotResponse>,
             tonic::Status,
         >;
     }
@@ -1961,6 +2028,51 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TransferLeadershipSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Cluster/TriggerSnapshot" => {
+                    #[allow(non_camel_case_types)]
+                    struct TriggerSnapshotSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::TriggerSnapshotRequest>
+                    for TriggerSnapshotSvc<T> {
+                        type Response = super::TriggerSnapshotResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TriggerSnapshotRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::trigger_snapshot(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TriggerSnapshotSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -4,9 +4,13 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod backup;
 mod members;
+mod node;
 mod recover;
+pub(crate) use backup::*;
 pub(crate) use members::*;
+pub(crate) use node::*;
 pub(crate) use recover::*;
 
 /// A replicated log and state machine for Conveyor's router cluster.
@@ -42,8 +46,14 @@ pub(crate) enum Command {
     Status(StatusArgs),
     Members(MembersArgs),
     TransferLeadership(TransferArgs),
+    Leave(LeaveArgs),
+    Snapshot(SnapshotArgs),
+    Backup(BackupArgs),
     Wal(WalArgs),
     Recover(RecoverArgs),
+    Config(ConfigArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Run a whole cluster in this process and feed it commands.
@@ -465,7 +475,7 @@ pub(crate) struct ProposeArgs {
     pub(crate) commands: Vec<String>,
 
     /// Commands, one a line; - reads standard input
-    #[arg(long, value_name = "FILE|-")]
+    #[arg(long, visible_alias = "file", value_name = "FILE|-")]
     pub(crate) input: Option<PathBuf>,
 }
 

@@ -46,6 +46,26 @@ impl NewCluster {
             client_endpoint: None,
         }
     }
+
+    /// Whether it can begin in the directory `into` with a state of the cluster `old`: the id is new, and
+    /// nothing is in the way. Changes nothing.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, old: ClusterId, into: &Path) -> Result<(), RecoverError> {
+        if self.cluster == old {
+            return Err(RecoverError::SameCluster(self.cluster));
+        }
+        if self.node == 0 {
+            return Err(RecoverError::Nobody);
+        }
+        for path in [into.to_owned(), aside(into)] {
+            if path.symlink_metadata().is_ok() {
+                return Err(RecoverError::Exists(path));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<S: StateMachine> Survivor<S> {
@@ -56,7 +76,7 @@ impl<S: StateMachine> Survivor<S> {
     /// Why not.
     pub fn check(&self, into: impl AsRef<Path>, new: &NewCluster) -> Result<(), RecoverError> {
         let into = into.as_ref();
-        check(self.plan().cluster, into, new)?;
+        new.check(self.plan().cluster, into)?;
         let real = |path: &Path| {
             let real = path.canonicalize();
             real.map_err(RecoverError::io(format!("looking at {}", path.display())))
@@ -107,26 +127,17 @@ pub struct SavedState<S> {
 }
 
 impl<S: StateMachine> SavedState<S> {
-    /// Whether [`found`](Self::found) would begin: the id is new, and nothing is in the way. Changes
-    /// nothing.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn check(&self, into: impl AsRef<Path>, new: &NewCluster) -> Result<(), RecoverError> {
-        check(self.cluster, into.as_ref(), new)
-    }
-
     /// Makes `into`, the data directory of a cluster of one, as [`Survivor::found`] does. Nobody has a
     /// session in it.
     ///
     /// # Errors
-    /// As [`check`](Self::check), or if the directory cannot be written.
+    /// As [`NewCluster::check`], or if the directory cannot be written.
     pub fn found(
         self,
         into: impl AsRef<Path>,
         new: &NewCluster,
     ) -> Result<ReplicaId, RecoverError> {
-        self.check(&into, new)?;
+        new.check(self.cluster, into.as_ref())?;
         let origin = Origin {
             state: &ReplicaState::new(self.machine),
             term: self.last.term,
@@ -137,22 +148,6 @@ impl<S: StateMachine> SavedState<S> {
         };
         origin.make(into.as_ref(), new)
     }
-}
-
-/// What every new cluster needs.
-fn check(old: ClusterId, into: &Path, new: &NewCluster) -> Result<(), RecoverError> {
-    if new.cluster == old {
-        return Err(RecoverError::SameCluster(new.cluster));
-    }
-    if new.node == 0 {
-        return Err(RecoverError::Nobody);
-    }
-    for path in [into.to_owned(), aside(into)] {
-        if path.symlink_metadata().is_ok() {
-            return Err(RecoverError::Exists(path));
-        }
-    }
-    Ok(())
 }
 
 /// What a new cluster begins with.
