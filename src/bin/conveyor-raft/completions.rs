@@ -3,6 +3,7 @@
 use std::io;
 
 use clap::CommandFactory;
+use clap_complete::Shell;
 
 use crate::cli::{Cli, CompletionsArgs, ManArgs};
 use crate::failure::{Context, Failure};
@@ -12,7 +13,12 @@ const NAME: &str = "conveyor-raft";
 pub(crate) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), NAME, &mut text);
-    print(&text);
+    let mut text = String::from_utf8(text)?;
+    if args.shell == Shell::Bash {
+        // clap_complete 4.6 calls a command with a hyphen by two names, and then finds nothing below it.
+        text = text.replace("__subcmd__", "__");
+    }
+    print(text.as_bytes());
     Ok(())
 }
 
