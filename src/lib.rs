@@ -94,3 +94,8 @@ pub use wal::LogStorage;
 
 #[cfg(feature = "grpc")]
 pub use grpc::BackupServiceImpl;
+
+/// The page is compiled as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+pub struct EmbeddingPage;
