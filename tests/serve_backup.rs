@@ -366,6 +366,13 @@ async fn a_leader_leaves_and_goes_on_as_a_follower() {
     let left: Value = serde_json::from_str(&left).expect("JSON");
     assert_eq!(left["node_id"], leader);
     assert_ne!(left["leader_id"], leader);
+    for probe in [&["health"][..], &["health", "--live"]] {
+        // Looked at four times a second.
+        while !program(&site, leader, probe).status.success() {
+            assert!(Instant::now() < give_up, "{probe:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
     let taken = runs(&site, leader, &["snapshot"]);
     assert!(taken["index"].as_u64() > Some(0), "{taken}");
 }

@@ -49,6 +49,12 @@ async fn would_start(config: &Config) -> Result<(), Failure> {
     let files = serve::files(config);
     let id = serve::node_id(config)?;
     let credentials = Credentials::load(&files.peers)?;
+    if credentials.node() != id {
+        return Err(Failure::new(format!(
+            "[peers] cert is for node {}, not {id}: use that node's certificate",
+            credentials.node()
+        )));
+    }
     serve::raft(config, id).validate()?;
     serve::edge_options(config, &files)?;
     serve::cluster(config, id, credentials).await.map(drop)

@@ -46,6 +46,7 @@ pub(crate) enum Command {
     Status(StatusArgs),
     Members(MembersArgs),
     TransferLeadership(TransferArgs),
+    Health(HealthArgs),
     Leave(LeaveArgs),
     Snapshot(SnapshotArgs),
     Backup(BackupArgs),

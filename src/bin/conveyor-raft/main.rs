@@ -10,6 +10,7 @@ mod completions;
 mod config;
 mod dev;
 mod failure;
+mod health;
 mod input;
 mod leave;
 mod logging;
@@ -77,6 +78,7 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::TransferLeadership(args) => transfer::run(args).await,
         Command::Backup(args) => backup::run(args).await,
         Command::Snapshot(args) => snapshot::run(args).await,
+        Command::Health(args) => health::run(args).await,
         Command::Leave(args) => leave::run(args).await,
         Command::Config(args) => check::run(args).await,
         Command::Certs(_)

@@ -6,6 +6,26 @@ use clap::{Args, Subcommand};
 
 use super::{ClientArgs, ServeArgs};
 
+/// Ask whether a node is ready, or live, for probes.
+///
+/// Ready: a leader is known, and what is committed gets applied. Live: the node answers and its replica
+/// has not failed; never a matter of the other nodes. The exit code is 1 if it is not. A reader's
+/// certificate will do.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Example:\n  \
+        conveyor-raft health --live --endpoint https://localhost:50051 --certs certs"
+)]
+pub(crate) struct HealthArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+
+    /// Whether it should go on at all, not whether it should get calls
+    #[arg(long)]
+    pub(crate) live: bool,
+}
+
 /// Have a node give leadership up before it is stopped.
 ///
 /// A node that follows is left alone. SIGTERM does the same by itself; this is for scripts that want to
