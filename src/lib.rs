@@ -38,8 +38,8 @@
 //! * [`wal`]: the log. [`entry`] has the frame that is the same on disk and on the wire.
 //! * [`network`]: the seam to the peers; [`quic`] is the transport behind it.
 //! * [`state_machine`]: the trait to implement for your own state, and Conveyor's router state.
-//! * [`snapshot`]: files that hold a state; `grpc` (feature `grpc`): the client edge; `client`
-//!   (feature `client`): its Rust client.
+//! * [`snapshot`]: when a replica's snapshots are taken; `backup` (feature `backup`): files that hold a
+//!   state; `grpc` (feature `grpc`): the client edge; `client` (feature `client`): its Rust client.
 //!
 //! # What it is not
 //! It is no database and no message broker: it keeps a state that fits in memory. It does not
@@ -53,6 +53,8 @@
 //! of whole clusters, for tests of state machines.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "backup")]
+pub mod backup;
 pub mod config;
 pub mod core;
 pub mod entry;
@@ -93,3 +95,8 @@ pub use wal::LogStorage;
 
 #[cfg(feature = "grpc")]
 pub use grpc::BackupServiceImpl;
+
+/// The page is compiled as documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/embedding.md")]
+pub struct EmbeddingPage;

@@ -46,6 +46,16 @@ impl Roles {
     }
 }
 
+/// Who calls, for the log.
+pub(super) fn name_of<T>(request: &Request<T>) -> String {
+    let info = request.extensions().get::<ConnectInfo>();
+    match info.map(|info| &*info.caller) {
+        Some(Caller::Client { name, .. }) => name.clone(),
+        Some(Caller::Plain { .. }) => "the plain listener".to_owned(),
+        _ => "nobody".to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use tonic::Code;

@@ -4,11 +4,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tonic::{Request, Response, Status};
 
+use crate::error::WaitError;
 use crate::node::{ChangeOptions, NodeStatus, RaftNode, RaftRole};
 use crate::proto::cluster_server::Cluster;
 use crate::proto::{
     self, ChangeMembersRequest, ChangeMembersResponse, MembershipRequest, MembershipResponse,
     StatusRequest, StatusResponse, TransferLeadershipRequest, TransferLeadershipResponse,
+    TriggerSnapshotRequest, TriggerSnapshotResponse,
 };
 
 use super::authorize::Roles;
@@ -88,6 +90,26 @@ impl Cluster for ClusterService {
                 Err(members::hand_over_failed(error, leader))
             }
         }
+    }
+
+    async fn trigger_snapshot(
+        &self,
+        request: Request<TriggerSnapshotRequest>,
+    ) -> Result<Response<TriggerSnapshotResponse>, Status> {
+        self.roles.require(&request, Role::Operator)?;
+        let deadline = Deadline::of(&request);
+        tracing::info!("an operator has a snapshot taken");
+        let taken = self.node.take_snapshot(deadline.left()).await;
+        let last = taken.map_err(|error| match error {
+            WaitError::Deadline { .. } => Status::deadline_exceeded(
+                "the snapshot was not written in time; it may still be: see the node's status",
+            ),
+            WaitError::Stopped => super::status::wait(&error),
+        })?;
+        Ok(Response::new(TriggerSnapshotResponse {
+            index: last.index,
+            term: last.term,
+        }))
     }
 }
 

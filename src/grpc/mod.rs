@@ -51,7 +51,7 @@ mod trust;
 mod watch;
 
 #[cfg(feature = "grpc")]
-pub use backup::BackupServiceImpl;
+pub use backup::{BackupOptions, BackupServiceImpl};
 pub(crate) use connect::check;
 pub use connect::{ConnectError, connect};
 pub use details::detail;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,16 +13,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
+use crate::backup::SnapshotError;
 use crate::node::RaftNode;
 use crate::proto::FILE_DESCRIPTOR_SET;
 use crate::proto::backup_server::BackupServer;
 use crate::proto::cluster_server::ClusterServer;
 use crate::proto::router_server::RouterServer;
-use crate::snapshot::SnapshotError;
+use crate::types::ReplicaId;
 
 use super::accept::{self, Security};
 use super::authorize::Roles;
-use super::backup::BackupServiceImpl;
+use super::backup::{BackupOptions, BackupServiceImpl};
 use super::cluster::ClusterService;
 use super::health;
 use super::identity::Role;
@@ -88,8 +88,8 @@ pub struct EdgeOptions {
     pub limits: EdgeLimits,
     /// Lower roles than those of the certificates, by the client's name.
     pub roles: BTreeMap<String, Role>,
-    /// Where backups are kept; without it the service `Backup` is not offered.
-    pub backup_dir: Option<PathBuf>,
+    /// Backups; without it the service `Backup` is not offered.
+    pub backup: Option<BackupOptions>,
 }
 
 impl EdgeOptions {
@@ -99,7 +99,7 @@ impl EdgeOptions {
             security,
             limits: EdgeLimits::default(),
             roles: BTreeMap::new(),
-            backup_dir: None,
+            backup: None,
         }
     }
 }
@@ -140,6 +140,8 @@ pub struct Edge {
     helpers: Vec<AbortHandle>,
     /// Tells streams, which would go on for ever, that the edge closes.
     closing: watch::Sender<bool>,
+    /// Who the node became by a restore. None without backups.
+    restored: Option<watch::Receiver<Option<ReplicaId>>>,
 }
 
 impl std::fmt::Debug for Edge {
@@ -169,6 +171,18 @@ impl Edge {
             Some(trust) => trust.reload(identity),
             None => Ok(EdgeReload::default()),
         }
+    }
+
+    /// Waits until a backup was restored on this blank node, and says which replica it is to be. Then shut
+    /// both down, call [`take_up`](crate::backup::take_up), and start them anew.
+    pub async fn restored(&self) -> ReplicaId {
+        if let Some(mut restored) = self.restored.clone()
+            && let Ok(me) = restored.wait_for(Option::is_some).await
+            && let Some(me) = *me
+        {
+            return me;
+        }
+        std::future::pending().await
     }
 
     /// Takes no more calls, lets those under way end (3 s at most), and closes.
@@ -221,7 +235,8 @@ pub async fn serve(
     let reflection = InterceptedService::new(reflection, move |request: tonic::Request<()>| {
         readers.require(&request, Role::Reader).map(|_| request)
     });
-    let backup = backup(&node, options.backup_dir, &roles, limits)?;
+    let backup = backup(&node, options.backup, &roles)?;
+    let restored = backup.as_ref().map(BackupServiceImpl::restored);
     let cluster = ClusterService {
         node: node.clone(),
         roles: roles.clone(),
@@ -234,7 +249,9 @@ pub async fn serve(
         .add_service(
             ClusterServer::new(cluster).max_decoding_message_size(limits.max_message_bytes),
         )
-        .add_optional_service(backup);
+        .add_optional_service(backup.clone().map(|service| {
+            BackupServer::new(service).max_decoding_message_size(limits.max_message_bytes)
+        }));
 
     let accepting = tokio::spawn(accept::accept(
         listener,
@@ -244,6 +261,9 @@ pub async fn serve(
     ));
     let reporting = tokio::spawn(health::report(node, reporter));
     let mut helpers = vec![accepting.abort_handle(), reporting.abort_handle()];
+    if let Some(backup) = backup {
+        helpers.push(tokio::spawn(backup.run()).abort_handle());
+    }
     if let Some(trust) = trust.clone() {
         let watching = tokio::spawn(async move { trust.watch_expiry().await });
         helpers.push(watching.abort_handle());
@@ -266,21 +286,20 @@ pub async fn serve(
         server,
         helpers,
         closing,
+        restored,
     })
 }
 
 fn backup(
     node: &RaftNode,
-    dir: Option<PathBuf>,
+    options: Option<BackupOptions>,
     roles: &Roles,
-    limits: EdgeLimits,
-) -> Result<Option<BackupServer<BackupServiceImpl>>, EdgeError> {
-    let Some(dir) = dir else {
+) -> Result<Option<BackupServiceImpl>, EdgeError> {
+    let Some(options) = options else {
         return Ok(None);
     };
-    let service = BackupServiceImpl::new(node.clone(), dir)?.with_roles(roles.clone());
-    let server = BackupServer::new(service).max_decoding_message_size(limits.max_message_bytes);
-    Ok(Some(server))
+    let service = BackupServiceImpl::new(node.clone(), options)?;
+    Ok(Some(service.with_roles(roles.clone())))
 }
 
 /// The service, and what tells its streams that the edge closes.

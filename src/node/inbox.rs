@@ -65,6 +65,8 @@ pub(crate) enum Request {
         to: Option<NodeId>,
         reply: HandOverReply,
     },
+    /// Take a snapshot that holds everything up to here.
+    Snapshot(LogIndex),
     /// The state machine cannot go on.
     Fail(String),
 }

@@ -23,6 +23,7 @@ pub(crate) mod snapshotter;
 pub(crate) mod start;
 mod status;
 pub(crate) mod system;
+mod take;
 #[cfg(test)]
 mod tests;
 pub(crate) mod waiters;

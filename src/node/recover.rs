@@ -44,7 +44,7 @@ use crate::types::{ClusterId, Entry, LogId, LogIndex, Micros, ReplicaId, Term};
 use crate::wal::{DirReader, Files, StillLog, Verified};
 
 pub use error::RecoverError;
-pub use found::NewCluster;
+pub use found::{NewCluster, SavedState};
 
 /// What a surviving directory holds, and what a recovery from it would begin with.
 #[derive(Clone, Debug)]

@@ -55,6 +55,9 @@ pub struct CreateSnapshotRequest {
     /// \[a-z0-9\]\[a-z0-9.\_-\]{0,127} without "..". Empty: the server makes one.
     #[prost(string, tag = "1")]
     pub snapshot_id: ::prost::alloc::string::String,
+    /// none, gzip or zstd. Empty: zstd.
+    #[prost(string, tag = "2")]
+    pub compression: ::prost::alloc::string::String,
 }
 impl ::prost::Name for CreateSnapshotRequest {
     const NAME: &'static str = "CreateSnapshotRequest";
@@ -95,6 +98,9 @@ pub struct SnapshotMetadata {
     /// 32 hexadecimal digits.
     #[prost(string, tag = "11")]
     pub cluster_id: ::prost::alloc::string::String,
+    /// none, gzip or zstd.
+    #[prost(string, tag = "12")]
+    pub compression: ::prost::alloc::string::String,
 }
 impl ::prost::Name for SnapshotMetadata {
     const NAME: &'static str = "SnapshotMetadata";
@@ -191,10 +197,10 @@ pub struct SnapshotChunk {
     pub crc32: u32,
     #[prost(bool, tag = "5")]
     pub is_last: bool,
-    /// In the first chunk of an answer: bytes of the whole file.
+    /// In the first chunk: bytes of the whole file.
     #[prost(uint64, tag = "6")]
     pub total_size: u64,
-    /// In the first chunk of an answer: SHA-256 of the whole file.
+    /// In the first chunk: SHA-256 of the whole file.
     #[prost(bytes = "vec", tag = "7")]
     pub sha256: ::prost::alloc::vec::Vec<u8>,
 }
@@ -235,6 +241,56 @@ impl ::prost::Name for DeleteSnapshotResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/conveyor.raft.v1.DeleteSnapshotResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RestoreSnapshotRequest {
+    #[prost(string, tag = "1")]
+    pub snapshot_id: ::prost::alloc::string::String,
+    /// Only check.
+    #[prost(bool, tag = "2")]
+    pub validate_only: bool,
+    /// The id of the cluster that is to be, that of this node's certificates, in full: 32 hexadecimal
+    /// digits. Never the snapshot's own. Not read if validate_only.
+    #[prost(string, tag = "3")]
+    pub target_cluster_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RestoreSnapshotRequest {
+    const NAME: &'static str = "RestoreSnapshotRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.RestoreSnapshotRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.RestoreSnapshotRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RestoreSnapshotResponse {
+    /// What the snapshot holds, counted in the restored state.
+    #[prost(message, optional, tag = "1")]
+    pub snapshot: ::core::option::Option<SnapshotMetadata>,
+    #[prost(uint64, tag = "2")]
+    pub service_count: u64,
+    #[prost(uint64, tag = "3")]
+    pub pipeline_count: u64,
+    /// Whether this node becomes the first member of the new cluster: it starts anew now.
+    #[prost(bool, tag = "4")]
+    pub restored: bool,
+    /// The new life of its directory, 32 hexadecimal digits; empty if it was only checked.
+    #[prost(string, tag = "5")]
+    pub incarnation: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RestoreSnapshotResponse {
+    const NAME: &'static str = "RestoreSnapshotResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.RestoreSnapshotResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.RestoreSnapshotResponse".into()
     }
 }
 /// Generated client implementations.
@@ -391,7 +447,7 @@ pub mod backup_client {
                 .insert(GrpcMethod::new("conveyor.raft.v1.Backup", "ListSnapshots"));
             self.inner.unary(req, path, codec).await
         }
-        /// The bytes of one snapshot, from an offset.
+        /// The bytes of one snapshot, from an offset: whoever was cut off goes on where it was.
         pub async fn stream_snapshot(
             &mut self,
             request: impl tonic::IntoRequest<super::StreamSnapshotRequest>,
@@ -440,6 +496,60 @@ pub mod backup_client {
                 .insert(GrpcMethod::new("conveyor.raft.v1.Backup", "DeleteSnapshot"));
             self.inner.unary(req, path, codec).await
         }
+        /// Brings a snapshot's file to this node. The first chunk has the id, total_size and sha256; chunks come
+        /// in order from offset 0 on, and the last one says so. A file that was compressed whole, by gzip or
+        /// zstd, is kept as it was before. The answer comes when the file is on disk and everything in it was
+        /// checked; whatever fails or breaks off before leaves nothing.
+        pub async fn upload_snapshot(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::SnapshotChunk>,
+        ) -> std::result::Result<
+            tonic::Response<super::SnapshotMetadata>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Backup/UploadSnapshot",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Backup", "UploadSnapshot"));
+            self.inner.client_streaming(req, path, codec).await
+        }
+        /// Checks a snapshot by restoring it into a state that nobody uses; or makes a node that waits with an
+        /// empty directory the first member of a new cluster that begins with it.
+        pub async fn restore_snapshot(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RestoreSnapshotRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RestoreSnapshotResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Backup/RestoreSnapshot",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Backup", "RestoreSnapshot"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -483,7 +593,7 @@ pub mod backup_server {
             >
             + std::marker::Send
             + 'static;
-        /// The bytes of one snapshot, from an offset.
+        /// The bytes of one snapshot, from an offset: whoever was cut off goes on where it was.
         async fn stream_snapshot(
             &self,
             request: tonic::Request<super::StreamSnapshotRequest>,
@@ -496,6 +606,26 @@ pub mod backup_server {
             request: tonic::Request<super::DeleteSnapshotRequest>,
         ) -> std::result::Result<
             tonic::Response<super::DeleteSnapshotResponse>,
+            tonic::Status,
+        >;
+        /// Brings a snapshot's file to this node. The first chunk has the id, total_size and sha256; chunks come
+        /// in order from offset 0 on, and the last one says so. A file that was compressed whole, by gzip or
+        /// zstd, is kept as it was before. The answer comes when the file is on disk and everything in it was
+        /// checked; whatever fails or breaks off before leaves nothing.
+        async fn upload_snapshot(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::SnapshotChunk>>,
+        ) -> std::result::Result<
+            tonic::Response<super::SnapshotMetadata>,
+            tonic::Status,
+        >;
+        /// Checks a snapshot by restoring it into a state that nobody uses; or makes a node that waits with an
+        /// empty directory the first member of a new cluster that begins with it.
+        async fn restore_snapshot(
+            &self,
+            request: tonic::Request<super::RestoreSnapshotRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RestoreSnapshotResponse>,
             tonic::Status,
         >;
     }
@@ -787,6 +917,98 @@ pub mod backup_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DeleteSnapshotSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Backup/UploadSnapshot" => {
+                    #[allow(non_camel_case_types)]
+                    struct UploadSnapshotSvc<T: Backup>(pub Arc<T>);
+                    impl<
+                        T: Backup,
+                    > tonic::server::ClientStreamingService<super::SnapshotChunk>
+                    for UploadSnapshotSvc<T> {
+                        type Response = super::SnapshotMetadata;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::SnapshotChunk>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Backup>::upload_snapshot(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UploadSnapshotSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Backup/RestoreSnapshot" => {
+                    #[allow(non_camel_case_types)]
+                    struct RestoreSnapshotSvc<T: Backup>(pub Arc<T>);
+                    impl<
+                        T: Backup,
+                    > tonic::server::UnaryService<super::RestoreSnapshotRequest>
+                    for RestoreSnapshotSvc<T> {
+                        type Response = super::RestoreSnapshotResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RestoreSnapshotRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Backup>::restore_snapshot(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RestoreSnapshotSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1196,6 +1418,38 @@ impl ::prost::Name for TransferLeadershipResponse {
     }
 }
 #[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TriggerSnapshotRequest {}
+impl ::prost::Name for TriggerSnapshotRequest {
+    const NAME: &'static str = "TriggerSnapshotRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.TriggerSnapshotRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.TriggerSnapshotRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TriggerSnapshotResponse {
+    /// The last entry that the newest snapshot on this node stands for, and its term.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+}
+impl ::prost::Name for TriggerSnapshotResponse {
+    const NAME: &'static str = "TriggerSnapshotResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.TriggerSnapshotResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.TriggerSnapshotResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Role {
@@ -1453,6 +1707,32 @@ pub mod cluster_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        /// Takes a snapshot of this node's state now, so that its log can begin behind it. On any node. Needs
+        /// the role operator.
+        pub async fn trigger_snapshot(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TriggerSnapshotRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TriggerSnapshotResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Cluster/TriggerSnapshot",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Cluster", "TriggerSnapshot"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1497,6 +1777,15 @@ pub mod cluster_server {
             request: tonic::Request<super::TransferLeadershipRequest>,
         ) -> std::result::Result<
             tonic::Response<super::TransferLeadershipResponse>,
+            tonic::Status,
+        >;
+        /// Takes a snapshot of this node's state now, so that its log can begin behind it. On any node. Needs
+        /// the role operator.
+        async fn trigger_snapshot(
+            &self,
+            request: tonic::Request<super::TriggerSnapshotRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TriggerSnapshotResponse>,
             tonic::Status,
         >;
     }
@@ -1739,6 +2028,51 @@ pub mod cluster_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TransferLeadershipSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Cluster/TriggerSnapshot" => {
+                    #[allow(non_camel_case_types)]
+                    struct TriggerSnapshotSvc<T: Cluster>(pub Arc<T>);
+                    impl<
+                        T: Cluster,
+                    > tonic::server::UnaryService<super::TriggerSnapshotRequest>
+                    for TriggerSnapshotSvc<T> {
+                        type Response = super::TriggerSnapshotResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TriggerSnapshotRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Cluster>::trigger_snapshot(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TriggerSnapshotSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

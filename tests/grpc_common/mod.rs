@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use conveyor_raft::grpc::{Edge, EdgeIdentity, EdgeOptions, EdgeSecurity, connect, serve};
+use conveyor_raft::grpc::{
+    BackupOptions, Edge, EdgeIdentity, EdgeOptions, EdgeSecurity, connect, serve,
+};
 use conveyor_raft::proto::router_client::RouterClient;
 use conveyor_raft::proto::{ProposeRequest, ProposeResponse};
 use conveyor_raft::quic::ClientRole;
@@ -67,7 +69,7 @@ impl One {
         let node = single_node(&certs, &dir).await;
         let server = identity(&certs, &certs.nodes[0].edge);
         let mut options = EdgeOptions::new(EdgeSecurity::Tls(server));
-        options.backup_dir = Some(dir.path().join("backups"));
+        options.backup = Some(BackupOptions::new(dir.path().join("backups")));
         change(&mut options);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
         let edge = serve(node.clone(), options, listener).await.expect("edge");

@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["error"],
     &["node"],
+    &["backup"],
     &["grpc", "sim"],
     &["client"],
 ];

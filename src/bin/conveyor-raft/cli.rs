@@ -4,10 +4,14 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod backup;
 mod members;
+mod node;
 mod recover;
 mod watch;
+pub(crate) use backup::*;
 pub(crate) use members::*;
+pub(crate) use node::*;
 pub(crate) use recover::*;
 pub(crate) use watch::*;
 
@@ -45,8 +49,15 @@ pub(crate) enum Command {
     Status(StatusArgs),
     Members(MembersArgs),
     TransferLeadership(TransferArgs),
+    Health(HealthArgs),
+    Leave(LeaveArgs),
+    Snapshot(SnapshotArgs),
+    Backup(BackupArgs),
     Wal(WalArgs),
     Recover(RecoverArgs),
+    Config(ConfigArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
 }
 
 /// Run a whole cluster in this process and feed it commands.
@@ -468,7 +479,7 @@ pub(crate) struct ProposeArgs {
     pub(crate) commands: Vec<String>,
 
     /// Commands, one a line; - reads standard input
-    #[arg(long, value_name = "FILE|-")]
+    #[arg(long, visible_alias = "file", value_name = "FILE|-")]
     pub(crate) input: Option<PathBuf>,
 }
 

@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 use crate::failure::{Context, Failure};
 
 /// How events are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Format {
     /// For people.

@@ -1,13 +1,18 @@
 //! The `conveyor-raft` program: a cluster on one machine to try, a node to run, and the commands
 //! to talk to either.
 
+mod backup;
 mod certs;
+mod check;
 mod cli;
 mod client;
+mod completions;
 mod config;
 mod dev;
 mod failure;
+mod health;
 mod input;
+mod leave;
 mod logging;
 mod members;
 mod output;
@@ -15,6 +20,7 @@ mod propose;
 mod recover;
 mod reload;
 mod serve;
+mod snapshot;
 mod state;
 mod status;
 mod transfer;
@@ -44,6 +50,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Certs(args) => return certs::run(args),
         Command::Wal(args) => return wal::run(args),
         Command::Recover(args) => return recover::run(args),
+        Command::Completions(args) => return completions::completions(&args),
+        Command::Man(args) => return completions::man(&args),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -70,6 +78,16 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::Status(args) => status::run(args).await,
         Command::Members(args) => members::run(args).await,
         Command::TransferLeadership(args) => transfer::run(args).await,
-        Command::Certs(_) | Command::Wal(_) | Command::Recover(_) | Command::Serve(_) => Ok(()),
+        Command::Backup(args) => backup::run(args).await,
+        Command::Snapshot(args) => snapshot::run(args).await,
+        Command::Health(args) => health::run(args).await,
+        Command::Leave(args) => leave::run(args).await,
+        Command::Config(args) => check::run(args).await,
+        Command::Certs(_)
+        | Command::Wal(_)
+        | Command::Recover(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Serve(_) => Ok(()),
     }
 }

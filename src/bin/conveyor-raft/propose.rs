@@ -1,11 +1,13 @@
 //! `conveyor-raft propose`.
 
 use std::collections::VecDeque;
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use conveyor_raft::RouterCommand;
 use conveyor_raft::client::{BATCH, ClientError, Session};
 use conveyor_raft::proto::{self, Certainty, ProposeResponse, Rejected};
+use indicatif::{ProgressBar, ProgressStyle};
 use prost::Message;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -22,15 +24,21 @@ const BATCH_BYTES: usize = 1 << 20;
 
 struct Command {
     number: u64,
+    /// Bytes of the input up to its end.
+    position: u64,
     command: RouterCommand,
 }
 
 type Input = mpsc::Receiver<std::io::Result<Item>>;
 
 pub(crate) async fn run(args: ProposeArgs) -> Result<(), Failure> {
-    let source = match args.input {
-        Some(path) => Source::open(&path)?,
-        None => Source::of_lines(args.commands),
+    let (source, bar) = match args.input {
+        Some(path) => {
+            let source = Source::open(&path)?;
+            let bar = progress_bar(source.size);
+            (source, bar)
+        }
+        None => (Source::of_lines(args.commands), ProgressBar::hidden()),
     };
     let client = Client::new(args.client)?;
     let mut run = Run {
@@ -39,8 +47,11 @@ pub(crate) async fn run(args: ProposeArgs) -> Result<(), Failure> {
         waiting: VecDeque::new(),
         ended: false,
         failed: 0,
+        bar,
     };
-    run.all(source.spawn()?).await?;
+    let result = run.all(source.spawn()?).await;
+    run.bar.finish_and_clear();
+    result?;
     if let Some((session, _)) = run.session.take() {
         // It would end by itself.
         let _ = session.close().await;
@@ -61,6 +72,7 @@ struct Run<'a> {
     waiting: VecDeque<Command>,
     ended: bool,
     failed: u64,
+    bar: ProgressBar,
 }
 
 impl Run<'_> {
@@ -115,12 +127,14 @@ impl Run<'_> {
                 Ok(command) => {
                     return Ok(Some(Command {
                         number: item.number,
+                        position: item.position,
                         command,
                     }));
                 }
                 Err(why) => {
                     self.failed += 1;
-                    eprintln!("line {}: {why}", item.number);
+                    self.bar
+                        .suspend(|| eprintln!("line {}: {why}", item.number));
                 }
             }
         }
@@ -134,6 +148,7 @@ impl Run<'_> {
         let results = results.map_err(failure)?;
         for (command, result) in batch.into_iter().zip(results) {
             self.tell(command.number, &Told::of(result)?)?;
+            self.bar.set_position(command.position);
         }
         Ok(())
     }
@@ -153,11 +168,25 @@ impl Run<'_> {
         if matches!(told, Told::Unknown { .. } | Told::Invalid { .. }) {
             self.failed += 1;
         }
-        match self.client.json {
-            true => say!("{}", output::json(&Line { line: number, told })?),
-            false => say!("line {number}: {}", told.text()),
-        }
+        let line = match self.client.json {
+            true => output::json(&Line { line: number, told })?,
+            false => format!("line {number}: {}", told.text()),
+        };
+        self.bar.suspend(|| say!("{line}"));
         Ok(())
+    }
+}
+
+/// On a terminal only, and of an input whose size is known.
+fn progress_bar(size: Option<u64>) -> ProgressBar {
+    let Some(size) = size.filter(|_| std::io::stderr().is_terminal()) else {
+        return ProgressBar::hidden();
+    };
+    let style = ProgressStyle::with_template("{bar:30} {percent}%  {elapsed}, {eta} left");
+    let bar = ProgressBar::new(size);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use conveyor_raft::backup::{Waiting, take_up};
 use conveyor_raft::grpc::{
     Edge, EdgeFiles, EdgeIdentity, EdgeLimits, EdgeOptions, EdgeSecurity, Role, serve,
 };
@@ -23,6 +24,13 @@ use crate::reload::{self, Files};
 /// How often the node is asked whether it has failed.
 const WATCH: Duration = Duration::from_millis(200);
 
+/// Why the node is closed.
+enum End {
+    Asked(&'static str),
+    /// A backup was restored: it starts anew, as the first member of a cluster.
+    Restored,
+}
+
 pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), Failure> {
     let config_file = args.config.clone();
     let config = config::load(config_file.as_deref(), std::env::vars_os(), flags(args)?)?;
@@ -32,33 +40,40 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     let files = files(&config);
-    // Looked at before they are used: what changes meanwhile is taken up afterwards.
-    let seen = files.look();
-    let (node, edge) = start(&config, &files).await?;
-    let ended = tokio::select! {
-        _ = terminate.recv() => Ok("SIGTERM"),
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted.context("cannot wait for Ctrl-C")?;
-            Ok("Ctrl-C")
+    loop {
+        if take_up(&config.node.data_dir, RouterStateMachine::new())? {
+            tracing::info!("a restored directory is in the place of the blank one");
         }
-        failure = failed(&node) => Err(failure),
-        never = reload::run(&files, seen, &mut hangup, &node, &edge) => match never {},
-    };
-    if let Ok(why) = &ended {
-        tracing::info!(why, "closing");
+        // Looked at before they are used: what changes meanwhile is taken up afterwards.
+        let seen = files.look();
+        let (node, edge) = start(&config, &files).await?;
+        let ended = tokio::select! {
+            _ = terminate.recv() => Ok(End::Asked("SIGTERM")),
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted.context("cannot wait for Ctrl-C")?;
+                Ok(End::Asked("Ctrl-C"))
+            }
+            failure = failed(&node) => Err(failure),
+            _ = edge.restored() => Ok(End::Restored),
+            never = reload::run(&files, seen, &mut hangup, &node, &edge) => match never {},
+        };
+        if let Ok(End::Asked(why)) = &ended {
+            tracing::info!(why, "closing");
+        }
+        // First the callers are let go, then the log is closed behind the last of them.
+        edge.shutdown().await;
+        node.shutdown().await;
+        match ended? {
+            End::Asked(_) => return Ok(()),
+            End::Restored => {}
+        }
     }
-    // First the callers are let go, then the log is closed behind the last of them.
-    edge.shutdown().await;
-    node.shutdown().await;
-    ended.map(drop)
 }
 
 async fn start(config: &Config, files: &Files) -> Result<(RaftNode, Edge), Failure> {
-    let host = rustix::system::uname();
-    let id = config.node.id.resolve(&host.nodename().to_string_lossy());
-    let id = id.map_err(Failure::new)?;
+    let id = node_id(config)?;
     let credentials = Credentials::load(&files.peers)?;
-    let options = edge_options(config, files)?;
+    let mut options = edge_options(config, files)?;
     let address = resolve("[edge] listen", &config.edge.listen).await?;
     let listener = TcpListener::bind(address)
         .await
@@ -75,6 +90,14 @@ async fn start(config: &Config, files: &Files) -> Result<(RaftNode, Edge), Failu
         .snapshots(config.snapshots.options())
         .start(RouterStateMachine::new(), cluster)
         .await?;
+    if let Some(backup) = &mut options.backup {
+        let listening = node.peer_address().to_string();
+        backup.waiting = Some(Waiting {
+            data_dir: config.node.data_dir.clone(),
+            peer_address: config.peers.advertise.clone().unwrap_or(listening),
+            client_endpoint: endpoint.clone(),
+        });
+    }
     let edge = serve(node.clone(), options, listener).await?;
     tracing::info!(
         node_id = id,
@@ -87,7 +110,13 @@ async fn start(config: &Config, files: &Files) -> Result<(RaftNode, Edge), Failu
     Ok((node, edge))
 }
 
-fn raft(config: &Config, node_id: u64) -> RaftConfig {
+pub(crate) fn node_id(config: &Config) -> Result<u64, Failure> {
+    let host = rustix::system::uname();
+    let id = config.node.id.resolve(&host.nodename().to_string_lossy());
+    id.map_err(Failure::new)
+}
+
+pub(crate) fn raft(config: &Config, node_id: u64) -> RaftConfig {
     RaftConfig {
         node_id,
         election_timeout_min_ms: config.raft.election_timeout_min_ms,
@@ -105,7 +134,11 @@ fn log_options(config: &Config) -> LogOptions {
     }
 }
 
-async fn cluster(config: &Config, id: u64, credentials: Credentials) -> Result<Cluster, Failure> {
+pub(crate) async fn cluster(
+    config: &Config,
+    id: u64,
+    credentials: Credentials,
+) -> Result<Cluster, Failure> {
     let peers = &config.peers;
     let dir = &config.node.data_dir;
     let cluster = match (peers.single, peers.list.is_empty(), peers.join) {
@@ -132,7 +165,7 @@ async fn cluster(config: &Config, id: u64, credentials: Credentials) -> Result<C
 }
 
 /// Where the certificates are; those of the edge only if it has all that TLS needs.
-fn files(config: &Config) -> Files {
+pub(crate) fn files(config: &Config) -> Files {
     let (peers, edge) = (&config.peers, &config.edge);
     let tls = match (edge.plaintext, &edge.client_ca, &edge.cert, &edge.key) {
         (Plaintext::Off, Some(ca), Some(cert), Some(key)) => Some(EdgeFiles {
@@ -154,7 +187,7 @@ fn files(config: &Config) -> Files {
     }
 }
 
-fn edge_options(config: &Config, files: &Files) -> Result<EdgeOptions, Failure> {
+pub(crate) fn edge_options(config: &Config, files: &Files) -> Result<EdgeOptions, Failure> {
     let edge = &config.edge;
     let role = |text: &str| text.parse::<Role>().context("[edge]");
     let security = match (edge.plaintext, &files.edge) {
@@ -181,7 +214,7 @@ fn edge_options(config: &Config, files: &Files) -> Result<EdgeOptions, Failure> 
             ..EdgeLimits::default()
         },
         roles,
-        backup_dir: config.backup.dir.clone(),
+        backup: config.backup.options().map_err(Failure::new)?,
         ..EdgeOptions::new(security)
     })
 }
@@ -223,7 +256,7 @@ async fn failed(node: &RaftNode) -> Failure {
     }
 }
 
-fn flags(args: ServeArgs) -> Result<Overrides, Failure> {
+pub(crate) fn flags(args: ServeArgs) -> Result<Overrides, Failure> {
     let mut flags = Overrides::new();
     let mut text = |section, key, value: Option<String>| {
         flags.extend(value.map(|value| (section, key, Value::String(value))));

@@ -119,6 +119,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 reply,
             } => self.change(now, expected, changes, reply),
             Request::HandOver { to, reply } => self.begin_hand_over(now, to, reply),
+            Request::Snapshot(index) => self.want_snapshot(index),
             Request::Fail(reason) => {
                 match self.shared.stopped_at() {
                     Some(index) => self.quarantine(now, index, reason),

@@ -196,6 +196,16 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         }
     }
 
+    /// Somebody asks for one that holds everything up to `index`. While one is being taken, it is seen
+    /// then whether that will do.
+    pub(super) fn want_snapshot(&mut self, index: LogIndex) {
+        let snapshots = &mut self.snapshots;
+        let newest = snapshots.newest().map_or(0, |last| last.index);
+        if newest < index && matches!(snapshots.taking, Taking::Not(_)) {
+            snapshots.wanted = true;
+        }
+    }
+
     fn snapshot_is_due(&self) -> bool {
         let snapshots = &self.snapshots;
         let options = &snapshots.options;

@@ -10,10 +10,10 @@ use std::sync::mpsc::{Receiver, channel};
 
 use super::{RecoverError, Survivor};
 use crate::core::{Configuration, FEATURES, MemberInfo};
-use crate::node::replica_state::FrozenReplica;
+use crate::node::replica_state::{FrozenReplica, ReplicaState};
 use crate::snapshot::{SnapshotFolder, SnapshotHead};
 use crate::state_machine::StateMachine;
-use crate::types::{ClusterId, HardState, LogId, NodeId, ReplicaId, WriteId};
+use crate::types::{ClusterId, HardState, LogId, Micros, NodeId, ReplicaId, Term, WriteId};
 use crate::wal::{
     Append, DirFiles, LogIdentity, LogOptions, LogStorage, MappedDir, MediumEvent, Write,
 };
@@ -46,6 +46,26 @@ impl NewCluster {
             client_endpoint: None,
         }
     }
+
+    /// Whether it can begin in the directory `into` with a state of the cluster `old`: the id is new, and
+    /// nothing is in the way. Changes nothing.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, old: ClusterId, into: &Path) -> Result<(), RecoverError> {
+        if self.cluster == old {
+            return Err(RecoverError::SameCluster(self.cluster));
+        }
+        if self.node == 0 {
+            return Err(RecoverError::Nobody);
+        }
+        for path in [into.to_owned(), aside(into)] {
+            if path.symlink_metadata().is_ok() {
+                return Err(RecoverError::Exists(path));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl<S: StateMachine> Survivor<S> {
@@ -55,18 +75,8 @@ impl<S: StateMachine> Survivor<S> {
     /// # Errors
     /// Why not.
     pub fn check(&self, into: impl AsRef<Path>, new: &NewCluster) -> Result<(), RecoverError> {
-        if new.cluster == self.plan().cluster {
-            return Err(RecoverError::SameCluster(new.cluster));
-        }
-        if new.node == 0 {
-            return Err(RecoverError::Nobody);
-        }
         let into = into.as_ref();
-        for path in [into.to_owned(), aside(into)] {
-            if path.symlink_metadata().is_ok() {
-                return Err(RecoverError::Exists(path));
-            }
-        }
+        new.check(self.plan().cluster, into)?;
         let real = |path: &Path| {
             let real = path.canonicalize();
             real.map_err(RecoverError::io(format!("looking at {}", path.display())))
@@ -88,8 +98,72 @@ impl<S: StateMachine> Survivor<S> {
         into: impl AsRef<Path>,
         new: &NewCluster,
     ) -> Result<ReplicaId, RecoverError> {
-        let into = into.as_ref();
-        self.check(into, new)?;
+        self.check(&into, new)?;
+        let origin = Origin {
+            state: &self.state,
+            term: self.plan().term,
+            last: self.plan().last,
+            time_us: self.time_us,
+            feature_level: self.configuration.feature_level,
+            member: self.member().cloned().unwrap_or_default(),
+        };
+        origin.make(into.as_ref(), new)
+    }
+}
+
+/// A state that was kept elsewhere, such as in a backup, and that another cluster is to begin with.
+#[derive(Debug)]
+pub struct SavedState<S> {
+    /// The state.
+    pub machine: S,
+    /// The cluster that it was of.
+    pub cluster: ClusterId,
+    /// The entry that it reflects.
+    pub last: LogId,
+    /// Log time there.
+    pub time_us: Micros,
+    /// What the cluster's members had to understand.
+    pub feature_level: u32,
+}
+
+impl<S: StateMachine> SavedState<S> {
+    /// Makes `into`, the data directory of a cluster of one, as [`Survivor::found`] does. Nobody has a
+    /// session in it.
+    ///
+    /// # Errors
+    /// As [`NewCluster::check`], or if the directory cannot be written.
+    pub fn found(
+        self,
+        into: impl AsRef<Path>,
+        new: &NewCluster,
+    ) -> Result<ReplicaId, RecoverError> {
+        new.check(self.cluster, into.as_ref())?;
+        let origin = Origin {
+            state: &ReplicaState::new(self.machine),
+            term: self.last.term,
+            last: self.last,
+            time_us: self.time_us,
+            feature_level: self.feature_level,
+            member: MemberInfo::default(),
+        };
+        origin.make(into.as_ref(), new)
+    }
+}
+
+/// What a new cluster begins with.
+struct Origin<'a, S> {
+    state: &'a ReplicaState<S>,
+    /// The last that the old cluster is known to have had.
+    term: Term,
+    last: LogId,
+    time_us: Micros,
+    feature_level: u32,
+    /// Where the one member was reached, if that is known.
+    member: MemberInfo,
+}
+
+impl<S: StateMachine> Origin<'_, S> {
+    fn make(&self, into: &Path, new: &NewCluster) -> Result<ReplicaId, RecoverError> {
         let partial = aside(into);
         let made = self.write(&partial, new).and_then(|me| {
             let named = sync_dir(&partial).and_then(|()| fs::rename(&partial, into));
@@ -107,10 +181,10 @@ impl<S: StateMachine> Survivor<S> {
     fn write(&self, dir: &Path, new: &NewCluster) -> Result<ReplicaId, RecoverError> {
         let mut log = NewLog::open(dir, new)?;
         let me = ReplicaId::new(new.node, log.log.incarnation());
-        let last = self.plan().last;
+        let last = self.last;
         // Every vote in a term that the old cluster knew is another cluster's.
         let hard_state = HardState {
-            term: self.plan().term.max(last.term),
+            term: self.term.max(last.term),
             voted_for: ReplicaId::default(),
         };
         log.begin(me, hard_state)?;
@@ -147,7 +221,7 @@ impl<S: StateMachine> Survivor<S> {
         me: ReplicaId,
         new: &NewCluster,
     ) -> Result<Configuration, RecoverError> {
-        let old = self.member().cloned().unwrap_or_default();
+        let old = self.member.clone();
         let configuration = Configuration {
             incoming: vec![MemberInfo {
                 replica: me,
@@ -156,7 +230,7 @@ impl<S: StateMachine> Survivor<S> {
                 features: FEATURES,
                 priority: old.priority,
             }],
-            feature_level: self.configuration.feature_level,
+            feature_level: self.feature_level,
             ..Configuration::default()
         };
         // As those who get it will.

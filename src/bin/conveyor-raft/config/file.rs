@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use conveyor_raft::backup::{Automatic, BackupLimits};
+use conveyor_raft::grpc::BackupOptions;
 use conveyor_raft::snapshot::SnapshotOptions;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::logging::Format;
 
 /// All settings of a node. An unknown key is an error: a misspelt one would silently be a default.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     pub(crate) node: Node,
@@ -28,7 +31,7 @@ pub(crate) struct Config {
     pub(crate) log: Log,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Node {
     pub(crate) id: NodeId,
@@ -37,14 +40,14 @@ pub(crate) struct Node {
 
 /// A node's number, or `"ordinal+1"`: one more than the number at the end of the host name, as a
 /// stateful set of Kubernetes gives them.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged, expecting = "a number of at least 1, or \"ordinal+1\"")]
 pub(crate) enum NodeId {
     Number(u64),
     Word(String),
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Raft {
     pub(crate) election_timeout_min_ms: u64,
@@ -63,7 +66,7 @@ impl Default for Raft {
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Peers {
     #[serde(default = "default_peer_listen")]
@@ -83,14 +86,14 @@ pub(crate) struct Peers {
     pub(crate) crl: PathBuf,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PeerEntry {
     pub(crate) id: u64,
     pub(crate) addr: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Edge {
     pub(crate) listen: String,
@@ -107,7 +110,7 @@ pub(crate) struct Edge {
 }
 
 /// Whether the client edge goes without TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Plaintext {
     /// Never.
@@ -136,7 +139,7 @@ impl Default for Edge {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Wal {
     pub(crate) segment_bytes: Option<u64>,
@@ -144,7 +147,7 @@ pub(crate) struct Wal {
 }
 
 /// What of [`SnapshotOptions`] an operator may want to set.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Snapshots {
     pub(crate) every_entries: u64,
@@ -186,13 +189,63 @@ impl Snapshots {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Backup {
     pub(crate) dir: Option<PathBuf>,
+    /// The node makes one by itself so long after the one before.
+    pub(crate) every_s: Option<u64>,
+    /// So many of its own are kept.
+    pub(crate) keep: usize,
+    pub(crate) max_bytes: u64,
+    pub(crate) max_ratio: u64,
+    pub(crate) bytes_per_second: u64,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+impl Default for Backup {
+    fn default() -> Self {
+        let limits = BackupLimits::default();
+        Self {
+            dir: None,
+            every_s: None,
+            keep: 24,
+            max_bytes: limits.max_bytes,
+            max_ratio: limits.max_ratio,
+            bytes_per_second: limits.bytes_per_second,
+        }
+    }
+}
+
+impl Backup {
+    /// None where no backups are kept.
+    ///
+    /// # Errors
+    /// If the keys contradict each other, as a sentence.
+    pub(crate) fn options(&self) -> Result<Option<BackupOptions>, String> {
+        let every = self.every_s.map(Duration::from_secs);
+        if every.is_some_and(|every| every.is_zero()) || self.keep == 0 {
+            return Err("[backup] every_s and keep must be at least 1".to_owned());
+        }
+        match &self.dir {
+            Some(dir) => Ok(Some(BackupOptions {
+                limits: BackupLimits {
+                    max_bytes: self.max_bytes,
+                    max_ratio: self.max_ratio,
+                    bytes_per_second: self.bytes_per_second,
+                },
+                automatic: every.map(|every| Automatic {
+                    every,
+                    keep: self.keep,
+                }),
+                ..BackupOptions::new(dir)
+            })),
+            None if every.is_some() => Err("[backup] every_s needs dir".to_owned()),
+            None => Ok(None),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Log {
     pub(crate) filter: String,

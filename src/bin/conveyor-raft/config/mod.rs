@@ -4,4 +4,4 @@ mod file;
 mod sources;
 
 pub(crate) use file::{Config, Plaintext};
-pub(crate) use sources::{Overrides, load};
+pub(crate) use sources::{Overrides, load, load_with_origins};

@@ -1,21 +1,23 @@
 //! The directory of snapshots.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use ring::digest::{Context, SHA256};
 use rustix::fs::OFlags;
-use zerocopy::IntoBytes;
-
-use crate::state_machine::Frozen;
 
 use super::format::{HEAD_LEN, Head, SnapshotInfo};
 use super::id::SnapshotId;
+use super::pack::{BackupLimits, Compression};
+use super::verify::{Verified, verify};
+use crate::state_machine::StateMachine;
 
-const SUFFIX: &str = ".snapshot";
-const PARTIAL: &str = ".partial";
+pub(super) const SUFFIX: &str = ".snapshot";
+pub(super) const PARTIAL: &str = ".partial";
+pub(super) const PACKING: &str = ".packing";
 const BUFFER: usize = 256 << 10;
 
 /// Why an operation on snapshots failed. What was on disk before is untouched.
@@ -35,6 +37,17 @@ pub enum SnapshotError {
         /// What is wrong.
         why: String,
     },
+    /// It exceeds a limit.
+    #[error("snapshot {id} is refused: {why}")]
+    TooLarge {
+        /// Which.
+        id: SnapshotId,
+        /// Which limit.
+        why: String,
+    },
+    /// Nobody waited for it any more.
+    #[error("snapshot {0}: nobody waits for it any more")]
+    Cancelled(SnapshotId),
     /// The disk is full.
     #[error("the disk of {dir} is full; free some space or delete snapshots, then try again")]
     Full {
@@ -69,6 +82,8 @@ pub struct Listed {
     pub size: u64,
     /// What it holds.
     pub info: SnapshotInfo,
+    /// How its state is compressed.
+    pub compression: Compression,
 }
 
 /// What is in a directory of snapshots, by name.
@@ -84,6 +99,7 @@ pub struct Listing {
 #[derive(Clone, Debug)]
 pub struct SnapshotStore {
     dir: PathBuf,
+    limits: BackupLimits,
 }
 
 impl SnapshotStore {
@@ -91,11 +107,14 @@ impl SnapshotStore {
     ///
     /// # Errors
     /// If it cannot be made or read.
-    pub fn open(dir: impl Into<PathBuf>) -> Result<Self, SnapshotError> {
-        let store = Self { dir: dir.into() };
+    pub fn open(dir: impl Into<PathBuf>, limits: BackupLimits) -> Result<Self, SnapshotError> {
+        let store = Self {
+            dir: dir.into(),
+            limits,
+        };
         fs::create_dir_all(&store.dir).map_err(|error| store.fail(&store.dir, error))?;
         for name in store.names()? {
-            if name.ends_with(PARTIAL) {
+            if name.ends_with(PARTIAL) || name.ends_with(PACKING) {
                 let path = store.dir.join(&name);
                 fs::remove_file(&path).map_err(|error| store.fail(&path, error))?;
             }
@@ -103,61 +122,9 @@ impl SnapshotStore {
         Ok(store)
     }
 
-    /// Writes a snapshot and returns it once it is on disk for certain.
-    ///
-    /// `check` reads back what was written and says what it holds, or why that is wrong: a backup
-    /// that cannot be restored is none, and now is the time to learn it.
-    ///
-    /// # Errors
-    /// If the name is taken, the disk refuses, or `check` does; then nothing is left behind.
-    pub fn create(
-        &self,
-        id: &SnapshotId,
-        state: Box<dyn Frozen>,
-        check: impl FnOnce(&mut dyn Read) -> Result<SnapshotInfo, String>,
-    ) -> Result<Listed, SnapshotError> {
-        let (partial, path) = (self.path(id, PARTIAL), self.path(id, SUFFIX));
-        if path.exists() {
-            return Err(SnapshotError::Exists(id.clone()));
-        }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&partial);
-        let file = match file {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(SnapshotError::Exists(id.clone()));
-            }
-            Err(error) => return Err(self.fail(&partial, error)),
-        };
-        let written = write_file(file, state, check).and_then(|done| {
-            // A hard link refuses to replace what another call put there meanwhile; a rename
-            // would not.
-            fs::hard_link(&partial, &path)?;
-            Ok(done)
-        });
-        let removed = fs::remove_file(&partial);
-        match written {
-            Ok((size, info)) => {
-                removed.map_err(|error| self.fail(&partial, error))?;
-                self.sync_dir()?;
-                let id = id.clone();
-                Ok(Listed { id, size, info })
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(SnapshotError::Exists(id.clone()))
-            }
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(SnapshotError::Damaged {
-                    id: id.clone(),
-                    why: error.to_string(),
-                })
-            }
-            Err(error) => Err(self.fail(&partial, error)),
-        }
+    /// The limits that it was opened with.
+    pub fn limits(&self) -> BackupLimits {
+        self.limits
     }
 
     /// All snapshots. Only the heads are read.
@@ -175,6 +142,7 @@ impl SnapshotStore {
                     id,
                     size,
                     info: head.info(),
+                    compression: head.body().compression,
                 }),
                 // Deleted since the directory was read.
                 Err(SnapshotError::NotFound(_)) => {}
@@ -200,7 +168,7 @@ impl SnapshotStore {
         let (mut file, head, size) = self.open_file(id)?;
         let path = self.path(id, SUFFIX);
         let (crc, sha256) = hash_file(&mut file).map_err(|error| self.fail(&path, error))?;
-        if crc != head.body_crc() {
+        if crc != head.body().crc {
             return Err(SnapshotError::Damaged {
                 id: id.clone(),
                 why: "the checksum of its content does not match".to_owned(),
@@ -212,6 +180,33 @@ impl SnapshotStore {
             sha256,
             info: head.info(),
         })
+    }
+
+    /// Reads a snapshot into `machine`, which is new, and checks everything.
+    ///
+    /// # Errors
+    /// If there is none of this name, or it fails a check.
+    pub fn verify<S: StateMachine>(
+        &self,
+        id: &SnapshotId,
+        machine: S,
+    ) -> Result<Verified<S>, SnapshotError> {
+        let (mut file, _, _) = self.open_file(id)?;
+        let verified = file.seek(SeekFrom::Start(0)).and_then(|_| {
+            let mut input = io::BufReader::with_capacity(BUFFER, file);
+            verify(&mut input, machine, self.limits)
+        });
+        verified.map_err(|error| self.explain(id, &self.path(id, SUFFIX), error))
+    }
+
+    /// When a snapshot's file was written.
+    ///
+    /// # Errors
+    /// If there is none of this name, or the file system does not say.
+    pub fn written(&self, id: &SnapshotId) -> Result<SystemTime, SnapshotError> {
+        let path = self.path(id, SUFFIX);
+        let written = fs::symlink_metadata(&path).and_then(|metadata| metadata.modified());
+        written.map_err(|error| self.explain(id, &path, error))
     }
 
     /// Removes a snapshot. Who is reading it reads on undisturbed.
@@ -256,7 +251,7 @@ impl SnapshotStore {
                 _ => fail(error),
             })?;
         let head = Head::open(&head).map_err(damaged)?;
-        if head.body_len().checked_add(HEAD_LEN as u64) != Some(metadata.len()) {
+        if head.body().len.checked_add(HEAD_LEN as u64) != Some(metadata.len()) {
             return Err(damaged("its length is not what its head says".to_owned()));
         }
         Ok((file, head, metadata.len()))
@@ -273,14 +268,33 @@ impl SnapshotStore {
         Ok(names)
     }
 
-    fn path(&self, id: &SnapshotId, suffix: &str) -> PathBuf {
+    pub(super) fn path(&self, id: &SnapshotId, suffix: &str) -> PathBuf {
         self.dir.join(format!("{id}{suffix}"))
     }
 
-    fn sync_dir(&self) -> Result<(), SnapshotError> {
+    pub(super) fn sync_dir(&self) -> Result<(), SnapshotError> {
         File::open(&self.dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|error| self.fail(&self.dir, error))
+    }
+
+    /// What a failed step means for whoever asked.
+    pub(super) fn explain(&self, id: &SnapshotId, path: &Path, error: io::Error) -> SnapshotError {
+        let id = id.clone();
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => SnapshotError::Exists(id),
+            io::ErrorKind::NotFound => SnapshotError::NotFound(id),
+            io::ErrorKind::ConnectionAborted => SnapshotError::Cancelled(id),
+            io::ErrorKind::InvalidData => SnapshotError::Damaged {
+                id,
+                why: error.to_string(),
+            },
+            io::ErrorKind::FileTooLarge => SnapshotError::TooLarge {
+                id,
+                why: error.to_string(),
+            },
+            _ => self.fail(path, error),
+        }
     }
 
     fn fail(&self, path: &Path, source: io::Error) -> SnapshotError {
@@ -332,40 +346,6 @@ impl SnapshotReader {
         (&mut self.file).take(left).read_to_end(&mut chunk)?;
         Ok(chunk)
     }
-
-    /// A reader over the state as the state machine wrote it.
-    ///
-    /// # Errors
-    /// Those of the file system.
-    pub fn into_state(mut self) -> io::Result<impl Read> {
-        self.file.seek(SeekFrom::Start(HEAD_LEN as u64))?;
-        Ok(io::BufReader::with_capacity(BUFFER, self.file))
-    }
-}
-
-fn write_file(
-    mut file: File,
-    state: Box<dyn Frozen>,
-    check: impl FnOnce(&mut dyn Read) -> Result<SnapshotInfo, String>,
-) -> io::Result<(u64, SnapshotInfo)> {
-    file.write_all(&[0; HEAD_LEN])?;
-    let mut body = Checked {
-        out: BufWriter::with_capacity(BUFFER, file),
-        crc: crc32fast::Hasher::new(),
-        len: 0,
-    };
-    state.write(&mut body)?;
-    body.out.flush()?;
-    let Checked { out, crc, len } = body;
-    let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.seek(SeekFrom::Start(HEAD_LEN as u64))?;
-    let mut written = io::BufReader::with_capacity(BUFFER, &file);
-    let info =
-        check(&mut written).map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))?;
-    file.seek(SeekFrom::Start(0))?;
-    file.write_all(Head::seal(&info, len, crc.finalize()).as_bytes())?;
-    file.sync_all()?;
-    Ok((len + HEAD_LEN as u64, info))
 }
 
 /// Checksum of what follows the head, and SHA-256 of everything.
@@ -392,25 +372,6 @@ fn hash_file(file: &mut File) -> io::Result<(u32, [u8; 32])> {
     let mut sha256 = [0; 32];
     sha256.copy_from_slice(whole.finish().as_ref());
     Ok((body.finalize(), sha256))
-}
-
-struct Checked<W> {
-    out: W,
-    crc: crc32fast::Hasher,
-    len: u64,
-}
-
-impl<W: Write> Write for Checked<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let n = self.out.write(bytes)?;
-        self.crc.update(bytes.get(..n).unwrap_or_default());
-        self.len += n as u64;
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,61 @@
+//! Backups that the node makes by itself.
+
+use std::time::{Duration, SystemTime};
+
+use metrics::gauge;
+use tonic::Status;
+
+use crate::backup::{Automatic, Compression};
+
+use super::{BackupServiceImpl, blocking};
+
+/// How often it is looked whether one is due, at least.
+const LOOK: Duration = Duration::from_secs(10);
+/// And at most; the first look comes this long after the start.
+const REST: Duration = Duration::from_millis(200);
+const LAST_SUCCESS: &str = "conveyor_raft_backup_last_success_timestamp_seconds";
+
+impl BackupServiceImpl {
+    /// Makes backups for ever, if that is set.
+    pub(in crate::grpc) async fn run(self) {
+        let Some(automatic) = self.automatic else {
+            return;
+        };
+        let mut rest = REST;
+        loop {
+            tokio::time::sleep(rest).await;
+            rest = match self.make_if_due(automatic).await {
+                Ok(rest) => rest.clamp(REST, LOOK),
+                Err(status) => {
+                    tracing::error!(why = status.message(), "no backup was made by itself");
+                    LOOK
+                }
+            };
+        }
+    }
+
+    /// When to look again.
+    async fn make_if_due(&self, automatic: Automatic) -> Result<Duration, Status> {
+        let index = self.node.applied_index();
+        let store = self.store.clone();
+        let due = blocking(move || automatic.due(&store, index, SystemTime::now())).await?;
+        match due {
+            None => return Ok(LOOK),
+            Some(wait) if !wait.is_zero() => return Ok(wait),
+            Some(_) => {}
+        }
+        let applied = self.node.applied();
+        let id = Automatic::name(applied.id.index, applied.time_us);
+        let id = id.map_err(|error| Status::internal(error.to_string()))?;
+        self.create(Some(id), Compression::Zstd).await?;
+        if let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            gauge!(LAST_SUCCESS).set(now.as_secs() as f64);
+        }
+        let store = self.store.clone();
+        let gone = blocking(move || automatic.prune(&store)).await?;
+        for snapshot in gone {
+            tracing::info!(%snapshot, "an old backup was removed");
+        }
+        Ok(automatic.every)
+    }
+}
