@@ -10,6 +10,7 @@ mod failure;
 mod input;
 mod logging;
 mod members;
+mod metrics;
 mod output;
 mod propose;
 mod recover;

@@ -18,6 +18,7 @@ use crate::cli::ServeArgs;
 use crate::config::{self, Config, Overrides, Plaintext};
 use crate::failure::{Context, Failure};
 use crate::logging;
+use crate::metrics;
 use crate::reload::{self, Files};
 
 /// How often the node is asked whether it has failed.
@@ -31,10 +32,23 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
     // Installed before anything is open, so that an early SIGTERM closes cleanly too.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let scraped = match &config.metrics.listen {
+        Some(address) => {
+            let address = resolve("[metrics] listen", address).await?;
+            let listener = TcpListener::bind(address).await;
+            let listener =
+                listener.context(format!("[metrics] listen: cannot listen on {address}"))?;
+            // Before the node is started, which counts from then on.
+            Some((listener, metrics::install()?))
+        }
+        None => None,
+    };
     let files = files(&config);
     // Looked at before they are used: what changes meanwhile is taken up afterwards.
     let seen = files.look();
     let (node, edge) = start(&config, &files).await?;
+    let scraped = scraped
+        .map(|(listener, figures)| tokio::spawn(metrics::serve(listener, node.clone(), figures)));
     let ended = tokio::select! {
         _ = terminate.recv() => Ok("SIGTERM"),
         interrupted = tokio::signal::ctrl_c() => {
@@ -50,6 +64,9 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
     // First the callers are let go, then the log is closed behind the last of them.
     edge.shutdown().await;
     node.shutdown().await;
+    if let Some(scraped) = scraped {
+        scraped.abort();
+    }
     ended.map(drop)
 }
 

@@ -25,6 +25,8 @@ pub(crate) struct Config {
     #[serde(default)]
     pub(crate) backup: Backup,
     #[serde(default)]
+    pub(crate) metrics: Metrics,
+    #[serde(default)]
     pub(crate) log: Log,
 }
 
@@ -190,6 +192,13 @@ impl Snapshots {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Backup {
     pub(crate) dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Metrics {
+    /// None: not offered.
+    pub(crate) listen: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
