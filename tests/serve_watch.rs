@@ -261,7 +261,10 @@ async fn the_program_shows_what_changes_and_goes_on_at_another_node() {
         "{text}"
     );
 
-    // Long gone.
+    // Long gone: a node that starts anew knows of what its snapshot does not hold.
+    nodes.drain(..).for_each(Running::kill);
+    nodes.extend((1..=3).map(|node| site.start(node)));
+    caller.agree(load.last).await;
     let output = serve_common::run(&[
         "watch",
         "--endpoint",
@@ -270,6 +273,7 @@ async fn the_program_shows_what_changes_and_goes_on_at_another_node() {
         site.path("certs").to_str().expect("UTF-8"),
         "--from",
         "1",
+        "--once",
     ]);
     assert_eq!(output.status.code(), Some(1));
     let said = serve_common::stderr(&output);

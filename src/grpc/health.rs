@@ -21,13 +21,10 @@ const MAX_APPLY_LAG: Duration = Duration::from_secs(5);
 
 /// Follows the node for as long as the server runs.
 pub(super) async fn report(node: RaftNode, reporter: HealthReporter) {
-    let mut apply = ApplyLag::default();
+    let mut probe = Probe::default();
     let mut last = None;
     loop {
-        let status = node.status();
-        let live = status.failure.is_none();
-        let lag = apply.observe(&status, Instant::now());
-        let ready = live && !status.stopping && status.leader.node.is_some() && lag < MAX_APPLY_LAG;
+        let (live, ready) = probe.look(&node.status(), Instant::now());
         if last != Some((live, ready)) {
             last = Some((live, ready));
             reporter.set_service_status(LIVE, serving(live)).await;
@@ -39,6 +36,22 @@ pub(super) async fn report(node: RaftNode, reporter: HealthReporter) {
     }
 }
 
+/// What probes are told of a node; to be looked at a few times a second.
+#[derive(Debug, Default)]
+pub struct Probe {
+    apply: ApplyLag,
+}
+
+impl Probe {
+    /// Whether the node is live, and whether it is ready.
+    pub fn look(&mut self, status: &NodeStatus, now: Instant) -> (bool, bool) {
+        let live = status.failure.is_none();
+        let lag = self.apply.observe(status, now);
+        let led = status.leader.node.is_some();
+        (live, live && !status.stopping && led && lag < MAX_APPLY_LAG)
+    }
+}
+
 fn serving(yes: bool) -> ServingStatus {
     match yes {
         true => ServingStatus::Serving,
@@ -47,7 +60,7 @@ fn serving(yes: bool) -> ServingStatus {
 }
 
 /// For how long something committed has waited to be applied.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct ApplyLag {
     /// A commit index, and when it was first seen ahead of what is applied.
     waiting: Option<(u64, Instant)>,

@@ -55,6 +55,8 @@ pub use backup::{BackupOptions, BackupServiceImpl};
 pub(crate) use connect::check;
 pub use connect::{ConnectError, connect};
 pub use details::detail;
+#[cfg(feature = "grpc")]
+pub use health::Probe;
 pub use identity::{ParseRoleError, Role};
 #[cfg(feature = "grpc")]
 pub use serve::{Edge, EdgeError, EdgeLimits, EdgeOptions, EdgeSecurity, serve};

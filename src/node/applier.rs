@@ -4,9 +4,11 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::metrics::ApplyMetrics;
 use super::replica_state::ReplicaState;
 use super::sessions::Sessions;
 use super::shared::{Applied, Shared};
@@ -86,12 +88,14 @@ pub(crate) struct Applier<S: StateMachine> {
     changes: Changes,
     /// A snapshot took the state's place since then.
     restored: bool,
+    metrics: ApplyMetrics,
 }
 
 impl<S: StateMachine> Applier<S> {
     /// The state stands where `shared` shows it.
     pub(crate) fn new(state: ReplicaState<S>, shared: Arc<Shared<S>>) -> Self {
         let begin = shared.applied();
+        let metrics = ApplyMetrics::new(shared.me.node);
         Self {
             state,
             shared,
@@ -103,6 +107,7 @@ impl<S: StateMachine> Applier<S> {
             quarantined: false,
             changes: Changes::unheard(),
             restored: false,
+            metrics,
         }
     }
 
@@ -154,11 +159,14 @@ impl<S: StateMachine> Applier<S> {
     fn work(&mut self, job: ApplyJob<S>) -> Result<(), String> {
         match job {
             ApplyJob::Entries { runs, .. } => {
+                let (begun, before) = (Instant::now(), self.at.index);
                 if S::TELLS_CHANGES {
                     self.changes = self.shared.feed.changes();
                 }
                 runs.into_iter().try_for_each(|run| self.apply_run(run))?;
                 self.publish();
+                let entries = self.at.index - before;
+                self.metrics.applied(entries, begun.elapsed());
                 self.answers
                     .drain(..)
                     .for_each(|(slot, outcome)| slot.answer(outcome));

@@ -1,9 +1,15 @@
 //! Figures for whoever collects them, through the `metrics` facade. See `docs/metrics.md`.
 
-use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
 
 use super::driver::SnapshotCounters;
 use super::events::NodeEvent;
+use super::reading::ReadConsistency;
 use super::status::Brief;
 use crate::core::RaftRole;
 use crate::types::{LogIndex, NodeId};
@@ -66,6 +72,64 @@ figures! {
     counter Counter log_synced_bytes, "log_synced_bytes_total", "bytes that they covered, padding included";
     counter Counter log_meta_updates, "log_meta_updates_total", "updates of term and vote on disk";
     counter Counter log_disk_full, "log_disk_full_total", "segments that found no room on the disk";
+}
+
+/// Figures of the applier, one each for entries that are applied together.
+pub(crate) struct ApplyMetrics {
+    duration: Histogram,
+    entries: Histogram,
+}
+
+impl ApplyMetrics {
+    pub(crate) fn new(node: NodeId) -> Self {
+        let node = node.to_string();
+        let (duration, entries) = (APPLY_NAMES[0], APPLY_NAMES[1]);
+        describe_histogram!(
+            duration,
+            "seconds to apply and show entries that came together"
+        );
+        describe_histogram!(entries, "how many came together");
+        Self {
+            duration: histogram!(duration, "node" => node.clone()),
+            entries: histogram!(entries, "node" => node),
+        }
+    }
+
+    pub(crate) fn applied(&self, entries: u64, took: Duration) {
+        self.duration.record(took.as_secs_f64());
+        self.entries.record(entries as f64);
+    }
+}
+
+/// Names of the applier's.
+pub(crate) const APPLY_NAMES: [&str; 2] = [
+    "conveyor_raft_apply_duration_seconds",
+    "conveyor_raft_apply_batch_entries",
+];
+
+/// Reads through the handle, by consistency.
+pub(crate) struct ReadMetrics([Counter; 4]);
+
+/// Its name.
+pub(crate) const READS_NAME: &str = "conveyor_raft_reads_total";
+
+impl ReadMetrics {
+    pub(crate) fn new(node: NodeId) -> Self {
+        describe_counter!(READS_NAME, "reads with a stated consistency");
+        let node = node.to_string();
+        let words = ["local", "at_least", "lease", "linearizable"];
+        Self(words.map(|word| counter!(READS_NAME, "node" => node.clone(), "consistency" => word)))
+    }
+
+    pub(crate) fn count(&self, consistency: ReadConsistency) {
+        let nth = match consistency {
+            ReadConsistency::Local => 0,
+            ReadConsistency::AtLeast(_) => 1,
+            ReadConsistency::Lease => 2,
+            ReadConsistency::Linearizable => 3,
+        };
+        self.0[nth].increment(1);
+    }
 }
 
 impl Metrics {

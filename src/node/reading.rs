@@ -67,6 +67,7 @@ impl<S: StateMachine> RaftNode<S> {
     ) -> Result<Arc<Applied<S::View>>, ReadError> {
         let patience = options.deadline.unwrap_or(DEFAULT_DEADLINE);
         let shared = self.shared();
+        shared.reads.count(options.consistency);
         let until = shared
             .clock
             .now()

@@ -11,6 +11,7 @@ use super::digests::StateDigests;
 use super::envelope::{self, InSession};
 use super::events::EventSink;
 use super::inbox::{Inbox, Submission};
+use super::metrics::ReadMetrics;
 use super::replica_state::ReplicaState;
 use super::status::Brief;
 use super::waiters::{Waiter, Waiters};
@@ -78,6 +79,7 @@ pub(crate) struct Shared<S: StateMachine> {
     pub(super) views: watch::Sender<NodeView>,
     /// What changes in the state.
     pub(super) feed: Feed,
+    pub(super) reads: ReadMetrics,
 }
 
 impl<S: StateMachine> Shared<S> {
@@ -118,6 +120,7 @@ impl<S: StateMachine> Shared<S> {
             events: EventSink::default(),
             views: watch::Sender::default(),
             feed: Feed::new(id.index, time_us),
+            reads: ReadMetrics::new(me.node),
         }
     }
 

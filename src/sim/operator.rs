@@ -44,6 +44,7 @@ impl<W: Workload> World<W> {
             kind: EntryKind::Command,
             payload: payload.clone(),
             waiter,
+            forward: false,
         };
         process
             .shared

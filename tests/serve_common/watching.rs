@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use conveyor_raft::RouterCommand;
-use conveyor_raft::client::{Client, WatchNews};
-use conveyor_raft::node::WatchOptions;
+use conveyor_raft::client::{Client, WatchFailure, WatchNews};
+use conveyor_raft::node::{WatchFrom, WatchOptions};
 use conveyor_raft::proto::watched_value::Value;
 use conveyor_raft::proto::{WatchedChange, WatchedValue};
 use tokio::task::JoinHandle;
@@ -54,7 +54,11 @@ impl Load {
                 sidecar_id: "shop/a".into(),
             },
             3 if coming => RouterCommand::assign_pipeline("p", "shop/a", ["orders"]),
-            3 => RouterCommand::register_sidecar(format!("shop/{}", round % 20), "a:3", ["bills"]),
+            3 => RouterCommand::register_sidecar(
+                format!("shop/{}", round % 20),
+                format!("a:{round}"),
+                ["bills"],
+            ),
             4 => RouterCommand::CommitSourceOffset {
                 source_id: "s".into(),
                 partition: 0,
@@ -224,15 +228,28 @@ pub(crate) struct Watching {
 
 impl Watching {
     pub(crate) fn begin(client: &Client, prefixes: &[&str]) -> Self {
-        let mut watcher = client.watch(WatchOptions {
+        let options = WatchOptions {
             prefixes: prefixes.iter().map(ToString::to_string).collect(),
             ..WatchOptions::default()
-        });
+        };
+        let client = client.clone();
+        let mut watcher = client.watch(options.clone());
         let seen = Arc::new(Mutex::new(Seen::default()));
         let told = Arc::clone(&seen);
         let task = tokio::spawn(async move {
             loop {
-                let news = watcher.next().await.expect("it goes on");
+                let news = match watcher.next().await {
+                    Ok(news) => news,
+                    // What came meanwhile is not there any more: the state is read anew.
+                    Err(WatchFailure::Compacted { oldest }) => {
+                        watcher = client.watch(WatchOptions {
+                            from: WatchFrom::State,
+                            ..options.clone()
+                        });
+                        WatchNews::Reset { index: oldest }
+                    }
+                    Err(error) => panic!("{error}"),
+                };
                 told.lock().expect("nobody panicked").take(news);
             }
         });

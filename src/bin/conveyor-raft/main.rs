@@ -15,6 +15,7 @@ mod input;
 mod leave;
 mod logging;
 mod members;
+mod metrics;
 mod output;
 mod propose;
 mod recover;

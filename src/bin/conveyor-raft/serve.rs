@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use conveyor_raft::backup::{Waiting, take_up};
@@ -11,6 +12,7 @@ use conveyor_raft::grpc::{
 use conveyor_raft::quic::CredentialFiles;
 use conveyor_raft::wal::LogOptions;
 use conveyor_raft::{Cluster, Credentials, RaftConfig, RaftNode, RouterStateMachine};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use toml::Value;
@@ -19,6 +21,7 @@ use crate::cli::ServeArgs;
 use crate::config::{self, Config, Overrides, Plaintext};
 use crate::failure::{Context, Failure};
 use crate::logging;
+use crate::metrics;
 use crate::reload::{self, Files};
 
 /// How often the node is asked whether it has failed.
@@ -39,6 +42,7 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
     // Installed before anything is open, so that an early SIGTERM closes cleanly too.
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let scraped = scraped(&config).await?;
     let files = files(&config);
     loop {
         if take_up(&config.node.data_dir, RouterStateMachine::new())? {
@@ -47,6 +51,9 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
         // Looked at before they are used: what changes meanwhile is taken up afterwards.
         let seen = files.look();
         let (node, edge) = start(&config, &files).await?;
+        let scraped = scraped.clone().map(|(listener, figures)| {
+            tokio::spawn(metrics::serve(listener, node.clone(), figures))
+        });
         let ended = tokio::select! {
             _ = terminate.recv() => Ok(End::Asked("SIGTERM")),
             interrupted = tokio::signal::ctrl_c() => {
@@ -63,11 +70,25 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
         // First the callers are let go, then the log is closed behind the last of them.
         edge.shutdown().await;
         node.shutdown().await;
+        if let Some(scraped) = scraped {
+            scraped.abort();
+        }
         match ended? {
             End::Asked(_) => return Ok(()),
             End::Restored => {}
         }
     }
+}
+
+/// Where figures are asked for, and what counts them: from before the node is started.
+async fn scraped(config: &Config) -> Result<Option<(Arc<TcpListener>, PrometheusHandle)>, Failure> {
+    let Some(address) = &config.metrics.listen else {
+        return Ok(None);
+    };
+    let address = resolve("[metrics] listen", address).await?;
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.context(format!("[metrics] listen: cannot listen on {address}"))?;
+    Ok(Some((Arc::new(listener), metrics::install()?)))
 }
 
 async fn start(config: &Config, files: &Files) -> Result<(RaftNode, Edge), Failure> {

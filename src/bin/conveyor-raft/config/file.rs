@@ -28,6 +28,8 @@ pub(crate) struct Config {
     #[serde(default)]
     pub(crate) backup: Backup,
     #[serde(default)]
+    pub(crate) metrics: Metrics,
+    #[serde(default)]
     pub(crate) log: Log,
 }
 
@@ -243,6 +245,13 @@ impl Backup {
             None => Ok(None),
         }
     }
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Metrics {
+    /// None: not offered.
+    pub(crate) listen: Option<String>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
