@@ -128,10 +128,22 @@ fn describe(status: NodeStatus, log_time_ms: u64) -> StatusResponse {
                 connected: peer.connected,
                 match_index: peer.match_index,
                 last_contact_ms: peer.last_contact_ms,
+                rtt_us: peer.rtt.map(|rtt| rtt.as_micros() as u64),
+                reconnects: peer.reconnects,
             })
             .collect(),
         advice: status.advice,
         failure: status.failure,
         stopping: status.stopping,
+        certificates: ends(status.certificates, now_ms / 1000),
     }
+}
+
+fn ends(certificates: Vec<(String, u64)>, now: i64) -> Vec<proto::CertificateEnd> {
+    let ends = certificates.into_iter();
+    ends.map(|(name, end)| proto::CertificateEnd {
+        name,
+        days_left: (end as i64 - now).div_euclid(24 * 60 * 60),
+    })
+    .collect()
 }

@@ -1,6 +1,7 @@
 //! What a node says of itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::driver::SnapshotCounters;
 use crate::core::{Configuration, PeerProgress, RaftRole};
@@ -24,6 +25,10 @@ pub struct PeerStatus {
     pub receives_snapshot: Option<LogIndex>,
     /// On the leader: milliseconds since its last reply.
     pub last_contact_ms: Option<u64>,
+    /// Estimated round trip on the connection for heartbeats, while there is one.
+    pub rtt: Option<Duration>,
+    /// How often this node has connected to it again since it started.
+    pub reconnects: u64,
 }
 
 /// A node's view of itself and of its cluster at one moment.
@@ -55,6 +60,9 @@ pub struct NodeStatus {
     pub advice: Option<String>,
     /// Why the replica has failed, once it has.
     pub failure: Option<String>,
+    /// Until when the certificates between nodes are good: `peer`, this node's own, and each CA of its
+    /// bundle; seconds since the Unix epoch.
+    pub certificates: Vec<(String, u64)>,
     /// Shutting down or stopped.
     pub stopping: bool,
     /// How often the log was synced since the node started.
@@ -125,6 +133,7 @@ impl Brief {
                     match_index: if leading { seen.match_index } else { 0 },
                     receives_snapshot: seen.snapshot.filter(|_| leading),
                     last_contact_ms: leading.then(|| now.saturating_sub(seen.last_contact) / 1000),
+                    ..PeerStatus::default()
                 }
             })
             .collect()

@@ -910,6 +910,9 @@ pub struct StatusResponse {
     pub failure: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(bool, tag = "20")]
     pub stopping: bool,
+    /// The certificates between nodes that this node hangs on.
+    #[prost(message, repeated, tag = "21")]
+    pub certificates: ::prost::alloc::vec::Vec<CertificateEnd>,
 }
 impl ::prost::Name for StatusResponse {
     const NAME: &'static str = "StatusResponse";
@@ -919,6 +922,27 @@ impl ::prost::Name for StatusResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/conveyor.raft.v1.StatusResponse".into()
+    }
+}
+/// Until when a certificate is good.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateEnd {
+    /// peer, the node's own, or a CA of its bundle: peer-ca, peer-ca-2 and so on.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Whole days left; negative once it has expired.
+    #[prost(int64, tag = "2")]
+    pub days_left: i64,
+}
+impl ::prost::Name for CertificateEnd {
+    const NAME: &'static str = "CertificateEnd";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.CertificateEnd".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.CertificateEnd".into()
     }
 }
 #[derive(serde::Serialize)]
@@ -940,6 +964,12 @@ pub struct PeerStatus {
     /// On the leader: milliseconds since the peer's last reply.
     #[prost(uint64, optional, tag = "6")]
     pub last_contact_ms: ::core::option::Option<u64>,
+    /// Estimated round trip, microseconds, while connected.
+    #[prost(uint64, optional, tag = "7")]
+    pub rtt_us: ::core::option::Option<u64>,
+    /// How often this node has connected to it again since it started.
+    #[prost(uint64, tag = "8")]
+    pub reconnects: u64,
 }
 impl ::prost::Name for PeerStatus {
     const NAME: &'static str = "PeerStatus";

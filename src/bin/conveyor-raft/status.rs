@@ -1,7 +1,7 @@
 //! `conveyor-raft status`.
 
 use conveyor_raft::proto::cluster_client::ClusterClient;
-use conveyor_raft::proto::{StatusRequest, StatusResponse};
+use conveyor_raft::proto::{PeerStatus, StatusRequest, StatusResponse};
 
 use crate::cli::StatusArgs;
 use crate::client::{Client, failure_of};
@@ -36,6 +36,15 @@ async fn ask(client: &Client, endpoint: &str) -> Result<StatusResponse, Failure>
         .status(client.request(StatusRequest {}))
         .await;
     Ok(answer.map_err(|status| failure_of(&status))?.into_inner())
+}
+
+fn connection(peer: &PeerStatus) -> String {
+    let round_trip = peer.rtt_us.map(|us| format!(", round trip {us} µs"));
+    let again = match peer.reconnects {
+        0 => String::new(),
+        times => format!(", connected again {times} times"),
+    };
+    round_trip.unwrap_or_default() + &again
 }
 
 fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
@@ -75,10 +84,18 @@ fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
             None => String::new(),
         };
         say!(
-            "  peer {}      {} {link}{contact}",
+            "  peer {}      {} {link}{}{contact}",
             peer.node_id,
-            peer.address
+            peer.address,
+            connection(peer)
         );
+    }
+    for certificate in &status.certificates {
+        let (name, days) = (&certificate.name, certificate.days_left);
+        match days {
+            0.. => say!("  certificate {name}: {days} days left"),
+            _ => say!("  certificate {name}: expired"),
+        }
     }
     if status.stopping {
         say!("  stopping");
