@@ -109,6 +109,15 @@ fn recover(site: &Site) {
     ] {
         assert!(plan.contains(wanted), "{wanted}: {plan}");
     }
+    let told = runs(&["recover", old_dir, "--dry-run", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(told["plan"]["node_id"], 3, "{told}");
+    assert_eq!(told["plan"]["members"].as_array().map(Vec::len), Some(3));
+    assert!(told["made"].is_null(), "{told}");
+    let said = refused(&[
+        "recover", old_dir, "--into", new_dir, "--certs", certs, "--json",
+    ]);
+    assert!(said.contains("--yes"), "{said}");
     let args = ["recover", old_dir, "--into", new_dir, "--certs", certs];
     let plan = runs(&[&args[..], &["--dry-run"]].concat());
     assert!(plan.contains(&format!("made   {new_dir}")), "{plan}");
@@ -120,8 +129,9 @@ fn recover(site: &Site) {
     let said = refused(&same);
     assert!(said.contains("certs init"), "{said}");
     assert!(!new.exists(), "nothing was made");
-    let said = runs(&[&args[..], &["--yes"]].concat());
-    assert!(said.contains("Recovered"), "{said}");
+    let made = runs(&[&args[..], &["--yes", "--json"]].concat());
+    let made: serde_json::Value = serde_json::from_str(&made).expect("JSON");
+    assert_eq!(made["made"]["data_dir"], new_dir, "{made}");
     let said = refused(&[&args[..], &["--yes"]].concat());
     assert!(said.contains("exists"), "{said}");
     assert!(files_of(&old) == before, "the old directory was changed");

@@ -18,9 +18,6 @@ use super::deadline::Deadline;
 use super::identity::Role;
 use super::members;
 
-/// What state and commands may contain; rises with the crate's versions.
-pub(super) const FEATURE_LEVEL: u32 = 1;
-
 pub(super) struct ClusterService {
     pub(super) node: RaftNode,
     pub(super) roles: Roles,
@@ -138,7 +135,7 @@ fn describe(status: NodeStatus, log_time_ms: u64) -> StatusResponse {
         applied_index: status.applied_index,
         log_time_ms,
         log_time_skew_ms: log_time_ms as i64 - now_ms,
-        feature_level: FEATURE_LEVEL,
+        feature_level: status.feature_level,
         digest: String::new(),
         peers: status
             .peers
@@ -150,10 +147,26 @@ fn describe(status: NodeStatus, log_time_ms: u64) -> StatusResponse {
                 connected: peer.connected,
                 match_index: peer.match_index,
                 last_contact_ms: peer.last_contact_ms,
+                rtt_us: peer.rtt.map(|rtt| rtt.as_micros() as u64),
+                reconnects: peer.reconnects,
             })
             .collect(),
         advice: status.advice,
         failure: status.failure,
         stopping: status.stopping,
+        log_start_index: status.log_start.index,
+        snapshot_index: status.snapshot.map_or(0, |last| last.index),
+        repairing: status.repairing,
+        stopped_at_index: status.stopped_at,
+        certificates: ends(status.certificates, now_ms / 1000),
     }
+}
+
+fn ends(certificates: Vec<(String, u64)>, now: i64) -> Vec<proto::CertificateEnd> {
+    let ends = certificates.into_iter();
+    ends.map(|(name, end)| proto::CertificateEnd {
+        name,
+        days_left: (end as i64 - now).div_euclid(24 * 60 * 60),
+    })
+    .collect()
 }

@@ -51,6 +51,7 @@ fn describe(index: LogIndex, configuration: &Configuration) -> proto::Configurat
             .collect(),
         old_voters: configuration.outgoing.iter().map(voter).collect(),
         removed: removed.collect(),
+        skipped: configuration.skipped.clone(),
     }
 }
 
@@ -87,6 +88,7 @@ fn change(wish: MemberChange) -> Result<Change, Status> {
             new: info(replace.new.ok_or_else(missing)?)?,
         },
         Wish::Update(info_of) => Change::Update(info(info_of)?),
+        Wish::Skip(index) => Change::Skip(index),
     })
 }
 

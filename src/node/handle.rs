@@ -13,11 +13,12 @@ use tokio::sync::oneshot;
 use super::applier::{ApplyJob, FrozenState};
 use super::inbox::{Request, Submission};
 use super::shared::{Applied, Shared, encode};
-use super::status::{Brief, NodeStatus};
+use super::status::{Brief, NodeStatus, PeerStatus};
 use super::waiters::{Reply, Waiter};
 use crate::config::limits;
 use crate::core::RaftRole;
 use crate::error::{HandOverError, ProposeError, WaitError};
+use crate::network::LinkClass;
 use crate::quic::{Credentials, PeerTransportStats, ReloadError, ReloadReport, TransportObserver};
 use crate::state_machine::{RouterStateMachine, StateMachine};
 use crate::types::{EntryKind, LogIndex, Micros, NodeId, Term};
@@ -176,15 +177,37 @@ impl<S: StateMachine> RaftNode<S> {
             commit_index,
             applied_index: applied.id.index,
             log_time_us: applied.time_us,
-            peers: brief.peer_statuses(shared.me, shared.clock.now()),
+            peers: self.peers(&brief),
+            certificates: self.transport().certificate_ends(),
             syncs: brief.syncs,
             log_start: brief.log_start,
+            repairing: brief.repairing,
+            stopped_at: brief.stopped_at,
+            feature_level: brief
+                .configuration
+                .as_ref()
+                .map_or(0, |in_force| in_force.feature_level),
             snapshot: brief.snapshot,
             snapshots: brief.snapshots,
             advice: brief.advice,
             failure: brief.failure,
             stopping: brief.stopping || *shared.stopped.borrow(),
         }
+    }
+
+    /// The other members, as the core and the transport see them.
+    fn peers(&self, brief: &Brief) -> Vec<PeerStatus> {
+        let shared = self.shared();
+        let mut peers = brief.peer_statuses(shared.me, shared.clock.now());
+        let links = self.transport_stats();
+        for peer in &mut peers {
+            let control = |link: &&PeerTransportStats| {
+                link.class == LinkClass::Control && link.dialled && link.peer.node == peer.node
+            };
+            peer.rtt = links.iter().find(control).map(|link| link.rtt);
+            peer.reconnects = self.transport().connects(peer.node).saturating_sub(1);
+        }
+        peers
     }
 
     /// Proposes a command and waits, 5 s at most, until it is applied on the leader.

@@ -1,6 +1,7 @@
 //! What a node says of itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::driver::SnapshotCounters;
 use crate::core::{Configuration, PeerProgress, RaftRole};
@@ -24,6 +25,10 @@ pub struct PeerStatus {
     pub receives_snapshot: Option<LogIndex>,
     /// On the leader: milliseconds since its last reply.
     pub last_contact_ms: Option<u64>,
+    /// Estimated round trip on the connection for heartbeats, while there is one.
+    pub rtt: Option<Duration>,
+    /// How often this node has connected to it again since it started.
+    pub reconnects: u64,
 }
 
 /// A node's view of itself and of its cluster at one moment.
@@ -55,12 +60,21 @@ pub struct NodeStatus {
     pub advice: Option<String>,
     /// Why the replica has failed, once it has.
     pub failure: Option<String>,
+    /// Until when the certificates between nodes are good: `peer`, this node's own, and each CA of its
+    /// bundle; seconds since the Unix epoch.
+    pub certificates: Vec<(String, u64)>,
     /// Shutting down or stopped.
     pub stopping: bool,
     /// How often the log was synced since the node started.
     pub syncs: u64,
     /// The log begins after this entry.
     pub log_start: LogId,
+    /// The log was damaged and repaired: until it is whole again the replica neither votes nor counts.
+    pub repairing: bool,
+    /// The state machine stopped at this entry, which it cannot apply.
+    pub stopped_at: Option<LogIndex>,
+    /// The cluster's feature level, by the configuration in force; 0 without one.
+    pub feature_level: u32,
     /// The last entry that the newest snapshot on this node stands for.
     pub snapshot: Option<LogId>,
     /// What was done with snapshots.
@@ -77,6 +91,8 @@ pub(crate) struct Brief {
     pub(crate) durable: LogIndex,
     pub(crate) syncs: u64,
     pub(crate) log_start: LogId,
+    pub(crate) repairing: bool,
+    pub(crate) stopped_at: Option<LogIndex>,
     pub(crate) snapshot: Option<LogId>,
     pub(crate) snapshots: SnapshotCounters,
     pub(crate) configuration: Option<Arc<Configuration>>,
@@ -125,6 +141,7 @@ impl Brief {
                     match_index: if leading { seen.match_index } else { 0 },
                     receives_snapshot: seen.snapshot.filter(|_| leading),
                     last_contact_ms: leading.then(|| now.saturating_sub(seen.last_contact) / 1000),
+                    ..PeerStatus::default()
                 }
             })
             .collect()

@@ -1117,6 +1117,7 @@ pub struct StatusResponse {
     /// Log time at applied_index minus this machine's clock, milliseconds. Idle time makes it fall.
     #[prost(int64, tag = "14")]
     pub log_time_skew_ms: i64,
+    /// Of the configuration in force; 0 without one.
     #[prost(uint32, tag = "15")]
     pub feature_level: u32,
     /// Of the state at applied_index, 32 hexadecimal digits.
@@ -1132,6 +1133,21 @@ pub struct StatusResponse {
     pub failure: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(bool, tag = "20")]
     pub stopping: bool,
+    /// The certificates between nodes that this node hangs on.
+    #[prost(message, repeated, tag = "21")]
+    pub certificates: ::prost::alloc::vec::Vec<CertificateEnd>,
+    /// The log holds what comes after this entry.
+    #[prost(uint64, tag = "22")]
+    pub log_start_index: u64,
+    /// The last entry that the newest snapshot on this node stands for; 0 without one.
+    #[prost(uint64, tag = "23")]
+    pub snapshot_index: u64,
+    /// The log was damaged and repaired: until it has everything back the node neither votes nor counts.
+    #[prost(bool, tag = "24")]
+    pub repairing: bool,
+    /// The state machine stopped at this entry, which it cannot apply.
+    #[prost(uint64, optional, tag = "25")]
+    pub stopped_at_index: ::core::option::Option<u64>,
 }
 impl ::prost::Name for StatusResponse {
     const NAME: &'static str = "StatusResponse";
@@ -1141,6 +1157,27 @@ impl ::prost::Name for StatusResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/conveyor.raft.v1.StatusResponse".into()
+    }
+}
+/// Until when a certificate is good.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateEnd {
+    /// peer, the node's own, or a CA of its bundle: peer-ca, peer-ca-2 and so on.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Whole days left; negative once it has expired.
+    #[prost(int64, tag = "2")]
+    pub days_left: i64,
+}
+impl ::prost::Name for CertificateEnd {
+    const NAME: &'static str = "CertificateEnd";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.CertificateEnd".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.CertificateEnd".into()
     }
 }
 #[derive(serde::Serialize)]
@@ -1162,6 +1199,12 @@ pub struct PeerStatus {
     /// On the leader: milliseconds since the peer's last reply.
     #[prost(uint64, optional, tag = "6")]
     pub last_contact_ms: ::core::option::Option<u64>,
+    /// Estimated round trip, microseconds, while connected.
+    #[prost(uint64, optional, tag = "7")]
+    pub rtt_us: ::core::option::Option<u64>,
+    /// How often this node has connected to it again since it started.
+    #[prost(uint64, tag = "8")]
+    pub reconnects: u64,
 }
 impl ::prost::Name for PeerStatus {
     const NAME: &'static str = "PeerStatus";
@@ -1236,6 +1279,9 @@ pub struct Configuration {
     /// back.
     #[prost(string, repeated, tag = "4")]
     pub removed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Entries that no state machine applies.
+    #[prost(uint64, repeated, tag = "5")]
+    pub skipped: ::prost::alloc::vec::Vec<u64>,
 }
 impl ::prost::Name for Configuration {
     const NAME: &'static str = "Configuration";
@@ -1305,7 +1351,7 @@ impl ::prost::Name for ChangeMembersRequest {
 #[derive(serde::Serialize)]
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemberChange {
-    #[prost(oneof = "member_change::Change", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "member_change::Change", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub change: ::core::option::Option<member_change::Change>,
 }
 /// Nested message and enum types in `MemberChange`.
@@ -1334,6 +1380,9 @@ pub mod member_change {
         /// A member has other addresses.
         #[prost(message, tag = "7")]
         Update(super::Member),
+        /// No state machine is to apply this committed entry, at which those of a majority stopped.
+        #[prost(uint64, tag = "8")]
+        Skip(u64),
     }
 }
 impl ::prost::Name for MemberChange {

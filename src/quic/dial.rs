@@ -104,6 +104,7 @@ impl Dialer {
             let reason = match dialled {
                 Ok(dialled) => {
                     let since = Instant::now();
+                    peer.tally.connected(class);
                     let reason = match class.messages() {
                         Some(class) => self.serve(dialled, &target, class).await,
                         None => self.pass_on(dialled, &target).await,
@@ -117,6 +118,7 @@ impl Dialer {
                 }
                 Err(reason) => reason,
             };
+            peer.tally.down(class, reason.name());
             let wait = self.wait_after(&reason);
             self.note(&reason, wait);
             if class == LinkClass::Forward {
@@ -368,7 +370,7 @@ impl Dialer {
         let link = Link::new(connection.clone(), generation, &hello, true, epoch);
         let registered = Registered::new(&shared, Arc::new(link));
         let asker = Asker {
-            forwards: &self.peer.forwards,
+            peer: &self.peer,
             link: &registered.link,
             limits: shared.frame_limits,
         };

@@ -15,8 +15,9 @@ use tokio::sync::Notify;
 
 use super::lane::{lock, splice};
 use super::limits::{FORWARD_BYTES, FORWARD_GRACE, FORWARD_IDLE, FORWARDS};
-use super::shared::Link;
+use super::shared::{Link, Peer};
 use super::stream::{End, READ_CHUNKS, read_some, write_some};
+use super::tally::{FORWARD, FORWARD_REPLY};
 use crate::network::{Forward, ForwardOutcome, ForwardReply, Forwarded, Unsent};
 use crate::wire::{ForwardAssembler, ForwardFrame, ForwardRequest, FrameLimits, Malformed};
 
@@ -275,7 +276,7 @@ impl State {
 
 /// The asker's side of a connection.
 pub(super) struct Asker<'a> {
-    pub(super) forwards: &'a Forwards,
+    pub(super) peer: &'a Peer,
     pub(super) link: &'a Link,
     pub(super) limits: FrameLimits,
 }
@@ -286,18 +287,19 @@ impl Asker<'_> {
         tokio::select! {
             end = self.write(send) => end,
             end = self.read(recv) => end,
-            () = self.forwards.idle() => End::Stream("idle"),
+            () = self.peer.forwards.idle() => End::Stream("idle"),
         }
     }
 
     async fn write(&self, send: &mut SendStream) -> End {
         let mut burst = Vec::new();
         loop {
-            let frames = self.forwards.take(&mut burst).await;
+            let frames = self.peer.forwards.take(&mut burst).await;
             if let Err(end) = write_all(send, &mut burst).await {
                 return end;
             }
             self.link.frames_out.fetch_add(frames, Ordering::Relaxed);
+            self.peer.tally.sent(FORWARD, frames);
             burst.clear();
         }
     }
@@ -315,7 +317,8 @@ impl Asker<'_> {
                     Ok(None) => break,
                     Ok(Some(ForwardFrame::Reply(id, outcome))) => {
                         self.link.frames_in.fetch_add(1, Ordering::Relaxed);
-                        self.forwards.answered(id, outcome)
+                        self.peer.tally.received(FORWARD_REPLY, 1);
+                        self.peer.forwards.answered(id, outcome)
                     }
                     Ok(Some(ForwardFrame::Request(..))) => Err(Malformed::Order),
                     Err(malformed) => Err(malformed),

@@ -13,6 +13,7 @@ use super::forward::write_all;
 use super::limits::{FORWARD_BYTES, FORWARDS};
 use super::shared::{Link, Shared};
 use super::stream::{End, READ_CHUNKS, read_some};
+use super::tally::{FORWARD, FORWARD_REPLY};
 use crate::network::{Forward, ForwardOutcome, ForwardReply, Forwarded, NetworkEvent};
 use crate::wire::{ForwardAssembler, ForwardFrame, ForwardRequest, Malformed, encode_reply};
 
@@ -78,7 +79,7 @@ async fn take_requests(
     recv: &mut RecvStream,
     answers: &mpsc::UnboundedSender<Answer>,
 ) -> End {
-    let budget = Budget::new();
+    let (budget, peer) = (Budget::new(), shared.peer(link.peer.node));
     let mut frames = ForwardAssembler::new(false, shared.frame_limits);
     let mut chunks = [const { Bytes::new() }; READ_CHUNKS];
     let mut next_id = 0;
@@ -99,6 +100,7 @@ async fn take_requests(
             };
             next_id = request.id.saturating_add(1);
             link.frames_in.fetch_add(1, Ordering::Relaxed);
+            peer.tally.received(FORWARD, 1);
             let Some(room) = budget.take(payload.len()).await else {
                 return End::Stream("no budget");
             };
@@ -139,7 +141,7 @@ async fn send_answers(
     send: &mut SendStream,
     queue: &mut mpsc::UnboundedReceiver<Answer>,
 ) -> End {
-    let mut burst = Vec::new();
+    let (mut burst, peer) = (Vec::new(), shared.peer(link.peer.node));
     loop {
         let mut known = Vec::new();
         if queue.recv_many(&mut known, FORWARDS).await == 0 {
@@ -155,6 +157,7 @@ async fn send_answers(
         }
         let frames = known.len() as u64;
         link.frames_out.fetch_add(frames, Ordering::Relaxed);
+        peer.tally.sent(FORWARD_REPLY, frames);
         burst.clear();
     }
 }

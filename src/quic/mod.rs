@@ -13,6 +13,7 @@ mod credentials;
 mod credit;
 mod dial;
 pub(crate) mod expiry;
+mod figures;
 mod forward;
 mod forwarded;
 #[cfg(any(test, feature = "sim"))]
@@ -27,6 +28,7 @@ mod reload;
 mod shared;
 mod socket;
 mod stream;
+mod tally;
 pub(crate) mod tls;
 mod transport;
 

@@ -9,11 +9,13 @@ use quinn::{Connection, Endpoint, VarInt};
 use tokio::sync::Notify;
 
 use super::credit::Credits;
+use super::figures::{LinkId, Totals};
 use super::forward::Forwards;
 use super::lane::{Lane, lock};
 use super::limits::Tuning;
 use super::refusals::Refusals;
 use super::reload::Generation;
+use super::tally::Tally;
 use crate::core::Class;
 use crate::network::{EventSink, Forward, LinkClass, LocalFacts, NetworkEvent, PeerAddress};
 use crate::types::{ClusterId, Incarnation, NodeId, ReplicaId};
@@ -38,6 +40,8 @@ pub(super) struct Shared {
     pub(super) peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     pub(super) accepted: Mutex<HashMap<(NodeId, LinkClass), Arc<Link>>>,
     pub(super) links: Mutex<Vec<Arc<Link>>>,
+    /// What connections had done that ended since the figures were last shown.
+    pub(super) gone: Mutex<Vec<(LinkId, Totals)>>,
     /// Highest META counter that each life of each node stated (hazard E11).
     pub(super) meta_seqs: Mutex<HashMap<ReplicaId, u64>>,
     pub(super) refusals: Refusals,
@@ -61,6 +65,7 @@ pub(super) struct Peer {
     pub(super) bulk: AtomicBool,
     /// Proposals that are passed on to it.
     pub(super) forwards: Forwards,
+    pub(super) tally: Tally,
     pub(super) dialling: AtomicBool,
     requests: [Lane; CLASSES.len()],
     replies: [Lane; CLASSES.len()],
@@ -99,6 +104,7 @@ impl Peer {
             changed: Default::default(),
             bulk: AtomicBool::new(false),
             forwards: Forwards::default(),
+            tally: Tally::default(),
             dialling: AtomicBool::new(false),
             requests: CLASSES.map(|class| Lane::new(class, false)),
             replies: CLASSES.map(|class| Lane::new(class, true)),
@@ -333,6 +339,11 @@ impl Shared {
 
     pub(super) fn remove_link(&self, link: &Arc<Link>) {
         lock(&self.links).retain(|other| !Arc::ptr_eq(other, link));
+        lock(&self.gone).push((link.id(), link.totals()));
+    }
+
+    pub(super) fn take_gone(&self) -> Vec<(LinkId, Totals)> {
+        std::mem::take(&mut lock(&self.gone))
     }
 }
 

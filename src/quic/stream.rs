@@ -10,9 +10,10 @@ use super::lane::{Lane, Taken};
 use super::limits::STALL;
 use super::refusals::Reason;
 use super::shared::{Link, Peer, Shared};
+use super::tally::place;
 use crate::core::{Class, Message};
 use crate::network::{Held, NetworkEvent};
-use crate::wire::{Assembler, Malformed};
+use crate::wire::{Assembler, Kind, Malformed};
 
 /// Chunks taken from quinn at a time.
 pub(super) const READ_CHUNKS: usize = 32;
@@ -143,6 +144,7 @@ impl Io<'_> {
                 break;
             };
             order.check(&frame.message)?;
+            self.peer.tally.received(place(Kind::of(&frame.message)), 1);
             events.push(NetworkEvent::Message {
                 from: self.link.peer,
                 message: frame.message,

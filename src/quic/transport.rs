@@ -20,18 +20,20 @@ use super::accept::RaftTransportService;
 use super::credentials::Credentials;
 use super::dial::Dialer;
 use super::expiry::{Expiry, LOOK};
+use super::figures::{Figures, SHOW};
 use super::lane::lock;
 use super::limits::{ETHERNET_MTU, LOOPBACK_MTU, Tuning};
 use super::reload::{Generation, ReloadError, ReloadReport, server_config};
 use super::shared::{Peer, Shared, SplitMix};
 use super::socket::SplitSocket;
+use super::tally::place;
 use crate::config::limits::MAX_FRAME_BODY;
 use crate::core::{Class, Message};
 use crate::network::{
     EventSink, Forward, LinkClass, LocalFacts, PeerAddress, RaftNetwork, SendOutcome, Unsent,
 };
 use crate::types::{Incarnation, NodeId, ReplicaId};
-use crate::wire::{CloseCode, FrameLimits, addresses_fit};
+use crate::wire::{CloseCode, FrameLimits, Kind, addresses_fit};
 
 /// What a transport is built from. Credentials are among it: there is none without them.
 #[derive(Clone, Debug)]
@@ -283,9 +285,14 @@ impl RaftNetwork for RaftTransport {
             return SendOutcome::Down;
         }
         match self.peer(to) {
-            Some(peer) => peer
-                .lane(message.class(), message.is_reply())
-                .push(message, body),
+            Some(peer) => {
+                let lane = peer.lane(message.class(), message.is_reply());
+                let outcome = lane.push(message, body);
+                if outcome == SendOutcome::Sent {
+                    peer.tally.sent(place(Kind::of(message)), 1);
+                }
+                outcome
+            }
             None => SendOutcome::Down,
         }
     }
@@ -406,6 +413,20 @@ impl TransportObserver {
         self.0.reload(credentials)
     }
 
+    /// How often this node connected to another one since it started, by the control class.
+    pub fn connects(&self, node: NodeId) -> u64 {
+        let peer = self.0.known_peer(node);
+        peer.map_or(0, |peer| peer.tally.connects()[LinkClass::Control as usize])
+    }
+
+    /// Until when each certificate in force is good: `peer`, `peer-ca` and so on, Unix time in seconds.
+    pub fn certificate_ends(&self) -> Vec<(String, u64)> {
+        let credentials = lock(&self.0.current).credentials.clone();
+        let ends = credentials.ends().iter();
+        ends.map(|(name, end)| (name.clone(), end.as_secs()))
+            .collect()
+    }
+
     /// Blank nodes of this cluster that are connected to this one, with the addresses that they
     /// state: whoever waits to be added.
     pub fn blank_nodes(&self) -> Vec<(ReplicaId, LocalFacts)> {
@@ -445,6 +466,7 @@ fn new_shared(options: &TransportOptions, sink: EventSink) -> Shared {
         peers: Mutex::default(),
         accepted: Mutex::default(),
         links: Mutex::default(),
+        gone: Mutex::default(),
         meta_seqs: Mutex::default(),
         refusals: Default::default(),
         tuning: tuning(options),
@@ -501,6 +523,15 @@ async fn watch_expiry(shared: &Shared) {
     }
 }
 
+/// Shows figures to whoever collects them. Never returns.
+async fn show_figures(shared: &Shared) {
+    let mut figures = Figures::default();
+    loop {
+        figures.show(shared);
+        tokio::time::sleep(SHOW).await;
+    }
+}
+
 /// The transport's thread: dialers as they are asked for, the service, and the end.
 fn run(
     runtime: &Runtime,
@@ -527,6 +558,7 @@ fn run(
         tokio::select! {
             () = dial => {}
             () = watch_expiry(&shared) => {}
+            () = show_figures(&shared) => {}
             _ = stopped => {}
         }
         drop(dialers);

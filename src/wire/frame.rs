@@ -88,6 +88,29 @@ impl Kind {
         }
     }
 
+    /// Its name in metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::AppendAck => "append_ack",
+            Self::PreVote => "pre_vote",
+            Self::PreVoteReply => "pre_vote_reply",
+            Self::Vote => "vote",
+            Self::VoteReply => "vote_reply",
+            Self::Heartbeat => "heartbeat",
+            Self::HeartbeatReply => "heartbeat_reply",
+            Self::ReadIndex => "read_index",
+            Self::ReadIndexReply => "read_index_reply",
+            Self::TimeoutNow => "timeout_now",
+            Self::TimeoutNowReply => "timeout_now_reply",
+            Self::Found => "found",
+            Self::FoundReply => "found_reply",
+            Self::SnapshotOffer => "snapshot_offer",
+            Self::SnapshotChunk => "snapshot_chunk",
+            Self::SnapshotAck => "snapshot_ack",
+        }
+    }
+
     const fn class(self) -> Class {
         match self {
             Self::Append | Self::AppendAck => Class::Data,

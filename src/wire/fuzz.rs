@@ -32,7 +32,7 @@ pub fn hello(bytes: &[u8]) -> Result<(), String> {
         return Ok(());
     };
     let again = hello.encode();
-    if again.len() > bytes.len() || again.get(10..124) != bytes.get(10..124) {
+    if again.len() > bytes.len() || again.get(10..HELLO_FIXED) != bytes.get(10..HELLO_FIXED) {
         return Err(format!("{hello:?} is written differently"));
     }
     match Hello::decode(&again) {

@@ -63,6 +63,11 @@ pub(crate) async fn run(args: MembersArgs) -> Result<(), Failure> {
             change(&client, wish, args.condition.expected, None).await
         }
         MembersCommand::Update(args) => update(args).await,
+        MembersCommand::Skip(args) => {
+            let client = Client::new(args.client)?;
+            let wish = Change::Skip(args.entry);
+            change(&client, wish, args.condition.expected, None).await
+        }
     }
 }
 
@@ -208,6 +213,12 @@ fn print(view: &MembershipResponse, current: &Configuration) {
     if !removed.is_empty() {
         let old = removed.join(", ");
         say!("a change is under way: until it is through, the voters before decide too: {old}");
+    }
+    if !current.skipped.is_empty() {
+        say!(
+            "entries that no state machine applies: {:?}",
+            current.skipped
+        );
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use conveyor_raft::node::recover::{NewCluster, RecoveryPlan, Survivor};
 use conveyor_raft::quic::CredentialFiles;
-use conveyor_raft::{Credentials, RouterStateMachine};
+use conveyor_raft::{Credentials, LogId, RouterStateMachine};
+use serde_json::{Value, json};
 
 use crate::cli::RecoverArgs;
 use crate::failure::Failure;
@@ -16,6 +17,9 @@ pub(crate) fn run(args: RecoverArgs) -> Result<(), Failure> {
     let target = target(&args, survivor.plan())?;
     if let Some((into, new)) = &target {
         survivor.check(into, new)?;
+    }
+    if args.json {
+        return run_for_programs(&args, survivor, target);
     }
     print_plan(survivor.plan());
     if let Some((into, new)) = &target {
@@ -46,6 +50,62 @@ pub(crate) fn run(args: RecoverArgs) -> Result<(), Failure> {
         into.display().to_string()
     );
     Ok(())
+}
+
+/// Asks nothing; everything is one object of JSON on standard output.
+fn run_for_programs(
+    args: &RecoverArgs,
+    survivor: Survivor<RouterStateMachine>,
+    target: Option<(PathBuf, NewCluster)>,
+) -> Result<(), Failure> {
+    let target = target.filter(|_| !args.dry_run);
+    let plan = plan(survivor.plan());
+    let made = match target {
+        Some((into, new)) => {
+            let first = survivor.found(&into, &new)?;
+            Some(json!({
+                "data_dir": into,
+                "cluster_id": new.cluster.to_string(),
+                "first_member": first.to_string(),
+            }))
+        }
+        None => None,
+    };
+    say!("{:#}", json!({ "plan": plan, "made": made }));
+    Ok(())
+}
+
+/// The plan as JSON; entries as index and term, ranges as their first and last index.
+fn plan(plan: &RecoveryPlan) -> Value {
+    let entry = |id: LogId| json!({ "index": id.index, "term": id.term });
+    let (index, members) = &plan.members;
+    let members = members.iter().map(|info| {
+        json!({
+            "node_id": info.replica.node,
+            "incarnation": info.replica.incarnation.to_string(),
+            "address": info.peer_address,
+            "client_endpoint": info.client_endpoint,
+        })
+    });
+    json!({
+        "directory": plan.directory,
+        "node_id": plan.replica.node,
+        "incarnation": plan.replica.incarnation.to_string(),
+        "cluster_id": plan.cluster.to_string(),
+        "term": plan.term,
+        "log_start": entry(plan.log_start),
+        "log_last": entry(plan.log_last),
+        "snapshot": plan.snapshot.map(entry),
+        "committed_at_least": plan.committed,
+        "members_index": index,
+        "members": members.collect::<Vec<_>>(),
+        "kept": entry(plan.last),
+        "digest": format!("{:032x}", plan.digest),
+        "not_known_to_be_committed": plan.uncertain(),
+        "superseded": plan.superseded(),
+        "skipped": plan.skipped,
+        "repaired": plan.repaired,
+    })
 }
 
 /// Where to, if it is said.

@@ -1,7 +1,7 @@
 //! `conveyor-raft status`.
 
 use conveyor_raft::proto::cluster_client::ClusterClient;
-use conveyor_raft::proto::{StatusRequest, StatusResponse};
+use conveyor_raft::proto::{PeerStatus, StatusRequest, StatusResponse};
 
 use crate::cli::StatusArgs;
 use crate::client::{Client, failure_of};
@@ -38,6 +38,15 @@ async fn ask(client: &Client, endpoint: &str) -> Result<StatusResponse, Failure>
     Ok(answer.map_err(|status| failure_of(&status))?.into_inner())
 }
 
+fn connection(peer: &PeerStatus) -> String {
+    let round_trip = peer.rtt_us.map(|us| format!(", round trip {us} µs"));
+    let again = match peer.reconnects {
+        0 => String::new(),
+        times => format!(", connected again {times} times"),
+    };
+    round_trip.unwrap_or_default() + &again
+}
+
 fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
     // The word for a role is that of the JSON form.
     let words = serde_json::to_value(status)?;
@@ -58,6 +67,11 @@ fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
         status.last_index,
         status.last_term
     );
+    say!("  log start   {}", status.log_start_index);
+    match status.snapshot_index {
+        0 => say!("  snapshot    none"),
+        index => say!("  snapshot    {index}"),
+    }
     say!("  durable     {}", status.durable_index);
     say!("  committed   {}", status.commit_index);
     say!("  applied     {}", status.applied_index);
@@ -75,10 +89,24 @@ fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
             None => String::new(),
         };
         say!(
-            "  peer {}      {} {link}{contact}",
+            "  peer {}      {} {link}{}{contact}",
             peer.node_id,
-            peer.address
+            peer.address,
+            connection(peer)
         );
+    }
+    for certificate in &status.certificates {
+        let (name, days) = (&certificate.name, certificate.days_left);
+        match days {
+            0.. => say!("  certificate {name}: {days} days left"),
+            _ => say!("  certificate {name}: expired"),
+        }
+    }
+    if status.repairing {
+        say!("  under repair: it neither votes nor counts until its log is whole again");
+    }
+    if let Some(index) = status.stopped_at_index {
+        say!("  stopped at  {index}: the state machine cannot apply that entry");
     }
     if status.stopping {
         say!("  stopping");

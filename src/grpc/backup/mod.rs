@@ -32,7 +32,6 @@ use crate::state_machine::{RouterState, RouterStateMachine, StateMachine};
 use crate::types::ReplicaId;
 
 use super::authorize::Roles;
-use super::cluster::FEATURE_LEVEL;
 use super::identity::Role;
 use super::status::{invalid, overloaded, wait};
 
@@ -112,10 +111,7 @@ impl BackupServiceImpl {
         let _permit = permit(&self.jobs, "the number of backups at a time")?;
         let job = self.job.another();
         let _waits = job.cancel_on_drop();
-        let feature_level = match self.node.membership() {
-            Some((_, members)) => members.feature_level,
-            None => FEATURE_LEVEL,
-        };
+        let feature_level = self.node.status().feature_level;
         let cut = self.node.freeze().await.map_err(|error| wait(&error))?;
         let id = match id {
             Some(id) => id,
@@ -183,7 +179,7 @@ impl Backup for BackupServiceImpl {
             sidecar_count: view.sidecars.len() as u64,
             group_count: view.groups.len() as u64,
             state_format: FORMAT_VERSION,
-            feature_level: FEATURE_LEVEL,
+            feature_level: self.node.status().feature_level,
             digest: format!("{:032x}", cut.digest),
             cluster_id: self.node.status().cluster.to_string(),
         }))

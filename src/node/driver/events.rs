@@ -162,6 +162,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             self.next_status = now + STATUS_INTERVAL;
             brief.syncs = self.log.counters().syncs;
             brief.log_start = self.core.log_start();
+            brief.repairing = self.core.is_repairing();
+            brief.stopped_at = self.core.quarantined();
             brief.snapshot = self.snapshots.newest();
             brief.snapshots = self.snapshots.counters();
             brief.stopping = self.stopping;

@@ -23,6 +23,7 @@ pub(crate) enum MembersCommand {
     Promote(MembersPromoteArgs),
     Demote(MembersDemoteArgs),
     Update(MembersUpdateArgs),
+    Skip(MembersSkipArgs),
 }
 
 /// Show who belongs to the cluster, and who waits to be added.
@@ -164,6 +165,29 @@ pub(crate) struct MembersDemoteArgs {
     /// The voter's number
     #[arg(value_name = "NODE")]
     pub(crate) node: u64,
+
+    #[command(flatten)]
+    pub(crate) condition: ConditionArgs,
+}
+
+/// Have every state machine skip a committed command that none of them can apply.
+///
+/// For an entry at which the state machines of a majority, the leader's included, have stopped: the
+/// status shows it as "stopped at". It stays in the log and has no effect, on any node and for good.
+/// Nodes that stopped there are to be restarted afterwards.
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "Example:\n  \
+        conveyor-raft members skip 4711 --endpoint https://10.0.0.1:50051 --certs certs"
+)]
+pub(crate) struct MembersSkipArgs {
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+
+    /// The entry's index
+    #[arg(value_name = "ENTRY")]
+    pub(crate) entry: u64,
 
     #[command(flatten)]
     pub(crate) condition: ConditionArgs,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 /// Make a new cluster out of one data directory, when the majority of the old one is lost for good.
 ///
@@ -17,6 +17,7 @@ use clap::Args;
 /// incarnation, an empty log. Members of the old cluster cannot talk to it. Other nodes join with new
 /// certificates and empty directories (`members add`).
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("decided").args(["yes", "dry_run"]).multiple(false))]
 #[command(
     verbatim_doc_comment,
     after_help = "Examples:\n  \
@@ -59,4 +60,8 @@ pub(crate) struct RecoverArgs {
     /// Do not ask
     #[arg(long)]
     pub(crate) yes: bool,
+
+    /// Print one object of JSON instead of text; asks nothing, so --yes or --dry-run is needed
+    #[arg(long, requires = "decided")]
+    pub(crate) json: bool,
 }

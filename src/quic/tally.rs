@@ -1,0 +1,99 @@
+//! What is counted of a peer over all its connections.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::lane::lock;
+use crate::network::LinkClass;
+use crate::wire::Kind;
+
+/// Names of the kinds of frames, those of the forward class last.
+pub(super) const KINDS: usize = Kind::ALL.len() + 2;
+/// Place of a proposal passed on.
+pub(super) const FORWARD: usize = Kind::ALL.len();
+/// Place of what became of one.
+pub(super) const FORWARD_REPLY: usize = FORWARD + 1;
+
+/// The place of a kind.
+pub(super) fn place(kind: Kind) -> usize {
+    let place = Kind::ALL.iter().position(|&other| other == kind);
+    place.unwrap_or_default()
+}
+
+/// The name of the kind in a place.
+pub(super) fn kind_name(place: usize) -> &'static str {
+    match Kind::ALL.get(place) {
+        Some(kind) => kind.name(),
+        None if place == FORWARD => "forward",
+        None => "forward_reply",
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Tally {
+    sent: [AtomicU64; KINDS],
+    received: [AtomicU64; KINDS],
+    /// Connections that this node made, by class.
+    connects: [AtomicU64; LinkClass::ALL.len()],
+    /// How those ended.
+    downs: Mutex<BTreeMap<(LinkClass, &'static str), u64>>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            sent: [const { AtomicU64::new(0) }; KINDS],
+            received: [const { AtomicU64::new(0) }; KINDS],
+            connects: Default::default(),
+            downs: Mutex::default(),
+        }
+    }
+}
+
+fn add(counters: &[AtomicU64], place: usize, count: u64) {
+    if let Some(counter) = counters.get(place) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+fn read<const N: usize>(counters: &[AtomicU64; N]) -> [u64; N] {
+    counters
+        .each_ref()
+        .map(|counter| counter.load(Ordering::Relaxed))
+}
+
+impl Tally {
+    /// Frames that were taken to be sent.
+    pub(super) fn sent(&self, place: usize, count: u64) {
+        add(&self.sent, place, count);
+    }
+
+    pub(super) fn received(&self, place: usize, count: u64) {
+        add(&self.received, place, count);
+    }
+
+    pub(super) fn connected(&self, class: LinkClass) {
+        add(&self.connects, class as usize, 1);
+    }
+
+    pub(super) fn down(&self, class: LinkClass, reason: &'static str) {
+        *lock(&self.downs).entry((class, reason)).or_default() += 1;
+    }
+
+    /// Sent and received, by place.
+    pub(super) fn frames(&self) -> [[u64; KINDS]; 2] {
+        [read(&self.sent), read(&self.received)]
+    }
+
+    /// By class.
+    pub(super) fn connects(&self) -> [u64; LinkClass::ALL.len()] {
+        read(&self.connects)
+    }
+
+    pub(super) fn downs(&self) -> Vec<((LinkClass, &'static str), u64)> {
+        let downs = lock(&self.downs);
+        downs.iter().map(|(&of, &count)| (of, count)).collect()
+    }
+}
