@@ -119,7 +119,7 @@ impl Watcher {
     /// See [`WatchFailure`]: asking again asks the nodes again.
     pub async fn next(&mut self) -> Result<WatchNews, WatchFailure> {
         loop {
-            if let Some(news) = self.from_hand() {
+            if let Some(news) = self.hand_on() {
                 return Ok(news);
             }
             let Some(stream) = &mut self.stream else {
@@ -155,7 +155,7 @@ impl Watcher {
         &self.client.inner.watched
     }
 
-    fn from_hand(&mut self) -> Option<WatchNews> {
+    fn hand_on(&mut self) -> Option<WatchNews> {
         let entry = self.at_hand.pop()?;
         self.seen = self.seen.max(Some(entry.index));
         Some(WatchNews::Changes(entry))
@@ -232,7 +232,7 @@ impl Watcher {
             Told::Changes(WatchChanges { mut entries }) => {
                 entries.reverse();
                 self.at_hand = entries;
-                self.from_hand()
+                self.hand_on()
             }
             Told::Progress(progress) => {
                 self.seen = self.seen.max(Some(progress.index));
