@@ -122,6 +122,8 @@ pub(crate) struct Seen {
     pub(crate) mirror: BTreeMap<String, WatchedValue>,
     pub(crate) entries: BTreeMap<u64, Vec<WatchedChange>>,
     pub(crate) resets: usize,
+    /// The index of the first state.
+    begun: Option<u64>,
     /// Whether the state is being told.
     reading: bool,
     counted: usize,
@@ -145,6 +147,7 @@ impl Seen {
                 if complete {
                     assert!(index >= self.index, "the state goes back");
                     (self.index, self.reading) = (index, false);
+                    self.begun.get_or_insert(index);
                 }
             }
             WatchNews::Changes(entry) => {
@@ -208,13 +211,18 @@ impl Seen {
         assert!(compared > 20, "{prefix}: {compared}");
         // Without a reset nothing is missing in between.
         if self.resets + other.resets == 0 {
-            let from = *self.entries.keys().next().expect("entries");
+            // Each began with the state of a moment of its own.
+            let from = self.begun.max(other.begun).expect("a state") + 1;
             let shown = other
                 .entries
                 .range(from..)
                 .filter(|(_, changes)| changes.iter().any(|change| change.key.starts_with(prefix)));
             let shown: Vec<_> = shown.map(|(index, _)| *index).collect();
-            let own: Vec<_> = self.entries.keys().copied().collect();
+            let own: Vec<_> = self
+                .entries
+                .range(from..)
+                .map(|(index, _)| *index)
+                .collect();
             assert_eq!(own, shown, "{prefix}");
         }
     }

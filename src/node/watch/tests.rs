@@ -304,12 +304,12 @@ fn h3_a_slow_watcher_ends_with_the_index_to_resume_from() {
     let mut again = alone.watch(&["/offsets/"], WatchFrom::After(1));
     let told = words(&mut again);
     let told: Vec<&str> = told.iter().map(String::as_str).collect();
-    assert_eq!(told.len(), 1000 / 1 - 1 + 1, "{told:?}");
+    assert_eq!(told.len(), 1000, "{told:?}");
     assert_eq!(told.last(), Some(&"up to 1000"));
 }
 
 #[test]
-fn d4_after_a_snapshot_a_watcher_gets_one_reset_and_the_state() {
+fn after_a_snapshot_a_watcher_gets_one_reset_and_the_state() {
     let mut other = Alone::new();
     other.apply([sidecar("a"), sidecar("b"), offset("s", 5)]);
     let mut alone = Alone::new();

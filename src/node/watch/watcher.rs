@@ -369,7 +369,7 @@ impl<S: StateMachine> StateWatch<S> {
     /// The feed has nothing that is not told, up to `index`.
     fn nothing(&mut self, index: LogIndex, time_us: Micros) -> Step {
         match self.doing {
-            Doing::Reading { .. } => return self.read_some().map_or(Step::Again, Step::Told),
+            Doing::Reading { .. } => self.read_some().map_or(Step::Again, Step::Told),
             Doing::Replaying(_) => {
                 (self.seen, self.time_us) = (self.seen.max(index), time_us);
                 self.doing = Doing::Following;

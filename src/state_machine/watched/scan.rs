@@ -62,41 +62,21 @@ impl Below<'_, '_> {
         let state = self.state;
         let newest = &state.checkpoints.service_checkpoints;
         match section {
-            0 => self.ids(
-                &state.sidecars,
-                after,
-                |id| StateKey::Sidecar(id),
-                values::sidecar,
-            ),
-            1 => self.ids(
-                &state.services,
-                after,
-                |id| StateKey::Service(id),
-                values::service,
-            ),
+            0 => self.ids(&state.sidecars, after, StateKey::Sidecar, values::sidecar),
+            1 => self.ids(&state.services, after, StateKey::Service, values::service),
             2 => self.ids(
                 &state.pipelines,
                 after,
-                |id| StateKey::Pipeline(id),
+                StateKey::Pipeline,
                 values::pipeline,
             ),
             3 => self.assignments(after),
             4 => self.locations(after),
-            5 => self.ids(
-                &state.groups,
-                after,
-                |id| StateKey::Group(id),
-                values::group,
-            ),
+            5 => self.ids(&state.groups, after, StateKey::Group, values::group),
             6 => self.source_offsets(after),
             7 => self.group_offsets(after),
             8 => self.watermarks(after),
-            _ => self.ids(
-                newest,
-                after,
-                |id| StateKey::Checkpoint(id),
-                values::checkpoint,
-            ),
+            _ => self.ids(newest, after, StateKey::Checkpoint, values::checkpoint),
         }
     }
 
@@ -120,11 +100,11 @@ impl Below<'_, '_> {
         }
     }
 
-    fn ids<T>(
+    fn ids<'m, T>(
         &mut self,
-        map: &OrderedMap<Id, Arc<T>>,
+        map: &'m OrderedMap<Id, Arc<T>>,
         after: After<'_>,
-        key: for<'k> fn(Cow<'k, str>) -> StateKey<'k>,
+        key: fn(Cow<'m, str>) -> StateKey<'m>,
         write: fn(&T, &mut Vec<u8>),
     ) -> bool {
         let outer = self.outer.clone();
@@ -177,7 +157,7 @@ impl Below<'_, '_> {
         mut each: impl FnMut(&mut Self, &Id, &T, (Bound<&str>, Bound<&str>)) -> bool,
     ) -> bool {
         let outer = self.outer.clone();
-        let inner = self.inner.map(|inner| decode_start(inner));
+        let inner = self.inner.map(decode_start);
         let Some(inner) = inner.unwrap_or(Some("".into())) else {
             return true;
         };

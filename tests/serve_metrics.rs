@@ -1,0 +1,177 @@
+//! What a real process tells Prometheus and probes, and that the documents and examples name the same figures.
+#![cfg(feature = "cli")]
+
+#[path = "serve_common/client.rs"]
+mod caller;
+mod common;
+mod serve_common;
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use caller::{Caller, Fate};
+use conveyor_raft::RouterCommand;
+use conveyor_raft::proto::{SummaryRequest, WatchRequest};
+use serve_common::{PATIENCE, Site};
+
+const PREFIX: &str = "conveyor_raft_";
+
+fn text(path: &str) -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    std::fs::read_to_string(path).expect("a file of the repository")
+}
+
+/// The names of figures in a text; those of a histogram's parts are the histogram's.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let own = words.filter(|word| word.starts_with(PREFIX) && word.len() > PREFIX.len());
+    let whole = own.map(|word| {
+        let parts = ["_bucket", "_sum", "_count"];
+        let cut = parts.iter().find_map(|part| word.strip_suffix(part));
+        cut.unwrap_or(word).to_owned()
+    });
+    whole.collect()
+}
+
+/// Status and body.
+fn get(port: u16, request: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    let request = format!("{request} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    Some((status, body.to_owned()))
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// With a listener for figures; returns its port.
+fn scraped(site: &Site, node: u64) -> u16 {
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = free.local_addr().expect("bound").port();
+    let file = OpenOptions::new().append(true).open(site.config(node));
+    let text = format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n");
+    file.expect("settings")
+        .write_all(text.as_bytes())
+        .expect("settings");
+    port
+}
+
+fn value(figures: &str, series: &str) -> Option<f64> {
+    let line = figures.lines().find(|line| line.starts_with(series))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_tells_its_figures_and_documents_and_examples_know_them_all() {
+    let _turn = common::real_time_turn();
+    let site = Site::new(1);
+    let port = scraped(&site, 1);
+    let node = site.start(1);
+    let mut caller = Caller::new(&site);
+    caller.leader().await;
+    let command = RouterCommand::register_sidecar("a", "a:1", ["orders"]);
+    let Fate::Applied(applied) = caller.propose(command).await else {
+        panic!("unknown");
+    };
+    let mut router = caller.client(&site.endpoint(1)).await.expect("reachable");
+    let read = SummaryRequest {
+        at_least_index: applied.index,
+        ..SummaryRequest::default()
+    };
+    router.summary(read).await.expect("a summary");
+    let watch = router
+        .watch(WatchRequest::default())
+        .await
+        .expect("a watch");
+    until("ready", || {
+        get(port, "GET /ready").filter(|(code, _)| *code == 200)
+    });
+    assert_eq!(get(port, "GET /live"), Some((200, "live\n".into())));
+    assert_eq!(get(port, "POST /metrics").map(|it| it.0), Some(405));
+    assert_eq!(get(port, "GET /else").map(|it| it.0), Some(404));
+
+    let figures = until("the figures of now", || {
+        let (code, figures) = get(port, "GET /metrics")?;
+        assert_eq!(code, 200);
+        let applied_index = value(&figures, "conveyor_raft_applied_index{")?;
+        (applied_index >= applied.index as f64).then_some(figures)
+    });
+    assert_eq!(
+        value(&figures, "conveyor_raft_is_leader{node=\"1\"}"),
+        Some(1.0)
+    );
+    assert_eq!(
+        value(&figures, "conveyor_raft_watchers{node=\"1\"}"),
+        Some(1.0)
+    );
+    let sidecars = "conveyor_raft_state_entries{node=\"1\",section=\"sidecars\"}";
+    assert_eq!(value(&figures, sidecars), Some(1.0));
+    let reads = "conveyor_raft_reads_total{node=\"1\",consistency=\"at_least\"}";
+    assert_eq!(value(&figures, reads), Some(1.0));
+    let applies = "conveyor_raft_apply_duration_seconds_count{node=\"1\"}";
+    assert!(value(&figures, applies) >= Some(1.0), "{figures}");
+    assert!(
+        figures.contains("conveyor_raft_apply_duration_seconds_bucket{node=\"1\",le=\"0.001\"}")
+    );
+    drop(watch);
+    until("the watcher is gone", || {
+        let (_, figures) = get(port, "GET /metrics")?;
+        (value(&figures, "conveyor_raft_watchers{node=\"1\"}") == Some(0.0)).then_some(())
+    });
+
+    let told = names(&figures);
+    let documented = names(&text("docs/metrics.md"));
+    assert!(told.len() > 30, "{told:?}");
+    let unknown: Vec<_> = told.difference(&documented).collect();
+    assert!(unknown.is_empty(), "not in docs/metrics.md: {unknown:?}");
+    let untold: Vec<_> = documented.difference(&told).collect();
+    assert!(untold.is_empty(), "documented and not told: {untold:?}");
+    for example in [
+        "examples/deploy/alerts.yaml",
+        "examples/deploy/grafana.json",
+    ] {
+        let used = names(&text(example));
+        assert!(used.len() >= 8, "{example}: {used:?}");
+        let unknown: Vec<_> = used.difference(&told).collect();
+        assert!(unknown.is_empty(), "{example}: {unknown:?}");
+    }
+    serde_json::from_str::<serde_json::Value>(&text("examples/deploy/grafana.json")).expect("JSON");
+    assert!(node.terminate().success());
+    assert!(get(port, "GET /live").is_none(), "nobody listens any more");
+}
+
+#[test]
+fn a_node_without_a_quorum_is_live_and_not_ready_and_a_port_in_use_is_named() {
+    let _turn = common::real_time_turn();
+    let site = Site::new(3);
+    let port = scraped(&site, 1);
+    let node = site.start(1);
+    let live = until("live", || {
+        get(port, "GET /live").filter(|(code, _)| *code == 200)
+    });
+    assert_eq!(live.1, "live\n");
+    assert_eq!(get(port, "GET /ready"), Some((503, "not ready\n".into())));
+    drop(node);
+    let _held = TcpListener::bind(("127.0.0.1", port)).expect("free again");
+    let said = site.refused(1);
+    assert!(
+        said.contains("[metrics] listen: cannot listen on"),
+        "{said}"
+    );
+}
