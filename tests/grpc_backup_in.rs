@@ -260,6 +260,10 @@ async fn what_is_not_a_backup_is_refused_and_leaves_nothing() {
         assert_eq!(refused.code(), expected, "try {number}: {refused}");
         settles(&one, &["made.snapshot"]).await;
     }
+    // Before the rest of the file has come.
+    let early = send(&mut client, changed(&|all| all[1].data[7] ^= 1)).await;
+    let why = early.expect_err("damaged").message().to_owned();
+    assert!(why.contains("the chunk at 262144"), "{why}");
     assert_eq!(code(send(&mut client, good()).await), Code::Ok);
     one.stop().await;
 }
@@ -385,6 +389,9 @@ async fn a_member_keeps_its_state_whatever_is_restored() {
             "{request:?}"
         );
     }
+    let refused = client.restore_snapshot(restore("a", false, &own)).await;
+    let why = refused.expect_err("a member").message().to_owned();
+    assert!(why.contains("belongs to a cluster"), "{why}");
     let path = one.dir.path().join("backups/a.snapshot");
     let mut bytes = fs::read(&path).expect("file");
     let middle = bytes.len() / 2;
