@@ -14,8 +14,8 @@ use conveyor_raft::proto::backup_client::BackupClient;
 use conveyor_raft::proto::cluster_client::ClusterClient;
 use conveyor_raft::proto::{
     CreateSnapshotRequest, DeleteSnapshotRequest, GetStateMetadataRequest, Invalid,
-    ListSnapshotsRequest, Overloaded, RestoreSnapshotRequest, SnapshotChunk, StatusRequest,
-    StreamSnapshotRequest, TriggerSnapshotRequest,
+    ListSnapshotsRequest, OpenSessionRequest, Overloaded, RestoreSnapshotRequest, SnapshotChunk,
+    StatusRequest, StreamSnapshotRequest, TriggerSnapshotRequest,
 };
 use conveyor_raft::quic::ClientRole;
 use grpc_common::{One, certificates, propose, sidecar};
@@ -462,5 +462,23 @@ async fn a_snapshot_is_taken_when_an_operator_says_so() {
     assert_eq!(again.expect("there").into_inner().index, taken.index);
     assert_eq!(one.node.status().snapshots.taken, 1);
     assert!(cluster.status(StatusRequest {}).await.is_ok());
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_changes_nothing_that_a_backup_holds() {
+    let one = One::start().await;
+    let mut client = client(&one).await;
+    let mut router = one.router(ClientRole::Writer).await;
+    let open = router.open_session(OpenSessionRequest {}).await;
+    open.expect("a session");
+    let now = client.get_state_metadata(GetStateMetadataRequest {}).await;
+    let now = now.expect("metadata").into_inner();
+    let made = client.create_snapshot(create("a", "")).await;
+    let made = made.expect("made").into_inner();
+    assert_eq!(
+        (now.commit_index, now.digest),
+        (made.commit_index, made.digest)
+    );
     one.stop().await;
 }
