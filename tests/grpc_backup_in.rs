@@ -14,8 +14,8 @@ use conveyor_raft::proto::backup_client::BackupClient;
 use conveyor_raft::proto::cluster_client::ClusterClient;
 use conveyor_raft::proto::{
     CreateSnapshotRequest, DeleteSnapshotRequest, GetStateMetadataRequest, Invalid,
-    ListSnapshotsRequest, Overloaded, RestoreSnapshotRequest, SnapshotChunk, StatusRequest,
-    StreamSnapshotRequest, TriggerSnapshotRequest,
+    ListSnapshotsRequest, OpenSessionRequest, Overloaded, RestoreSnapshotRequest, SnapshotChunk,
+    StatusRequest, StreamSnapshotRequest, TriggerSnapshotRequest,
 };
 use conveyor_raft::quic::ClientRole;
 use grpc_common::{One, certificates, propose, sidecar};
@@ -260,6 +260,10 @@ async fn what_is_not_a_backup_is_refused_and_leaves_nothing() {
         assert_eq!(refused.code(), expected, "try {number}: {refused}");
         settles(&one, &["made.snapshot"]).await;
     }
+    // Before the rest of the file has come.
+    let early = send(&mut client, changed(&|all| all[1].data[7] ^= 1)).await;
+    let why = early.expect_err("damaged").message().to_owned();
+    assert!(why.contains("the chunk at 262144"), "{why}");
     assert_eq!(code(send(&mut client, good()).await), Code::Ok);
     one.stop().await;
 }
@@ -385,6 +389,9 @@ async fn a_member_keeps_its_state_whatever_is_restored() {
             "{request:?}"
         );
     }
+    let refused = client.restore_snapshot(restore("a", false, &own)).await;
+    let why = refused.expect_err("a member").message().to_owned();
+    assert!(why.contains("belongs to a cluster"), "{why}");
     let path = one.dir.path().join("backups/a.snapshot");
     let mut bytes = fs::read(&path).expect("file");
     let middle = bytes.len() / 2;
@@ -455,5 +462,23 @@ async fn a_snapshot_is_taken_when_an_operator_says_so() {
     assert_eq!(again.expect("there").into_inner().index, taken.index);
     assert_eq!(one.node.status().snapshots.taken, 1);
     assert!(cluster.status(StatusRequest {}).await.is_ok());
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_changes_nothing_that_a_backup_holds() {
+    let one = One::start().await;
+    let mut client = client(&one).await;
+    let mut router = one.router(ClientRole::Writer).await;
+    let open = router.open_session(OpenSessionRequest {}).await;
+    open.expect("a session");
+    let now = client.get_state_metadata(GetStateMetadataRequest {}).await;
+    let now = now.expect("metadata").into_inner();
+    let made = client.create_snapshot(create("a", "")).await;
+    let made = made.expect("made").into_inner();
+    assert_eq!(
+        (now.commit_index, now.digest),
+        (made.commit_index, made.digest)
+    );
     one.stop().await;
 }

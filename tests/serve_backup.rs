@@ -91,6 +91,7 @@ fn text(path: &Path) -> &str {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn j1_a_backup_of_a_follower_under_load_becomes_another_cluster_beside_the_old_one() {
+    let _turn = common::real_time_turn();
     let old = Site::new(3);
     with_backups(&old);
     let _nodes: Vec<_> = (1..=3).map(|node| old.start(node)).collect();
@@ -227,6 +228,7 @@ async fn each_refuses_the_other(old: &Site, new: &Site) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn j1_a_waiting_node_becomes_the_first_member_and_starts_anew_by_itself() {
+    let _turn = common::real_time_turn();
     let old = Site::new(1);
     with_backups(&old);
     let _old = old.start(1);
@@ -290,6 +292,7 @@ async fn same_digest_after_a_restart(new: &Site, before: &Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_fetch_goes_on_where_it_was_and_nothing_is_overwritten() {
+    let _turn = common::real_time_turn();
     let site = Site::new(1);
     with_backups(&site);
     let _node = site.start(1);
@@ -349,6 +352,7 @@ async fn a_broken_fetch_goes_on_where_it_was_and_nothing_is_overwritten() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_leaves_and_goes_on_as_a_follower() {
+    let _turn = common::real_time_turn();
     let site = Site::new(3);
     let _nodes: Vec<_> = (1..=3).map(|node| site.start(node)).collect();
     let leader = wait_for(&site, 1, knows_a_leader).await["leader_id"].as_u64();

@@ -1,4 +1,7 @@
 //! Compression, and what bounds its undoing.
+//!
+//! gzip is written in Rust (flate2 over miniz_oxide). zstd is its authors' C library, whose build needs
+//! what that of ring needs anyway: a C compiler.
 
 use std::cell::Cell;
 use std::fmt;

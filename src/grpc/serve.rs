@@ -260,14 +260,8 @@ pub async fn serve(
         ready,
     ));
     let reporting = tokio::spawn(health::report(node, reporter));
-    let mut helpers = vec![accepting.abort_handle(), reporting.abort_handle()];
-    if let Some(backup) = backup {
-        helpers.push(tokio::spawn(backup.run()).abort_handle());
-    }
-    if let Some(trust) = trust.clone() {
-        let watching = tokio::spawn(async move { trust.watch_expiry().await });
-        helpers.push(watching.abort_handle());
-    }
+    let mut helpers = background(trust.clone(), backup);
+    helpers.extend([accepting.abort_handle(), reporting.abort_handle()]);
     let (stop, stopped) = oneshot::channel();
     let server = tokio::spawn(async move {
         let stopped = async {
@@ -288,6 +282,14 @@ pub async fn serve(
         closing,
         restored,
     })
+}
+
+/// What goes on beside the calls.
+fn background(trust: Option<Arc<Trust>>, backup: Option<BackupServiceImpl>) -> Vec<AbortHandle> {
+    let trust = trust.map(|trust| tokio::spawn(async move { trust.watch_expiry().await }));
+    let backup = backup.map(|backup| tokio::spawn(backup.run()));
+    let running = trust.into_iter().chain(backup);
+    running.map(|task| task.abort_handle()).collect()
 }
 
 fn backup(

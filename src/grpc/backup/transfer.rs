@@ -122,12 +122,17 @@ impl BackupServiceImpl {
                 }
             }
         };
-        tokio::select! {
+        let broken = tokio::select! {
             biased;
             taken = &mut work => return taken?,
-            forwarded = forward => forwarded?,
+            forwarded = forward => forwarded.err(),
+        };
+        // Who is told that it failed may try again at once: by then nothing of it is there.
+        let taken = work.await;
+        match broken {
+            Some(why) => Err(why),
+            None => taken?,
         }
-        work.await?
     }
 }
 

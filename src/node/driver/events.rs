@@ -113,13 +113,13 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     pub(super) fn request(&mut self, now: Now, request: Request) {
         match request {
             Request::Shutdown => self.stop(now),
+            Request::Snapshot(index) => self.want_snapshot(index),
             Request::Change {
                 expected,
                 changes,
                 reply,
             } => self.change(now, expected, changes, reply),
             Request::HandOver { to, reply } => self.begin_hand_over(now, to, reply),
-            Request::Snapshot(index) => self.want_snapshot(index),
             Request::Fail(reason) => {
                 match self.shared.stopped_at() {
                     Some(index) => self.quarantine(now, index, reason),
