@@ -244,3 +244,26 @@ fn i6_flood_trickle() {
     }]);
     let (_connection, _send, _recv) = bed.peer(3);
 }
+
+#[test]
+fn b5_a_number_that_comes_again_is_out_of_order() {
+    let _alone = ALONE.lock();
+    let bed = Bed::new();
+    for (numbers, closes) in [(&[7, 8][..], false), (&[7, 7], true), (&[7, 6], true)] {
+        let (connection, mut send, _recv) = bed.peer(3);
+        let bytes: Vec<_> = numbers
+            .iter()
+            .flat_map(|&id| request(id, b"x", 1))
+            .collect();
+        bed.runtime.block_on(async {
+            send.write_all(&bytes).await.expect("sent");
+            let wait = if closes { WAIT } else { WAIT / 20 };
+            let closed = tokio::time::timeout(wait, connection.closed()).await;
+            let code = closed.ok().map(|closed| close_code(&closed));
+            assert_eq!(code, closes.then_some(Some(0x25)), "{numbers:?}");
+        });
+        let arrived = bed.one.events.try_iter();
+        let arrived = arrived.filter(|event| matches!(event, NetworkEvent::Forward { .. }));
+        assert_eq!(arrived.count(), if closes { 1 } else { 2 });
+    }
+}
