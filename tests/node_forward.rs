@@ -140,6 +140,19 @@ async fn a_follower_passes_on_what_it_is_asked_to() {
             other => panic!("{other}"),
         }
     }
+    let status = leader.status();
+    for peer in &status.peers {
+        let rtt = peer.rtt.expect("it is connected");
+        assert!(!rtt.is_zero() && rtt < Duration::from_secs(1), "{rtt:?}");
+    }
+    let year = 300 * 24 * 60 * 60;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.expect("after 1970").as_secs();
+    let names = status.certificates.iter().map(|(name, end)| {
+        assert!(*end > now + year, "{name}");
+        name.as_str()
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["peer", "peer-ca"]);
     let mine = leader.propose_with(pipeline("leader"), PASS_ON).await;
     mine.expect("who leads applies it itself");
     let state = leader.state().await;

@@ -55,7 +55,7 @@ impl Budget {
 struct Answer {
     id: u64,
     answer: Forwarded,
-    _room: Room,
+    room: Room,
 }
 
 /// Serves one stream until it ends.
@@ -120,11 +120,7 @@ fn forward_of(
     let id = request.id;
     let told = move |answer| {
         // Without its stream the answer has no way to go; the asker knows.
-        let _ = answers.send(Answer {
-            id,
-            answer,
-            _room: room,
-        });
+        let _ = answers.send(Answer { id, answer, room });
     };
     Forward {
         term: request.term,
@@ -147,15 +143,17 @@ async fn send_answers(
         if queue.recv_many(&mut known, FORWARDS).await == 0 {
             return End::Stream("nobody answers");
         }
-        burst.extend(known.iter().map(|answer| {
-            let nobody = ForwardOutcome::ShuttingDown;
-            let outcome = answer.answer.as_ref().unwrap_or(&nobody);
-            encode_reply(answer.id, outcome, &shared.frame_limits)
-        }));
+        // The room is held until they are written, the answers themselves are not.
+        let mut rooms = Vec::with_capacity(known.len());
+        for Answer { id, answer, room } in known {
+            let outcome = answer.unwrap_or(ForwardOutcome::ShuttingDown);
+            burst.push(encode_reply(id, &outcome, &shared.frame_limits));
+            rooms.push(room);
+        }
         if let Err(end) = write_all(send, &mut burst).await {
             return end;
         }
-        let frames = known.len() as u64;
+        let frames = rooms.len() as u64;
         link.frames_out.fetch_add(frames, Ordering::Relaxed);
         peer.tally.sent(FORWARD_REPLY, frames);
         burst.clear();

@@ -1,0 +1,269 @@
+//! Peers with good certificates that take up room: what they get is bounded, measured as the memory of
+//! this process, and a healthy link goes on meanwhile.
+#![allow(missing_docs)]
+#![cfg(target_os = "linux")]
+
+mod quic_common;
+
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use conveyor_raft::core::Class;
+use conveyor_raft::network::{
+    Forward, ForwardOutcome, ForwardReply, Forwarded, NetworkEvent, PeerAddress, RaftNetwork,
+};
+use conveyor_raft::quic::certs::GeneratedCerts;
+use conveyor_raft::types::EntryKind;
+use quic_common::raw::{
+    RawHello, client_endpoint, client_tls, close_code, greet, peer_name, runtime,
+};
+use quic_common::{Node, WAIT, certs};
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::runtime::Runtime;
+
+const MIB: usize = 1 << 20;
+
+/// Memory is that of the whole process: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Resident memory, bytes.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("statm");
+    let pages = statm.split(' ').nth(1).expect("the second figure");
+    pages.parse::<usize>().expect("a number") * 4096
+}
+
+/// Nodes 1 and 3 that are well, and node 2 made by hand.
+struct Bed {
+    certs: GeneratedCerts,
+    one: Node,
+    three: Node,
+    runtime: Runtime,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let certs = certs(&[1, 2, 3]);
+        let mut nodes = quic_common::mesh(&certs, &[1, 3]);
+        let three = nodes.pop().expect("three");
+        let one = nodes.pop().expect("one");
+        three.up(1, Class::Control);
+        let runtime = runtime();
+        Self {
+            certs,
+            one,
+            three,
+            runtime,
+        }
+    }
+
+    /// Connects to node 1 as node 2.
+    fn peer(&self, class: u8) -> (Connection, SendStream, RecvStream) {
+        let pair = &self.certs.nodes[1].peer;
+        let cluster = self.certs.ca.cluster();
+        self.runtime.block_on(async {
+            let endpoint = client_endpoint();
+            let tls = client_tls(&self.certs.ca.peer_ca().cert, Some(pair));
+            let crypto = QuicClientConfig::try_from(tls).expect("suite");
+            let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+            // It lives, whatever it does not do.
+            let mut transport = quinn::TransportConfig::default();
+            transport.keep_alive_interval(Some(Duration::from_millis(200)));
+            config.transport_config(Arc::new(transport));
+            let to = peer_name(cluster, 1);
+            let connecting = endpoint.connect_with(config, self.one.address, &to);
+            let connection = connecting.expect("dialled").await.expect("connected");
+            let hello = RawHello {
+                class,
+                ..RawHello::new(cluster, 2, 1)
+            };
+            let (send, recv, _) = greet(&connection, &hello).await.expect("let in");
+            (connection, send, recv)
+        })
+    }
+
+    /// Answers proposals at node 1 with `len` bytes, and has node 3 ask it again and again, until `end`
+    /// says so. The most memory above that at the beginning, and how long the longest answer took.
+    fn meanwhile(&mut self, len: usize, mut end: impl FnMut() -> bool) -> (usize, Duration) {
+        let before = resident();
+        let (mut most, mut longest, mut answered) = (0, Duration::ZERO, 0);
+        let response = Bytes::from(vec![7; len]);
+        let mut asked: Option<(Instant, Receiver<Forwarded>)> = None;
+        let begun = Instant::now();
+        while !end() || answered < 20 {
+            assert!(begun.elapsed() < 3 * WAIT, "it ends; {answered} answers");
+            let (since, told) = asked.get_or_insert_with(|| {
+                let (told, answer) = channel();
+                let forward = Forward {
+                    term: 1,
+                    kind: EntryKind::Command,
+                    payload: Bytes::from_static(b"well"),
+                    patience: WAIT,
+                    reply: ForwardReply::new(move |answer| drop(told.send(answer))),
+                };
+                self.three.transport.forward(1, forward);
+                (Instant::now(), answer)
+            });
+            if let Ok(answer) = told.try_recv() {
+                let applied = matches!(answer, Ok(ForwardOutcome::Applied { .. }));
+                assert!(applied, "{answer:?}");
+                longest = longest.max(since.elapsed());
+                answered += 1;
+                asked = None;
+            }
+            for event in self.one.events.try_iter() {
+                if let NetworkEvent::Forward { from, forward } = event {
+                    let response = match from.node {
+                        2 => Bytes::from(response.to_vec()),
+                        _ => Bytes::new(),
+                    };
+                    forward.reply.answer(Ok(ForwardOutcome::Applied {
+                        index: 1,
+                        term: 1,
+                        response,
+                    }));
+                }
+            }
+            most = most.max(resident().saturating_sub(before));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        (most, longest)
+    }
+}
+
+fn request(id: u64, payload: &[u8], body_len: u32) -> Vec<u8> {
+    let mut out = vec![0x3c, 0, 16, 0];
+    out.extend(body_len.to_le_bytes());
+    out.extend(1u64.to_le_bytes());
+    out.extend(id.to_le_bytes());
+    out.extend(60_000u32.to_le_bytes());
+    out.extend([1, 0, 0, 0]);
+    out.extend(payload);
+    out
+}
+
+#[test]
+fn i6_flood_slow_reader() {
+    let _alone = ALONE.lock();
+    let mut bed = Bed::new();
+    let (connection, mut send, _recv) = bed.peer(3);
+    // Asks without a pause and reads no answer.
+    let flood = bed.runtime.spawn(async move {
+        for id in 0.. {
+            if send
+                .write_all(&request(id, &[1; 1000], 1000))
+                .await
+                .is_err()
+            {
+                break;
+            }
+        }
+        connection.closed().await
+    });
+    let (most, longest) = bed.meanwhile(64 << 10, || flood.is_finished());
+    let closed = bed.runtime.block_on(flood).expect("joined");
+    assert_eq!(close_code(&closed), Some(0x00), "given up: {closed}");
+    println!(
+        "slow reader: {} KiB more, longest answer {longest:?}",
+        most >> 10
+    );
+    assert!(most < 64 * MIB, "{most}");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+}
+
+#[test]
+fn i6_flood_huge_length() {
+    let _alone = ALONE.lock();
+    let mut bed = Bed::new();
+    let announced = (2 * MIB + (64 << 10)) as u32;
+    let before = resident();
+    let peers: Vec<_> = (0..3).map(|_| bed.peer(3)).collect();
+    // Each is replaced by the next; all announce the most there may be, and only one may stay.
+    for (_, mut send, recv) in peers {
+        bed.runtime.block_on(async {
+            let _ = send.write_all(&request(0, &[], announced)).await;
+        });
+        std::mem::forget((send, recv));
+    }
+    let held = resident().saturating_sub(before);
+    assert!(
+        held < 8 * MIB,
+        "nothing is reserved for what is announced: {held}"
+    );
+    let (_connection, mut send, _recv) = bed.peer(3);
+    // All but the last byte of it.
+    let almost = request(0, &vec![1; announced as usize - 1], announced);
+    bed.runtime
+        .block_on(send.write_all(&almost))
+        .expect("taken");
+    let end = Instant::now() + Duration::from_secs(2);
+    let (most, longest) = bed.meanwhile(0, || Instant::now() > end);
+    println!(
+        "huge length: {} KiB more, longest answer {longest:?}",
+        most >> 10
+    );
+    assert!(most < 16 * MIB, "{most}");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+}
+
+#[test]
+fn i6_flood_trickle() {
+    let _alone = ALONE.lock();
+    let mut bed = Bed::new();
+    let mut floods = Vec::new();
+    for class in [0, 1, 2, 3] {
+        let (_connection, mut send, recv) = bed.peer(class);
+        // A byte at a time, for as long as it is let.
+        floods.push(bed.runtime.spawn(async move {
+            let first = [0x30, 0x10, 0x40, 0x3c][usize::from(class)];
+            for nth in 0..1500 {
+                let byte = if nth == 0 { first } else { 0 };
+                if send.write_all(&[byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            drop(recv);
+        }));
+    }
+    let (most, longest) = bed.meanwhile(0, || floods.iter().all(|flood| flood.is_finished()));
+    println!(
+        "trickle: {} KiB more, longest answer {longest:?}",
+        most >> 10
+    );
+    assert!(most < 16 * MIB, "{most}");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    // Let in again, whatever was said before.
+    bed.one.transport.set_peers(&[PeerAddress {
+        node: 3,
+        incarnation: None,
+        address: bed.three.address.to_string(),
+    }]);
+    let (_connection, _send, _recv) = bed.peer(3);
+}
+
+#[test]
+fn b5_a_number_that_comes_again_is_out_of_order() {
+    let _alone = ALONE.lock();
+    let bed = Bed::new();
+    for (numbers, closes) in [(&[7, 8][..], false), (&[7, 7], true), (&[7, 6], true)] {
+        let (connection, mut send, _recv) = bed.peer(3);
+        let bytes: Vec<_> = numbers
+            .iter()
+            .flat_map(|&id| request(id, b"x", 1))
+            .collect();
+        bed.runtime.block_on(async {
+            send.write_all(&bytes).await.expect("sent");
+            let wait = if closes { WAIT } else { WAIT / 20 };
+            let closed = tokio::time::timeout(wait, connection.closed()).await;
+            let code = closed.ok().map(|closed| close_code(&closed));
+            assert_eq!(code, closes.then_some(Some(0x25)), "{numbers:?}");
+        });
+        let arrived = bed.one.events.try_iter();
+        let arrived = arrived.filter(|event| matches!(event, NetworkEvent::Forward { .. }));
+        assert_eq!(arrived.count(), if closes { 1 } else { 2 });
+    }
+}
