@@ -470,7 +470,7 @@ async fn a_session_changes_nothing_that_a_backup_holds() {
     let one = One::start().await;
     let mut client = client(&one).await;
     let mut router = one.router(ClientRole::Writer).await;
-    let open = router.open_session(OpenSessionRequest {}).await;
+    let open = router.open_session(OpenSessionRequest::default()).await;
     open.expect("a session");
     let now = client.get_state_metadata(GetStateMetadataRequest {}).await;
     let now = now.expect("metadata").into_inner();

@@ -16,16 +16,13 @@ use super::limits::Tuning;
 use super::refusals::Refusals;
 use super::reload::Generation;
 use super::tally::Tally;
-use crate::core::Class;
+use crate::core::{Class, FEATURES};
 use crate::network::{EventSink, Forward, LinkClass, LocalFacts, NetworkEvent, PeerAddress};
 use crate::types::{ClusterId, Incarnation, NodeId, ReplicaId};
 use crate::wire::{CloseCode, FrameLimits, Hello, PROTOCOL};
 
 /// The classes of the core's messages.
 const CLASSES: [Class; 3] = [Class::Control, Class::Data, Class::Bulk];
-
-/// The highest feature level of this version.
-const FEATURE_LEVEL: u32 = 1;
 
 pub(super) struct Shared {
     pub(super) me: ReplicaId,
@@ -281,10 +278,11 @@ impl Shared {
             let why = "another directory of this very node".to_owned();
             return refuse(CloseCode::SecondIncarnation, why);
         }
-        if hello.facts.needs_level > FEATURE_LEVEL {
+        let known = FEATURES.1;
+        if hello.facts.needs_level > known {
             let why = format!(
-                "its cluster is at feature level {}, and this release knows levels up to \
-                 {FEATURE_LEVEL}: start this node with a release that knows it",
+                "its cluster is at feature level {}, and this release knows levels up to {known}: \
+                 start this node with a release that knows it",
                 hello.facts.needs_level
             );
             return refuse(CloseCode::FeatureLevel, why);
