@@ -189,7 +189,7 @@ pub mod limits {
     /// Largest entry payload, bytes: a command and its envelope.
     pub const MAX_ENTRY: usize = MAX_COMMAND + (64 << 10);
     /// Largest encoded configuration, bytes; while a change is joint, too.
-    pub const MAX_CONFIGURATION: usize = 32 << 10;
+    pub const MAX_CONFIGURATION: usize = crate::types::MAX_CONFIGURATION;
     /// Largest body of a peer frame, bytes.
     pub const MAX_FRAME_BODY: usize = 3 << 20;
     /// Largest body this node sends; one entry may exceed it.

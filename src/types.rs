@@ -18,6 +18,9 @@ pub type Micros = u64;
 /// The largest term that an entry frame can carry (48 bits).
 pub const MAX_TERM: Term = (1 << 48) - 1;
 
+/// Largest encoded configuration, bytes: what the log keeps room for (`config::limits`).
+pub(crate) const MAX_CONFIGURATION: usize = 32 << 10;
+
 /// The position of an entry: its term and index.
 ///
 /// The order is that of section 5.4.1 of the Raft paper: the later term is more up to date, and

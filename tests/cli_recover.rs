@@ -114,11 +114,9 @@ fn recover(site: &Site) {
     assert_eq!(told["plan"]["node_id"], 3, "{told}");
     assert_eq!(told["plan"]["members"].as_array().map(Vec::len), Some(3));
     assert!(told["made"].is_null(), "{told}");
-    let said = refused(&[
-        "recover", old_dir, "--into", new_dir, "--certs", certs, "--json",
-    ]);
-    assert!(said.contains("--yes"), "{said}");
     let args = ["recover", old_dir, "--into", new_dir, "--certs", certs];
+    let undecided = run(&[&args[..], &["--json"]].concat());
+    assert_eq!(undecided.status.code(), Some(2), "it could not ask");
     let plan = runs(&[&args[..], &["--dry-run"]].concat());
     assert!(plan.contains(&format!("made   {new_dir}")), "{plan}");
     let said = refused(&args);

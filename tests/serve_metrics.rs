@@ -140,7 +140,12 @@ async fn a_process_tells_its_figures_and_documents_and_examples_know_them_all() 
     assert!(told.len() > 30, "{told:?}");
     let unknown: Vec<_> = told.difference(&documented).collect();
     assert!(unknown.is_empty(), "not in docs/metrics.md: {unknown:?}");
-    let untold: Vec<_> = documented.difference(&told).collect();
+    // A single node has no peers, and makes no backups unless it is told to.
+    let of_others = |name: &str| {
+        name.starts_with("conveyor_raft_transport_") || name.starts_with("conveyor_raft_backup_")
+    };
+    let mut untold: Vec<_> = documented.difference(&told).collect();
+    untold.retain(|name| !of_others(name));
     assert!(untold.is_empty(), "documented and not told: {untold:?}");
     for example in [
         "examples/deploy/alerts.yaml",

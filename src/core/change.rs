@@ -1,8 +1,7 @@
 //! What a change makes of a configuration; pure functions, for [`membership`](super::membership).
 
 use super::configuration::{Configuration, MemberInfo, Promotion};
-use crate::config::limits;
-use crate::types::{LogIndex, NodeId, ReplicaId};
+use crate::types::{LogIndex, MAX_CONFIGURATION, NodeId, ReplicaId};
 
 /// One wish about who belongs to the cluster. Several go in one step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +72,7 @@ impl Configuration {
             outgoing: next.incoming.clone(),
             ..next.clone()
         };
-        if joint.encode().len() > limits::MAX_CONFIGURATION {
+        if joint.encode().len() > MAX_CONFIGURATION {
             return Err(
                 "too many members, or too long names: the configuration would be too large",
             );
