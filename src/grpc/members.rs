@@ -191,6 +191,12 @@ mod tests {
                 "try again in a moment",
             ),
             (
+                ChangeError::NoRoom,
+                false,
+                Code::ResourceExhausted,
+                "the leader's disk",
+            ),
+            (
                 ChangeError::Changed { now: index },
                 false,
                 Code::Aborted,

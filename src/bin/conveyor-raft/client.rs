@@ -6,12 +6,13 @@ use std::time::Duration;
 use conveyor_raft::client::{ClientError, ClientOptions};
 use conveyor_raft::grpc::{EdgeFiles, EdgeIdentity, connect, detail};
 use conveyor_raft::proto::NotLeader;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::cli::ClientArgs;
 use crate::failure::{Context, Failure};
+use crate::output::{self, say};
 
 /// Where a cluster is, and who asks.
 pub(crate) struct Client {
@@ -77,6 +78,34 @@ impl Client {
             }
         }
         Err(last)
+    }
+
+    /// Asks every endpoint, and prints what each answers: in words, or as a line of JSON.
+    ///
+    /// # Errors
+    /// Which gave no `wanted`; why is said on standard error.
+    pub(crate) async fn ask_each<T: Serialize>(
+        &self,
+        wanted: &str,
+        ask: impl AsyncFn(&str) -> Result<T, Failure>,
+        in_words: impl Fn(&str, &T) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut failed = Vec::new();
+        for endpoint in &self.endpoints {
+            match ask(endpoint).await {
+                Ok(answer) if self.json => say!("{}", output::json(&answer)?),
+                Ok(answer) => in_words(endpoint, &answer)?,
+                Err(failure) => {
+                    eprintln!("{endpoint}: {failure}");
+                    failed.push(endpoint.as_str());
+                }
+            }
+        }
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let failed = failed.join(", ");
+        Err(Failure::new(format!("no {wanted} from {failed}")))
     }
 
     pub(crate) fn timeout(&self) -> Duration {

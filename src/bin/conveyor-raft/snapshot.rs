@@ -6,32 +6,17 @@ use conveyor_raft::proto::{TriggerSnapshotRequest, TriggerSnapshotResponse};
 use crate::cli::SnapshotArgs;
 use crate::client::{Client, failure_of};
 use crate::failure::Failure;
-use crate::output::{self, say};
+use crate::output::say;
 
 pub(crate) async fn run(args: SnapshotArgs) -> Result<(), Failure> {
     let client = Client::new(args.client)?;
-    let mut failed = Vec::new();
-    for endpoint in client.endpoints() {
-        match ask(&client, endpoint).await {
-            Ok(taken) if client.json => say!("{}", output::json(&taken)?),
-            Ok(taken) => say!(
-                "{endpoint}: snapshot of entry {}.{}",
-                taken.term,
-                taken.index
-            ),
-            Err(failure) => {
-                eprintln!("{endpoint}: {failure}");
-                failed.push(endpoint.as_str());
-            }
-        }
-    }
-    match failed.is_empty() {
-        true => Ok(()),
-        false => Err(Failure::new(format!(
-            "no snapshot at {}",
-            failed.join(", ")
-        ))),
-    }
+    let ask = async |endpoint: &str| ask(&client, endpoint).await;
+    let in_words = |endpoint: &str, taken: &TriggerSnapshotResponse| {
+        let (term, index) = (taken.term, taken.index);
+        say!("{endpoint}: snapshot of entry {term}.{index}");
+        Ok(())
+    };
+    client.ask_each("snapshot", ask, in_words).await
 }
 
 async fn ask(client: &Client, endpoint: &str) -> Result<TriggerSnapshotResponse, Failure> {

@@ -6,28 +6,12 @@ use conveyor_raft::proto::{PeerStatus, StatusRequest, StatusResponse};
 use crate::cli::StatusArgs;
 use crate::client::{Client, failure_of};
 use crate::failure::Failure;
-use crate::output::{self, say};
+use crate::output::say;
 
 pub(crate) async fn run(args: StatusArgs) -> Result<(), Failure> {
     let client = Client::new(args.client)?;
-    let mut failed = Vec::new();
-    for endpoint in client.endpoints() {
-        match ask(&client, endpoint).await {
-            Ok(status) if client.json => say!("{}", output::json(&status)?),
-            Ok(status) => print(endpoint, &status)?,
-            Err(failure) => {
-                eprintln!("{endpoint}: {failure}");
-                failed.push(endpoint.as_str());
-            }
-        }
-    }
-    match failed.is_empty() {
-        true => Ok(()),
-        false => Err(Failure::new(format!(
-            "no status from {}",
-            failed.join(", ")
-        ))),
-    }
+    let ask = async |endpoint: &str| ask(&client, endpoint).await;
+    client.ask_each("status", ask, print).await
 }
 
 async fn ask(client: &Client, endpoint: &str) -> Result<StatusResponse, Failure> {
