@@ -160,12 +160,20 @@ async fn three_processes_grow_to_five_and_shrink_to_three_others_under_load() {
         ),
         (&["update", "9", "--address", "a:1"], "node 9 is no member"),
         (
+            &["skip", "1"],
+            "InvalidArgument: changes: the leader's state machine has not stopped at that entry",
+        ),
+        (
             &["demote", "3", "--expected", "77"],
             "Aborted: the members have changed meanwhile, at index 1",
         ),
     ] {
         let said = operator.refused(&[&["members"], wrong].concat());
         assert!(said.contains(told), "{wrong:?}: {said}");
+    }
+    let shown = operator.runs(&["status"]);
+    for line in ["  log start   0\n", "  snapshot    none\n"] {
+        assert!(shown.contains(line), "{line}: {shown}");
     }
     for id in [4, 5] {
         nodes.push(site.start(id));

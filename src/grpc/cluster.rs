@@ -170,3 +170,28 @@ fn ends(certificates: Vec<(String, u64)>, now: i64) -> Vec<proto::CertificateEnd
     })
     .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::LogId;
+
+    #[test]
+    fn what_an_operator_looks_for_is_in_the_status() {
+        let sound = describe(NodeStatus::default(), 0);
+        assert_eq!((sound.snapshot_index, sound.stopped_at_index), (0, None));
+        assert!(!sound.repairing);
+        let told = NodeStatus {
+            log_start: LogId::new(2, 30),
+            snapshot: Some(LogId::new(2, 40)),
+            repairing: true,
+            stopped_at: Some(41),
+            feature_level: 3,
+            ..NodeStatus::default()
+        };
+        let told = describe(told, 0);
+        assert_eq!((told.log_start_index, told.snapshot_index), (30, 40));
+        assert_eq!((told.repairing, told.stopped_at_index), (true, Some(41)));
+        assert_eq!(told.feature_level, 3);
+    }
+}

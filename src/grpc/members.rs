@@ -304,6 +304,9 @@ mod tests {
             panic!("{taken:?}");
         };
         assert_eq!((info.replica.node, info.features), (4, FEATURES));
+        let wish = Some(Wish::Skip(7));
+        let taken = changes(vec![MemberChange { change: wish }]).expect("whole");
+        assert_eq!(taken, [Change::Skip(7)]);
     }
 
     #[test]
@@ -319,6 +322,7 @@ mod tests {
                 replaces: all[1].replica,
             }],
             tombstones: vec![all[0].replica],
+            skipped: vec![5, 9],
             ..Configuration::default()
         };
         let shown = describe(7, &configuration);
@@ -333,5 +337,6 @@ mod tests {
         assert_eq!(members, expected);
         assert_eq!(shown.old_voters.len(), 2);
         assert_eq!(shown.removed, [all[0].replica.to_string()]);
+        assert_eq!(shown.skipped, [5, 9]);
     }
 }

@@ -84,7 +84,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.shared.waiters.abandon_above(self.dispatched);
         self.failure = Some(format!(
             "{reason}; nothing is lost: mend the program and restart it, or have the cluster skip \
-             entry {index} (`RaftNode::skip_entry` on the leader) and restart"
+             entry {index} (`conveyor-raft members skip {index}`, or `RaftNode::skip_entry` on the \
+             leader) and restart"
         ));
         self.core
             .step(now.mono, Input::Quarantine { index }, &mut self.scratch);

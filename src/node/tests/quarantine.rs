@@ -97,6 +97,10 @@ fn g2_a_poisoned_command_is_skipped_by_consensus_and_all_go_on() {
     std::panic::set_hook(hook);
     assert!(again);
 
+    for node in ALL {
+        assert_eq!(bed.node(node).shared.brief().stopped_at, Some(index));
+    }
+
     // They keep a leader, which serves nothing.
     let (mut bed, leader) = led(bed);
     let mut refused = bed.propose(leader, "b");
@@ -121,6 +125,7 @@ fn g2_a_poisoned_command_is_skipped_by_consensus_and_all_go_on() {
     commit(&mut bed, leader, "b");
     assert!(bed.run(SECOND, |bed| equal(bed, &ALL, &["a", "b"])));
     assert!(ALL.iter().all(|node| failure(&bed, *node).is_none()));
+    assert_eq!(bed.node(leader).shared.brief().stopped_at, None);
     restart(&mut bed, &[leader]);
     assert!(bed.run(10 * SECOND, |bed| equal(bed, &ALL, &["a", "b"])));
 }
