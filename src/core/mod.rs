@@ -545,6 +545,11 @@ impl RaftCore {
         self.durable
     }
 
+    /// Whether the log was last said to have no room.
+    pub(crate) fn has_no_room(&self) -> bool {
+        self.no_room
+    }
+
     /// A disk that keeps a write waiting for longer has stalled, microseconds.
     pub(crate) fn stall_limit(&self) -> Micros {
         self.settings.election_timeout_max

@@ -80,8 +80,6 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     next_due: Micros,
     /// The disk has kept a write waiting for an election timeout.
     disk_stalls: bool,
-    /// The log has no room for what the core writes itself.
-    no_room: bool,
     /// Who wants to know how the hand-over under way ends.
     hand_over: Option<HandOverReply>,
     /// Leadership is being handed over, asked for or not, and it is not known yet to whom it went.
@@ -170,7 +168,6 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             log_time: LogTime::default(),
             next_due: 0,
             disk_stalls: false,
-            no_room: false,
             hand_over: None,
             handing_over: false,
             change: None,
@@ -320,8 +317,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
 
     fn step(&mut self, now: Now, input: Input, mut cause: Cause<'_, S::Response>) {
         let no_room = !self.log.has_reserve();
-        if no_room != self.no_room {
-            self.no_room = no_room;
+        if no_room != self.core.has_no_room() {
             self.core
                 .step(now.mono, Input::NoRoom(no_room), &mut self.scratch);
         }
