@@ -68,8 +68,8 @@ pub struct FrozenState {
     pub(crate) sessions: Sessions,
 }
 
-/// Who waits, and what came of the command.
-type Answer<R> = (Slot<R>, Outcome<R>);
+/// What came of an entry that somebody waits for.
+type Answer<R> = (LogId, Outcome<R>);
 
 /// The state machine with its place in the log.
 pub(crate) struct Applier<S: StateMachine> {
@@ -77,7 +77,10 @@ pub(crate) struct Applier<S: StateMachine> {
     shared: Arc<Shared<S>>,
     at: LogId,
     time_us: Micros,
-    waiting: VecDeque<Slot<S::Response>>,
+    /// What somebody waits for, of the entries at hand.
+    waiting: VecDeque<LogId>,
+    /// Who waits, while they are answered.
+    slots: VecDeque<Slot<S::Response>>,
     /// Answers that go out once the state that they are about can be read.
     answers: Vec<Answer<S::Response>>,
     /// What is not to be applied.
@@ -102,6 +105,7 @@ impl<S: StateMachine> Applier<S> {
             at: begin.id,
             time_us: begin.time_us,
             waiting: VecDeque::new(),
+            slots: VecDeque::new(),
             answers: Vec::new(),
             skips: BTreeSet::new(),
             quarantined: false,
@@ -136,8 +140,12 @@ impl<S: StateMachine> Applier<S> {
     /// none that this version can read (hazard G2). It does no job from then on, but whoever waits
     /// for one is answered (hazard G3).
     pub(crate) fn run(&mut self, job: ApplyJob<S>) -> Result<(), String> {
-        if let ApplyJob::Entries { last, .. } = &job {
-            self.shared.waiters.take_through(*last, &mut self.waiting);
+        let last = match &job {
+            ApplyJob::Entries { last, .. } => Some(*last),
+            _ => None,
+        };
+        if let Some(last) = last {
+            self.shared.waiters.waited_for(last, &mut self.waiting);
         }
         let done = if self.quarantined {
             Ok(())
@@ -149,11 +157,27 @@ impl<S: StateMachine> Applier<S> {
             })
         };
         self.quarantined |= done.is_err();
-        let unapplied = self.answers.drain(..).map(|(slot, _)| slot);
-        unapplied
-            .chain(self.waiting.drain(..))
-            .for_each(Slot::give_up);
+        if self.quarantined {
+            self.answers.clear();
+        }
+        if let Some(last) = last {
+            self.answer_through(last);
+        }
         done
+    }
+
+    /// Whoever waited for an entry up to `last` hears what became of it, or that nobody knows.
+    fn answer_through(&mut self, last: LogIndex) {
+        self.waiting.clear();
+        self.shared.waiters.take_through(last, &mut self.slots);
+        let mut answers = self.answers.drain(..).peekable();
+        for slot in self.slots.drain(..) {
+            let at = LogId::new(slot.term, slot.index);
+            match answers.next_if(|(id, _)| *id == at) {
+                Some((_, outcome)) => slot.answer(outcome),
+                None => slot.give_up(),
+            }
+        }
     }
 
     fn work(&mut self, job: ApplyJob<S>) -> Result<(), String> {
@@ -167,9 +191,6 @@ impl<S: StateMachine> Applier<S> {
                 self.publish();
                 let entries = self.at.index - before;
                 self.metrics.applied(entries, begun.elapsed());
-                self.answers
-                    .drain(..)
-                    .for_each(|(slot, outcome)| slot.answer(outcome));
             }
             ApplyJob::Freeze(reply) => {
                 let frozen = FrozenState {
@@ -230,8 +251,7 @@ impl<S: StateMachine> Applier<S> {
                 return Err(format!("entry {} came after {}", id.index, self.at.index));
             }
             if self.skips.contains(&id.index) {
-                let waits = self.waiting.pop_front_if(|slot| slot.index == id.index);
-                waits.into_iter().for_each(Slot::give_up);
+                self.waiting.pop_front_if(|waits| waits.index == id.index);
             } else {
                 let applied = catch_unwind(AssertUnwindSafe(|| self.apply(entry)));
                 let applied = applied.unwrap_or_else(|panic| Err(panic_text(&panic)));
@@ -251,14 +271,10 @@ impl<S: StateMachine> Applier<S> {
     fn apply(&mut self, entry: Entry) -> Result<(), String> {
         let changes = &mut self.changes;
         let outcome = self.state.apply(&entry, self.time_us, changes)?;
-        let waits = self
-            .waiting
-            .pop_front_if(|slot| slot.index == entry.id.index);
-        match waits {
-            Some(slot) if slot.term == entry.id.term => self.answers.push((slot, outcome)),
-            // Another entry than the one that was proposed (hazard F3).
-            Some(slot) => slot.give_up(),
-            None => {}
+        let waits = self.waiting.pop_front_if(|at| at.index == entry.id.index);
+        // Else it is another entry than the one that was proposed (hazard F3).
+        if waits == Some(entry.id) {
+            self.answers.push((entry.id, outcome));
         }
         Ok(())
     }

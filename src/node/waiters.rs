@@ -155,6 +155,15 @@ impl<R> Waiters<R> {
         self.slots().is_empty()
     }
 
+    /// The entries up to `last` that somebody waits for, in order. They go on waiting here, so that
+    /// their time can run out meanwhile.
+    pub(crate) fn waited_for(&self, last: LogIndex, into: &mut VecDeque<LogId>) {
+        let slots = self.slots();
+        let until = slots.iter().take_while(|slot| slot.index <= last);
+        let waited_for = until.filter(|slot| slot.waiter.is_some());
+        into.extend(waited_for.map(|slot| LogId::new(slot.term, slot.index)));
+    }
+
     /// Moves the places of entries up to `last` out.
     pub(crate) fn take_through(&self, last: LogIndex, into: &mut VecDeque<Slot<R>>) {
         let mut slots = self.slots();

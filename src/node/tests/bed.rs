@@ -2,6 +2,7 @@
 //! test says so.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -31,6 +32,10 @@ use crate::wal::{
     Crash, Lane, LogIdentity, LogOptions, LogStorage, Memory, MemoryDisk, Stepper, SyncPolicy,
 };
 
+/// Whether "held" is being applied, and whether it may end. For one test.
+pub(super) static BEGUN: AtomicBool = AtomicBool::new(false);
+pub(super) static LET_GO: AtomicBool = AtomicBool::new(false);
+
 /// Remembers every command. Refuses none; panics at "panic", having changed nothing, at "half" half
 /// way, and at "blind" only when it is looked at.
 #[derive(Clone, Default)]
@@ -57,6 +62,12 @@ impl StateMachine for Journal {
 
     fn apply(&mut self, _: &ApplyContext, command: String) -> usize {
         assert_ne!(command, "panic", "told to");
+        if command == "held" {
+            BEGUN.store(true, Ordering::SeqCst);
+            while !LET_GO.load(Ordering::SeqCst) {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
         let half = command == "half";
         self.0.push(command);
         assert!(!half, "told to, half way");

@@ -1,12 +1,13 @@
 //! What fails stops its replica at once, says so, and leaves nobody waiting.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::bed::{Answer, Bed, Journal};
+use super::bed::{Answer, BEGUN, Bed, Journal, LET_GO};
 use crate::core::{Message, RaftRole};
 use crate::entry::frame;
 use crate::error::ProposeError;
@@ -420,4 +421,24 @@ fn f5_a_deposed_leader_with_a_slow_state_machine_answers_by_the_deadline() {
         matches!(waits, Ok(Err(ProposeError::Unknown { .. }))),
         "{waits:?}"
     );
+}
+
+/// One command that takes for ever holds up those behind it, and nobody's deadline.
+#[test]
+fn f5_deadlines_hold_while_a_command_is_being_applied() {
+    let mut alone = Alone::new();
+    let (jobs, queue) = mpsc::channel();
+    let work = alone.job(1, &["a", "held", "b"]);
+    let shared = Arc::clone(&alone.shared);
+    start_applier(ReplicaState::new(Journal::default()), shared, queue).expect("a thread");
+    jobs.send(work).expect("the thread lives");
+    while !BEGUN.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    alone.shared.waiters.expire(u64::MAX);
+    let told = alone.outcomes();
+    LET_GO.store(true, Ordering::SeqCst);
+    let expected: Vec<_> = (1..=3).map(unknown).collect();
+    assert_eq!(told, expected);
+    jobs.send(ApplyJob::Stop).expect("the thread lives");
 }
