@@ -41,9 +41,13 @@ impl<F: Files> Job<F> {
             meta::write_both(&*self.files, &meta[..], sync)
                 .map_err(|error| format!("META: {error}"))?;
         }
-        if let (Some((name, map, range)), true) = (&self.range, sync) {
-            let synced = self.files.sync_map(name, map, range.clone());
-            synced.map_err(|error| format!("syncing {name}: {error}"))?;
+        if let Some((name, map, range)) = &self.range {
+            let written = self.files.write_map(name, map, range.clone());
+            written.map_err(|error| format!("writing {name}: {error}"))?;
+            if sync {
+                let synced = self.files.sync_map(name, map, range.clone());
+                synced.map_err(|error| format!("syncing {name}: {error}"))?;
+            }
         }
         if let Some(hint) = &self.hint {
             // Only a lower bound: an older or torn one is as good.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use memmap2::{Advice, MmapMut, MmapRaw};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 
 use super::layout::BATCH_HEADER;
 use super::published::Published;
@@ -45,12 +45,24 @@ impl Mapping {
         Ok(Self::new(MmapRaw::from(MmapMut::map_anon(len)?), 0))
     }
 
-    /// The whole of `file`, readable and writable.
+    /// The whole of `file`, readable and writable: what is stored is in the file.
     ///
     /// # Errors
     /// What `mmap` returns.
     pub fn of_file(file: &File) -> io::Result<Arc<Self>> {
         Ok(Self::new(MmapRaw::map_raw(file)?, 0))
+    }
+
+    /// The whole of `file`, readable, and writable as the process's own copy of each page that is
+    /// stored to: what is stored has to be written to the file.
+    ///
+    /// # Errors
+    /// What `mmap` returns.
+    pub fn copy_of_file(file: &File) -> io::Result<Arc<Self>> {
+        // SAFETY: the file is written by this process alone (the directory's lock file), never made
+        // shorter, and nothing is written to it but what was stored here before.
+        let copy = unsafe { MmapOptions::new().map_copy(file)? };
+        Ok(Self::new(MmapRaw::from(copy), 0))
     }
 
     /// The same memory for a new life of its file, with nothing published, as if it had been
@@ -125,21 +137,23 @@ impl Mapping {
         self.runs.load(Ordering::Acquire) > 0
     }
 
-    /// Copies bytes that are final into `to`; false if some are not, or no writer was ever taken.
-    pub(crate) fn copy_final(&self, range: Range<usize>, to: &mut [u8]) -> bool {
+    /// Where data begin, behind the segment header's two copies.
+    pub(crate) fn data(&self) -> usize {
+        self.marks.data()
+    }
+
+    /// Bytes to which nothing is ever stored again; `None` if to some it may be, or no writer was
+    /// ever taken.
+    pub(crate) fn final_bytes(&self, range: Range<usize>) -> Option<&[u8]> {
         let is_final = self.marks.is_final(&range) && self.writer_taken.load(Ordering::Acquire);
-        if !is_final || range.len() != to.len() || range.start > range.end {
-            return false;
+        if !is_final || range.start > range.end {
+            return None;
         }
-        // SAFETY: the range lies within the mapping (`closed` never exceeds its length). Nothing
-        // is stored below `closed` any more, nor below `data` once `head_final` is set; what was
-        // stored happened before the Release stores that the Acquire loads above saw. `to` is a
-        // caller's slice and cannot overlap memory that only raw pointers name.
-        unsafe {
-            let from = self.raw.as_ptr().add(range.start);
-            std::ptr::copy_nonoverlapping(from, to.as_mut_ptr(), to.len());
-        }
-        true
+        // SAFETY: the range lies within the mapping (`closed` never exceeds its length), which
+        // lives as long as `self`. Nothing is stored below `closed` any more, nor below `data` once
+        // `head_final` is set; what was stored happened before the Release stores that the Acquire
+        // loads above saw.
+        Some(unsafe { std::slice::from_raw_parts(self.raw.as_ptr().add(range.start), range.len()) })
     }
 
     /// Stores bytes. Private: the caller is the only one who stores (`&mut` of the writer or the
@@ -174,8 +188,8 @@ impl Mapping {
         Ok(())
     }
 
-    /// Whether all pages below `end` were made writable once. The kernel protects those of a disk
-    /// again when it writes them back, those of a RAM file system never.
+    /// Whether all pages below `end` were made writable once. A page of the process's own stays so,
+    /// and one of a RAM file system; one of a disk's file is protected when it is written back.
     pub(crate) fn was_populated(&self, end: usize) -> bool {
         end <= self.touched.load(Ordering::Relaxed)
     }

@@ -16,6 +16,7 @@ use super::lanes::{Worker, lock};
 use super::layout::{LOCK_FILE, MAX_UNIT, MIN_UNIT};
 use super::map::Mapping;
 use super::medium::{EventSink, Files, Lane, Medium, Task};
+use super::through::write_through;
 use super::{LogOptions, OpenError};
 
 const EXT4: u64 = 0xef53;
@@ -35,8 +36,10 @@ pub struct DirFiles {
     unit: u32,
     open: Mutex<HashMap<String, Arc<File>>>,
     stopping: AtomicBool,
-    /// A RAM file system: a sync only returns, and a page stays writable.
+    /// A RAM file system: a sync only returns.
     ram: bool,
+    /// Mappings are copies: what is stored there is written to the file by the sync lane.
+    through: bool,
     /// Held as long as any task may still write; its lock ends with it.
     _lock: File,
 }
@@ -149,15 +152,33 @@ impl Files for DirFiles {
     }
 
     fn map(&self, name: &str) -> io::Result<Arc<Mapping>> {
-        Mapping::of_file(&*self.file(name, false)?)
+        let file = self.file(name, false)?;
+        if self.through {
+            Mapping::copy_of_file(&file)
+        } else {
+            Mapping::of_file(&file)
+        }
     }
 
-    fn sync_map(&self, _: &str, mapping: &Mapping, range: Range<usize>) -> io::Result<()> {
+    fn write_map(&self, name: &str, mapping: &Mapping, range: Range<usize>) -> io::Result<()> {
+        if !self.through {
+            return Ok(());
+        }
+        let file = self.file(name, false)?;
+        let put = |at: usize, bytes: &[u8]| file.write_all_at(bytes, at as u64);
+        write_through(mapping, range, put)
+    }
+
+    fn sync_map(&self, name: &str, mapping: &Mapping, range: Range<usize>) -> io::Result<()> {
+        if self.through {
+            return self.sync(name);
+        }
         mapping.flush(range)
     }
 
     fn warm(&self, mapping: &Mapping, range: Range<usize>) -> io::Result<()> {
-        if range.is_empty() || (self.ram && mapping.was_populated(range.end)) {
+        let stays = self.ram || self.through;
+        if range.is_empty() || (stays && mapping.was_populated(range.end)) {
             return Ok(());
         }
         mapping.populate(range)
@@ -226,6 +247,7 @@ impl MappedDir {
             open: Mutex::default(),
             stopping: AtomicBool::new(false),
             ram: kind == TMPFS,
+            through: options.write_mode.is_through(kind == TMPFS),
             _lock: lock,
         });
         let spawn = |name, finish| {

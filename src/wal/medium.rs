@@ -49,7 +49,10 @@ pub trait Files: Send + Sync + 'static {
     fn renew(&self, _name: &str, mapping: Arc<Mapping>) -> Option<Arc<Mapping>> {
         mapping.renew().ok()
     }
-    /// Makes a range of a mapping durable (`msync`).
+    /// Sees to it that a range of closed batches is in the file that was mapped, where storing into
+    /// the mapping does not do that: see [`WriteMode`](super::WriteMode).
+    fn write_map(&self, name: &str, mapping: &Mapping, range: Range<usize>) -> io::Result<()>;
+    /// Makes a range of a mapping durable, once it is in the file (`msync` or `fdatasync`).
     fn sync_map(&self, name: &str, mapping: &Mapping, range: Range<usize>) -> io::Result<()>;
     /// Makes the pages of a range writable without a fault later on. Only a matter of speed.
     fn warm(&self, mapping: &Mapping, range: Range<usize>) -> io::Result<()>;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::layout::MIN_UNIT;
 use super::map::Mapping;
 use super::medium::{EventSink, Files, Lane, Medium, Task};
+use super::through::write_through;
 
 const PAGE: usize = 4096;
 const SECTOR: usize = 512;
@@ -64,6 +65,8 @@ struct Disk {
     operations: u64,
     /// Reads of files fail; what is mapped can be read.
     unreadable: bool,
+    /// Mappings are copies: what is stored there is in the file once it was written through.
+    through: bool,
     /// Where the identity of a new directory comes from, if not from the operating system.
     random: Option<Random>,
 }
@@ -75,6 +78,8 @@ struct Inode {
     cache: Arc<Vec<u8>>,
     durable: Arc<Vec<u8>>,
     map: Option<Arc<Mapping>>,
+    /// The mapping is a copy, not the file.
+    copied: bool,
     /// Pages that a failed sync gave up, with what they held.
     given_up: HashMap<usize, Vec<u8>>,
     /// Those of them of which a sync said that they were written.
@@ -85,10 +90,12 @@ impl Inode {
     fn settle_range(&mut self, range: Range<usize>) {
         // The mapping holds what the log stored; where nothing was stored, the cache is right.
         if let Some(map) = &self.map
+            && !self.copied
             && range.end <= self.cache.len()
-            && let Some(to) = Arc::make_mut(&mut self.cache).get_mut(range.clone())
+            && let Some(stored) = map.final_bytes(range.clone())
+            && let Some(to) = Arc::make_mut(&mut self.cache).get_mut(range)
         {
-            map.copy_final(range, to);
+            to.copy_from_slice(stored);
         }
     }
 
@@ -235,6 +242,12 @@ impl MemoryDisk {
         disk
     }
 
+    /// Whether mappings made from now on are copies of their files, as with
+    /// [`WriteMode::Through`](super::WriteMode::Through), or the files themselves.
+    pub fn set_through(&self, through: bool) {
+        self.lock().through = through;
+    }
+
     fn lock(&self) -> MutexGuard<'_, Disk> {
         // A panic of a test thread leaves the disk as a crash would.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -345,6 +358,7 @@ impl MemoryDisk {
             durable_names: disk.durable_names.clone(),
             boot: disk.boot,
             quota: disk.quota,
+            through: disk.through,
             ..Disk::default()
         };
         for (number, inode) in &mut disk.files {
@@ -353,6 +367,7 @@ impl MemoryDisk {
                 cache: Arc::clone(&inode.cache),
                 durable: Arc::clone(&inode.durable),
                 map: None,
+                copied: false,
                 given_up: inode.given_up.clone(),
                 lied: inode.lied.clone(),
             };
@@ -371,6 +386,7 @@ impl MemoryDisk {
             names: disk.durable_names.clone(),
             durable_names: disk.durable_names.clone(),
             boot: disk.boot.wrapping_add(1),
+            through: disk.through,
             ..Disk::default()
         };
         for number in disk.durable_names.values() {
@@ -599,8 +615,10 @@ impl Files for MemoryDisk {
 
     fn map(&self, name: &str) -> io::Result<Arc<Mapping>> {
         let mut disk = self.lock();
+        let through = disk.through;
         let inode = disk.inode(name)?;
         inode.settle_all();
+        inode.copied = through;
         let map = Mapping::anonymous(inode.cache.len())?;
         let Some(mut filler) = map.filler() else {
             return Err(io::Error::other("fresh memory has a writer"));
@@ -626,6 +644,18 @@ impl Files for MemoryDisk {
         let (Ok(now) | Err(now)) = &renewed;
         inode.map = Some(Arc::clone(now));
         renewed.ok()
+    }
+
+    fn write_map(&self, name: &str, mapping: &Mapping, range: Range<usize>) -> io::Result<()> {
+        if !self.lock().inode(name)?.copied {
+            return Ok(());
+        }
+        // A process that is killed leaves a write done up to some page.
+        write_through(mapping, range, |at, bytes| {
+            let pages = bytes.chunks(PAGE).enumerate();
+            let mut pages = pages.map(|(nth, page)| (at + nth * PAGE, page));
+            pages.try_for_each(|(at, page)| self.write(name, at as u64, page))
+        })
     }
 
     fn sync_map(&self, name: &str, _: &Mapping, range: Range<usize>) -> io::Result<()> {

@@ -47,6 +47,7 @@ mod scan;
 mod still;
 mod sync;
 mod tail;
+mod through;
 mod trim;
 mod verify;
 mod write;
@@ -64,7 +65,7 @@ pub use mapped::{DirFiles, MappedDir};
 
 pub use medium::{EventSink, Files, Lane, Medium, MediumEvent, Task};
 pub use memory::{Crash, Memory, MemoryDisk, Stepper, SyncFault};
-pub use options::{LogCounters, LogIdentity, LogOptions, SyncPolicy};
+pub use options::{LogCounters, LogIdentity, LogOptions, SyncPolicy, WriteMode};
 pub use read::Runs;
 pub use readonly::DirReader;
 pub use repair::{RepairPlan, plan_repair, repair};

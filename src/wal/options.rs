@@ -34,6 +34,32 @@ pub enum SyncPolicy {
     UnsafeNoSync,
 }
 
+/// How what is stored into the mapping of a segment gets into its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteMode {
+    /// [`Mapped`](Self::Mapped) on a RAM file system, [`Through`](Self::Through) elsewhere: each is
+    /// the faster one there.
+    #[default]
+    Auto,
+    /// The mapping is the file; `msync` makes it durable. On a disk each page that was written back
+    /// costs a fault when it is made writable again.
+    Mapped,
+    /// The mapping holds the process's own copy of each page that was stored to; the sync lane
+    /// writes closed batches to the file and makes them durable by `fdatasync`. These copies take
+    /// memory: `hot_bytes`, and four segments at most beside it.
+    Through,
+}
+
+impl WriteMode {
+    pub(crate) fn is_through(self, ram: bool) -> bool {
+        match self {
+            Self::Auto => !ram,
+            Self::Mapped => false,
+            Self::Through => true,
+        }
+    }
+}
+
 /// Settings of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogOptions {
@@ -63,6 +89,9 @@ pub struct LogOptions {
     pub distrust_page_cache: bool,
     /// Durability. Default [`SyncPolicy::Sync`].
     pub sync: SyncPolicy,
+    /// How bytes get into the files. Default [`WriteMode::Auto`]. A directory can be opened with
+    /// another one each time.
+    pub write_mode: WriteMode,
 }
 
 impl Default for LogOptions {
@@ -78,6 +107,7 @@ impl Default for LogOptions {
             allow_unsupported_fs: false,
             distrust_page_cache: false,
             sync: SyncPolicy::Sync,
+            write_mode: WriteMode::Auto,
         }
     }
 }

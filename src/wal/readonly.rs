@@ -141,6 +141,10 @@ impl Files for DirReader {
         refused()
     }
 
+    fn write_map(&self, _: &str, _: &Mapping, _: Range<usize>) -> io::Result<()> {
+        refused()
+    }
+
     fn sync_map(&self, _: &str, _: &Mapping, _: Range<usize>) -> io::Result<()> {
         refused()
     }

@@ -159,6 +159,10 @@ impl Files for Recorder {
     fn map(&self, name: &str) -> io::Result<Arc<Mapping>> {
         self.inner.map(name)
     }
+    fn write_map(&self, name: &str, mapping: &Mapping, range: Range<usize>) -> io::Result<()> {
+        self.moment();
+        self.inner.write_map(name, mapping, range)
+    }
     fn sync_map(&self, name: &str, mapping: &Mapping, range: Range<usize>) -> io::Result<()> {
         self.moment();
         let bytes = self.content(name);
