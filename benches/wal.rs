@@ -38,9 +38,7 @@ const APPENDS: [(&str, Make); 9] = [
     ("sync_inline", |_, disk| {
         Box::new(OwnLog::inline(disk, SyncPolicy::Sync))
     }),
-    ("sync_fdatasync", |_, disk| {
-        Box::new(OwnLog::whole_files(disk))
-    }),
+    ("sync_mapped", |_, disk| Box::new(OwnLog::mapped(disk))),
     ("sync_floor", |_, disk| Box::new(FileFloor::new(disk, true))),
     ("disk", |_, disk| Box::new(OwnLog::new(disk, UNSYNCED))),
     ("disk_floor", |_, disk| {

@@ -113,7 +113,12 @@ impl Node {
     }
 }
 
-fn run_on(dir: &Path) {
+fn run_on(dir: &Path, write_mode: WriteMode) {
+    let options = LogOptions {
+        write_mode,
+        ..options()
+    };
+    let open = |dir: &Path| try_open(dir, IDENTITY, options.clone()).expect("opens");
     let mut node = open(dir);
     let mut id = 0;
     for round in 0..40 {
@@ -147,13 +152,17 @@ fn run_on(dir: &Path) {
 #[test]
 fn write_kill_close_and_reopen_on_the_disk() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    run_on(&dir.path().join("log"));
+    for mode in [WriteMode::Mapped, WriteMode::Through] {
+        run_on(&dir.path().join(format!("{mode:?}")), mode);
+    }
 }
 
 #[test]
 fn write_kill_close_and_reopen_on_a_ram_disk() {
     let dir = tempfile::tempdir_in("/dev/shm").expect("a folder");
-    run_on(&dir.path().join("log"));
+    for mode in [WriteMode::Mapped, WriteMode::Through] {
+        run_on(&dir.path().join(format!("{mode:?}")), mode);
+    }
 }
 
 #[test]

@@ -14,11 +14,9 @@ use bytes::Bytes;
 use conveyor_raft::types::{ClusterId, EntryKind, LogId, LogIndex, WriteId};
 use conveyor_raft::wal::{
     Append, EventSink, Lane, LogIdentity, LogOptions, LogStorage, MappedDir, Medium, MediumEvent,
-    NewEntry, SyncPolicy, Task, Write, WriteError,
+    NewEntry, SyncPolicy, Task, Write, WriteError, WriteMode,
 };
 use tempfile::TempDir;
-
-use super::fdatasync::WholeFileSync;
 
 /// Payload sizes.
 pub(crate) const SIZES: [usize; 4] = [16, 128, 1024, 16384];
@@ -114,12 +112,10 @@ pub(crate) fn run(side: &mut dyn Side, group: &Group, count: u64) -> Took {
     took
 }
 
-/// [`MappedDir`] with its syncs on the caller's thread: what a sync costs without the two wake-ups
-/// of a thread around it. Or with everything there.
+/// [`MappedDir`] with everything on the caller's thread.
 pub(crate) struct Inline {
     dir: MappedDir,
     sink: EventSink,
-    everything: bool,
 }
 
 impl Medium for Inline {
@@ -129,12 +125,8 @@ impl Medium for Inline {
         self.dir.files()
     }
 
-    fn submit(&mut self, lane: Lane, delay: Duration, task: Task) {
-        if self.everything || lane == Lane::Sync {
-            (self.sink)(task());
-        } else {
-            self.dir.submit(lane, delay, task);
-        }
+    fn submit(&mut self, _: Lane, _: Duration, task: Task) {
+        (self.sink)(task());
     }
 
     fn stop(&mut self) {
@@ -180,8 +172,32 @@ pub(crate) struct OwnLog<M: Medium = MappedDir> {
 impl OwnLog {
     /// A new log in a folder of its own, which goes with it.
     pub(crate) fn new(folder: &Path, sync: SyncPolicy) -> Self {
+        Self::with(folder, options(sync))
+    }
+
+    /// The same, storing to the files themselves and made durable by `msync`.
+    pub(crate) fn mapped(folder: &Path) -> Self {
+        let options = LogOptions {
+            write_mode: WriteMode::Mapped,
+            ..options(SyncPolicy::Sync)
+        };
+        Self::with(folder, options)
+    }
+
+    /// Its syncs are on the caller's thread.
+    pub(crate) fn inline(folder: &Path, sync: SyncPolicy) -> Self {
         let dir = tempfile::tempdir_in(folder).expect("a folder");
-        let mut own = Self::open(dir.path(), options(sync));
+        let (sink, events) = sink();
+        let options = options(sync);
+        let medium = MappedDir::open(dir.path(), sink, &options).expect("the directory opens");
+        let mut own = Self::over(medium.with_syncs_on_caller(), events, options);
+        own.dir = Some(dir);
+        own
+    }
+
+    fn with(folder: &Path, options: LogOptions) -> Self {
+        let dir = tempfile::tempdir_in(folder).expect("a folder");
+        let mut own = Self::open(dir.path(), options);
         own.dir = Some(dir);
         own
     }
@@ -194,11 +210,6 @@ impl OwnLog {
 }
 
 impl OwnLog<Inline> {
-    /// Its syncs are on the caller's thread.
-    pub(crate) fn inline(folder: &Path, sync: SyncPolicy) -> Self {
-        Self::on_this_thread(folder, options(sync), false)
-    }
-
     /// Unsynced, everything on the caller's thread, and the first segment ready to its end, so
     /// that nothing but appends is left to do.
     pub(crate) fn single_threaded(folder: &Path) -> Self {
@@ -207,31 +218,13 @@ impl OwnLog<Inline> {
             segment_bytes: 512 << 20,
             ..options(SyncPolicy::UnsafeNoSync)
         };
-        Self::on_this_thread(folder, options, true)
-    }
-
-    fn on_this_thread(folder: &Path, options: LogOptions, everything: bool) -> Self {
         let dir = tempfile::tempdir_in(folder).expect("a folder");
         let (sink, events) = sink();
         let medium = Inline {
             dir: MappedDir::open(dir.path(), Arc::clone(&sink), &options).expect("opens"),
             sink,
-            everything,
         };
         let mut own = Self::over(medium, events, options);
-        own.dir = Some(dir);
-        own
-    }
-}
-
-impl OwnLog<WholeFileSync> {
-    /// Its syncs are `fdatasync`, on the caller's thread.
-    pub(crate) fn whole_files(folder: &Path) -> Self {
-        let dir = tempfile::tempdir_in(folder).expect("a folder");
-        let (sink, events) = sink();
-        let options = options(SyncPolicy::Sync);
-        let files = MappedDir::open(dir.path(), Arc::clone(&sink), &options).expect("opens");
-        let mut own = Self::over(WholeFileSync::new(files, sink), events, options);
         own.dir = Some(dir);
         own
     }

@@ -1,7 +1,6 @@
 //! What the benchmarks share: where they write, and a real cluster in one process.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
-pub(crate) mod fdatasync;
 pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod medium;

@@ -37,8 +37,8 @@ pub enum SyncPolicy {
 /// How what is stored into the mapping of a segment gets into its file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WriteMode {
-    /// [`Mapped`](Self::Mapped) on a RAM file system, [`Through`](Self::Through) elsewhere: each is
-    /// the faster one there.
+    /// [`Mapped`](Self::Mapped) on a RAM file system and where nothing is synced,
+    /// [`Through`](Self::Through) elsewhere: each is the faster one there.
     #[default]
     Auto,
     /// The mapping is the file; `msync` makes it durable. On a disk each page that was written back
@@ -51,9 +51,9 @@ pub enum WriteMode {
 }
 
 impl WriteMode {
-    pub(crate) fn is_through(self, ram: bool) -> bool {
+    pub(crate) fn is_through(self, ram: bool, sync: SyncPolicy) -> bool {
         match self {
-            Self::Auto => !ram,
+            Self::Auto => !ram && sync == SyncPolicy::Sync,
             Self::Mapped => false,
             Self::Through => true,
         }

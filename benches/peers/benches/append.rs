@@ -2,8 +2,6 @@
 //! file system: `peers_{mem,sync}/SIDE/N`. At the end, or alone with `-- ratios`, all take turns
 //! and their ratios to conveyor-raft's log are printed.
 
-#[path = "../../common/fdatasync.rs"]
-mod fdatasync;
 #[path = "../../common/log.rs"]
 mod log;
 #[path = "../../common/medium.rs"]

@@ -1,8 +1,6 @@
 //! `conveyor-peers SIDE GROUPS FOLDER`: so many synced groups, for a look from outside at what is
 //! really synced (see `./run`). Without arguments: the names of all sides.
 
-#[path = "../../common/fdatasync.rs"]
-mod fdatasync;
 #[path = "../../common/log.rs"]
 mod log;
 mod sides;

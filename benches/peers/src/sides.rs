@@ -27,14 +27,13 @@ use conveyor_raft::wal::SyncPolicy;
 /// Makes a side in `folder`, synced or not.
 pub(crate) type Make = fn(folder: &Path, sync: bool) -> Box<dyn Side>;
 
-pub(crate) const SIDES: [(&str, Make); 6] = [
+pub(crate) const SIDES: [(&str, Make); 7] = [
     ("conveyor-raft", |folder, sync| {
-        let policy = if sync {
-            SyncPolicy::Sync
-        } else {
-            SyncPolicy::UnsafeNoSync
-        };
-        Box::new(OwnLog::new(folder, policy))
+        Box::new(OwnLog::new(folder, policy(sync)))
+    }),
+    // As all others here do it: the caller waits within the call for the sync.
+    ("conveyor-raft-inline", |folder, sync| {
+        Box::new(OwnLog::inline(folder, policy(sync)))
     }),
     ("floor", |folder, sync| {
         if sync {
@@ -54,6 +53,14 @@ pub(crate) const SIDES: [(&str, Make); 6] = [
         Box::new(WalrusSide::new(folder, sync))
     }),
 ];
+
+fn policy(sync: bool) -> SyncPolicy {
+    if sync {
+        SyncPolicy::Sync
+    } else {
+        SyncPolicy::UnsafeNoSync
+    }
+}
 
 fn folder_in(folder: &Path) -> TempDir {
     tempfile::tempdir_in(folder).expect("a folder")

@@ -13,7 +13,15 @@ use super::SyncPolicy;
 /// # Errors
 /// A promise of the log that was broken.
 pub fn model(bytes: &[u8]) -> Result<(), String> {
-    model::run(bytes, SyncPolicy::Sync)
+    model::run(bytes, SyncPolicy::Sync, false)
+}
+
+/// The same over mappings that are copies of their files, which the log writes through.
+///
+/// # Errors
+/// A promise of the log that was broken.
+pub fn model_written_through(bytes: &[u8]) -> Result<(), String> {
+    model::run(bytes, SyncPolicy::Sync, true)
 }
 
 /// The same with syncs turned off: it must fail, or [`model`] shows nothing.
@@ -21,7 +29,7 @@ pub fn model(bytes: &[u8]) -> Result<(), String> {
 /// # Errors
 /// A promise of the log that was broken.
 pub fn model_without_syncs(bytes: &[u8]) -> Result<(), String> {
-    model::run(bytes, SyncPolicy::UnsafeNoSync)
+    model::run(bytes, SyncPolicy::UnsafeNoSync, false)
 }
 
 /// Arbitrary bytes to the parsers of META, HINT, segment headers, batches and frames of at most

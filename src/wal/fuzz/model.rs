@@ -92,11 +92,11 @@ struct Model<'a> {
     pinned: Vec<(Bytes, Vec<u8>)>,
 }
 
-/// Runs the work that `bytes` say.
+/// Runs the work that `bytes` say; `through`: over mappings that are copies of their files.
 ///
 /// # Errors
 /// What the log promises and did not keep.
-pub(super) fn run(bytes: &[u8], sync: SyncPolicy) -> Result<(), String> {
+pub(super) fn run(bytes: &[u8], sync: SyncPolicy, through: bool) -> Result<(), String> {
     let mut draw = Draw::new(bytes);
     let options = options(&mut draw, sync);
     let mut model = Model {
@@ -107,6 +107,7 @@ pub(super) fn run(bytes: &[u8], sync: SyncPolicy) -> Result<(), String> {
         next: 0,
         pinned: Vec::new(),
     };
+    model.disk.set_through(through);
     let mut rig = open(&model.disk, &model.options).map_err(|error| error.to_string())?;
     for life in 0.. {
         model

@@ -1,7 +1,8 @@
 //! Properties of the log that no other test is named after; `docs/wal-format.md` has the whole table.
 
 use super::harness::*;
-use crate::wal::{Append, Crash, Lane, LogOptions, MemoryDisk};
+use crate::wal::memory::Stepper;
+use crate::wal::{Append, Crash, Lane, LogOptions, Memory, MemoryDisk};
 
 #[test]
 fn p2_one_sync_is_in_flight_and_the_next_takes_all_that_gathered() {
@@ -132,6 +133,54 @@ fn c3_killed_inside_a_body_and_while_recovering_from_that() {
         again.crash(Crash::Kill);
         assert_eq!(open(&again).read_all(), durable, "step {step}");
     }
+}
+
+/// A log whose files were used before, up to jobs that rotate and carry several batches.
+fn before_a_long_job() -> (MemoryDisk, Rig<Memory>, Stepper) {
+    let disk = MemoryDisk::new();
+    disk.set_through(true);
+    let (mut rig, stepper) = open_stepped(&disk, small()).expect("opens");
+    for _ in 0..60 {
+        rig.append(1, &[5000; 3]);
+        rig.drain(&stepper);
+        rig.log.compact(rig.log.last()).expect("its entry");
+        rig.drain(&stepper);
+    }
+    assert!(rig.log.counters().segments_recycled > 2);
+    for _ in 0..5 {
+        rig.append(1, &[7000, 5000, 5000]);
+        rig.log.pump();
+        while stepper.run(Lane::Prepare) || stepper.run(Lane::Warm) {}
+        rig.settle();
+    }
+    (disk, rig, stepper)
+}
+
+/// Killed between any two pages of what goes to the file: a batch that is not all there is torn,
+/// never damaged, though the page cache lives on and an earlier life's batches stand in the file.
+#[test]
+fn c3_killed_while_batches_are_written_through() {
+    let mut whole = false;
+    let mut cut = 0;
+    while !whole {
+        let (disk, mut rig, stepper) = before_a_long_job();
+        disk.fail_after(cut);
+        rig.log.pump();
+        while stepper.run(Lane::Sync) && rig.try_settle().is_ok() {
+            rig.log.pump();
+        }
+        whole = rig.log.poisoned().is_none();
+        let (promised, all) = (rig.log.durable(), rig.log.last().index);
+        drop(rig);
+        disk.crash(Crash::Kill);
+        let rig = try_open(&disk, small());
+        let rig = rig.unwrap_or_else(|error| panic!("cut after {cut}: {error}"));
+        let last = rig.log.last().index;
+        assert!((promised..=all).contains(&last), "cut after {cut}");
+        assert!(!whole || last == all);
+        cut += 1;
+    }
+    assert!(cut > 20, "{cut} places");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::types::LogIndex;
 use crate::wal::memory::Random;
 use crate::wal::{
     Append, DirFiles, Files, Lane, LogOptions, LogStorage, MappedDir, Mapping, Medium, MediumEvent,
-    SyncPolicy, Task, Write, WriteError,
+    SyncPolicy, Task, Write, WriteError, WriteMode,
 };
 
 const PAGE: usize = 4096;
@@ -195,8 +195,9 @@ impl Medium for Recorded {
     }
 }
 
-fn options(sync: SyncPolicy) -> LogOptions {
+fn options(sync: SyncPolicy, write_mode: WriteMode) -> LogOptions {
     LogOptions {
+        write_mode,
         allow_unsupported_fs: true,
         // The images are of a machine that was switched off; this one was not.
         distrust_page_cache: true,
@@ -211,8 +212,7 @@ fn len_of(index: LogIndex) -> usize {
 
 type Opened<M> = (LogStorage<M>, Receiver<MediumEvent>);
 
-fn record(dir: &Path, sync: SyncPolicy) -> (Opened<Recorded>, Arc<Recorder>) {
-    let options = options(sync);
+fn record(dir: &Path, options: LogOptions) -> (Opened<Recorded>, Arc<Recorder>) {
     let (sender, events) = channel();
     let sink = Arc::new(move |event| _ = sender.send(event));
     let inner = MappedDir::open(dir, sink, &options).expect("opens");
@@ -233,8 +233,8 @@ fn record(dir: &Path, sync: SyncPolicy) -> (Opened<Recorded>, Arc<Recorder>) {
 
 /// Appends, votes and compaction while the lanes work; what was reported durable is told to the
 /// recorder, as it would be to others.
-fn work(dir: &Path, sync: SyncPolicy) -> Vec<Moment> {
-    let ((mut log, events), files) = record(dir, sync);
+fn work(dir: &Path, options: LogOptions) -> Vec<Moment> {
+    let ((mut log, events), files) = record(dir, options);
     let mut random = Random(9);
     // (write, last index, term)
     let mut written = vec![(0, 0, 0)];
@@ -326,7 +326,7 @@ impl Moment {
     }
 
     fn check(&self, dir: &Path) -> Result<(), String> {
-        let options = options(SyncPolicy::Sync);
+        let options = options(SyncPolicy::Sync, WriteMode::Auto);
         let medium = MappedDir::open(dir, Arc::new(|_| ()), &options).expect("opens");
         let log = LogStorage::open_checked(medium, IDENTITY, options);
         let log = log.map_err(|error| format!("refused: {error}"))?;
@@ -364,9 +364,9 @@ fn written(random: &mut Random) -> u64 {
     }
 }
 
-fn failures(sync: SyncPolicy) -> (usize, Vec<String>) {
+fn failures(options: LogOptions) -> (usize, Vec<String>) {
     let dir = tempfile::tempdir().expect("a folder");
-    let moments = work(dir.path(), sync);
+    let moments = work(dir.path(), options);
     let mut random = Random(3);
     let mut failed = Vec::new();
     for (nth, moment) in moments.iter().enumerate() {
@@ -381,14 +381,22 @@ fn failures(sync: SyncPolicy) -> (usize, Vec<String>) {
 
 #[test]
 fn c9_s19_what_real_mappings_left_unsynced_in_any_subset_keeps_what_was_acknowledged() {
-    let (count, failed) = failures(SyncPolicy::Sync);
-    assert!(count > 60, "{count} moments");
-    assert_eq!(failed, [""; 0]);
+    for mode in [WriteMode::Mapped, WriteMode::Through] {
+        let (count, failed) = failures(options(SyncPolicy::Sync, mode));
+        assert!(count > 60, "{mode:?}: {count} moments");
+        assert_eq!(failed, [""; 0], "{mode:?}");
+    }
 }
 
 /// The test above has teeth: without syncs it fails.
 #[test]
 fn real_mappings_without_syncs_lose_what_was_acknowledged() {
-    let (count, failed) = failures(SyncPolicy::UnsafeNoSync);
-    assert!(failed.len() > count / 4, "{} of {count}", failed.len());
+    for mode in [WriteMode::Mapped, WriteMode::Through] {
+        let (count, failed) = failures(options(SyncPolicy::UnsafeNoSync, mode));
+        assert!(
+            failed.len() > count / 4,
+            "{mode:?}: {} of {count}",
+            failed.len()
+        );
+    }
 }
