@@ -199,6 +199,7 @@ impl<M: Medium> LogStorage<M> {
                 Ok(None)
             }
             Event::Trimmed(result) => self.trimmed(result).map(|()| None),
+            Event::Unmapped => Ok(None),
         }
     }
 

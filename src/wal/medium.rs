@@ -106,6 +106,7 @@ pub(super) enum Event {
     Prepared(Result<Prepared, io::Error>),
     Warmed(Warmed),
     Trimmed(Result<Trimmed, io::Error>),
+    Unmapped,
 }
 
 impl fmt::Debug for MediumEvent {
@@ -115,6 +116,7 @@ impl fmt::Debug for MediumEvent {
             Event::Prepared(_) => "Prepared",
             Event::Warmed(_) => "Warmed",
             Event::Trimmed(_) => "Trimmed",
+            Event::Unmapped => "Unmapped",
         })
     }
 }

@@ -1,5 +1,7 @@
 //! The end of the log: batches opened, filled and closed, segments sealed and followed.
 
+use std::time::Duration;
+
 use zerocopy::IntoBytes;
 
 use super::layout::{
@@ -7,7 +9,7 @@ use super::layout::{
 };
 use super::log::{LogStorage, Segment};
 use super::map::Writer;
-use super::medium::{Files, Medium};
+use super::medium::{Event, Files, Lane, Medium, MediumEvent};
 use super::prepare::Prepared;
 use crate::entry::EntryHeader;
 use crate::types::{LogIndex, Micros, WriteId};
@@ -333,15 +335,24 @@ impl<M: Medium> LogStorage<M> {
         });
     }
 
-    /// Unmaps what is beyond `hot_bytes`; readers that still hold bytes keep theirs.
+    /// Unmaps what is beyond `hot_bytes`; readers that still hold bytes keep theirs. On a lane: to
+    /// give back a segment's pages takes milliseconds.
     fn cool_down(&mut self) {
-        let mut hot = 0;
+        let (mut hot, mut cold) = (0, Vec::new());
         let oldest_tail = self.tails.front().map_or(0, |tail| tail.seq);
         for segment in self.segments.iter_mut().rev() {
             if hot > self.options.hot_bytes && segment.seq < oldest_tail {
-                segment.map = None;
+                cold.extend(segment.map.take());
             }
             hot += u64::from(segment.size);
+        }
+        if !cold.is_empty() {
+            let task = move || {
+                drop(cold);
+                MediumEvent(Event::Unmapped)
+            };
+            self.medium
+                .submit(Lane::Prepare, Duration::ZERO, Box::new(task));
         }
     }
 }
