@@ -26,7 +26,7 @@ use table::Row;
 use tokio::runtime::{Builder, Runtime};
 
 const CLIENTS: [usize; 4] = [1, 64, 1024, 4096];
-const ROUNDS: usize = 11;
+const ROUNDS: usize = 7;
 const SPAN: Duration = Duration::from_millis(500);
 /// Workers of its servers' runtime in openraft's own minimal benchmark.
 const OPENRAFT_WORKERS: usize = 16;
