@@ -68,7 +68,7 @@ impl Medium {
 
 /// Median over writes to blocks that the file has already, as in a log whose segments are filled
 /// beforehand.
-fn raw_sync(folder: &Path) -> std::io::Result<Duration> {
+pub(crate) fn raw_sync(folder: &Path) -> std::io::Result<Duration> {
     const PAGES: u64 = 64;
     let file = tempfile::tempfile_in(folder)?;
     let page = [0x5a; 4096];
@@ -85,7 +85,7 @@ fn raw_sync(folder: &Path) -> std::io::Result<Duration> {
     Ok(times[times.len() / 2])
 }
 
-fn file_system(folder: &Path) -> &'static str {
+pub(crate) fn file_system(folder: &Path) -> &'static str {
     let stat = rustix::fs::statfs(folder)
         .unwrap_or_else(|error| panic!("{}: {error}; make the folder first", folder.display()));
     match stat.f_type as u64 {

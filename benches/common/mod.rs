@@ -1,6 +1,7 @@
 //! What the benchmarks share: where they write, and a real cluster in one process.
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+pub(crate) mod bed;
 pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod medium;
