@@ -29,6 +29,8 @@ mod convert;
 mod deadline;
 mod details;
 #[cfg(feature = "grpc")]
+mod figures;
+#[cfg(feature = "grpc")]
 mod health;
 #[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "servers use it"))]
 mod identity;

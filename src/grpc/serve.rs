@@ -25,6 +25,7 @@ use super::accept::{self, Security};
 use super::authorize::Roles;
 use super::backup::{BackupOptions, BackupServiceImpl};
 use super::cluster::ClusterService;
+use super::figures::Figures;
 use super::health;
 use super::identity::Role;
 use super::router::RouterService;
@@ -243,6 +244,7 @@ pub async fn serve(
     };
     let (router, closing) = router(node.clone(), roles, limits);
     let routes = builder(limits)
+        .layer(Figures::new(node.id()))
         .add_service(health)
         .add_service(reflection)
         .add_service(RouterServer::new(router).max_decoding_message_size(limits.max_message_bytes))

@@ -280,6 +280,7 @@ impl<S: StateMachine> Applier<S> {
     }
 
     fn publish(&mut self) {
+        self.shared.set_sessions(self.state.sessions.len());
         self.shared.publish(Applied {
             id: self.at,
             time_us: self.time_us,

@@ -148,6 +148,11 @@ impl<S: StateMachine> RaftNode<S> {
         self.transport().reload(credentials)
     }
 
+    /// How many sessions of clients are open, as far as this node has applied.
+    pub fn sessions(&self) -> u64 {
+        self.shared().sessions()
+    }
+
     /// The address that the peer listener is bound to.
     pub fn peer_address(&self) -> SocketAddr {
         self.shared().peer_address

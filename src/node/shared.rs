@@ -66,6 +66,8 @@ pub(crate) struct Shared<S: StateMachine> {
     applied: Mutex<Arc<Applied<S::View>>>,
     applied_index: AtomicU64,
     applied_changed: watch::Sender<LogIndex>,
+    /// How many sessions are open in what is applied.
+    sessions: AtomicU64,
     /// The driver holds committed entries back until the applier has caught up.
     apply_is_behind: AtomicBool,
     /// Until when no other leader can have been elected, by `clock`; 0 = there is no such promise.
@@ -112,6 +114,7 @@ impl<S: StateMachine> Shared<S> {
             applied: Mutex::new(Arc::new(applied)),
             applied_index: AtomicU64::new(id.index),
             applied_changed: watch::Sender::new(id.index),
+            sessions: AtomicU64::new(state.sessions.len() as u64),
             apply_is_behind: AtomicBool::new(false),
             lease: AtomicU64::new(0),
             stopped_at: AtomicU64::new(0),
@@ -139,6 +142,15 @@ impl<S: StateMachine> Shared<S> {
         if self.apply_is_behind.load(Ordering::Acquire) {
             self.inbox.wake();
         }
+    }
+
+    /// Figures need no more than a recent one.
+    pub(crate) fn set_sessions(&self, count: usize) {
+        self.sessions.store(count as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sessions(&self) -> u64 {
+        self.sessions.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_lease(&self, until: Option<Micros>) {

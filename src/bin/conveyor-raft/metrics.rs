@@ -129,6 +129,7 @@ fn show_state(node: &RaftNode) {
         metrics::gauge!("conveyor_raft_state_entries", "node" => number.clone(), "section" => section)
             .set(count as f64);
     }
+    metrics::gauge!("conveyor_raft_sessions", "node" => number.clone()).set(node.sessions() as f64);
     metrics::gauge!("conveyor_raft_watchers", "node" => number).set(node.watchers() as f64);
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use metrics::gauge;
+use metrics::{counter, gauge};
 use tonic::Status;
 
 use crate::backup::{Automatic, Compression};
@@ -14,6 +14,7 @@ const LOOK: Duration = Duration::from_secs(10);
 /// And at most; the first look comes this long after the start.
 const REST: Duration = Duration::from_millis(200);
 const LAST_SUCCESS: &str = "conveyor_raft_backup_last_success_timestamp_seconds";
+const FAILURES: &str = "conveyor_raft_backup_failures_total";
 
 impl BackupServiceImpl {
     /// Makes backups for ever, if that is set.
@@ -21,12 +22,17 @@ impl BackupServiceImpl {
         let Some(automatic) = self.automatic else {
             return;
         };
+        let node = self.node.id().to_string();
+        // Told from the start: an alert on what never came would not be one.
+        let failures = counter!(FAILURES, "node" => node);
+        failures.increment(0);
         let mut rest = REST;
         loop {
             tokio::time::sleep(rest).await;
             rest = match self.make_if_due(automatic).await {
                 Ok(rest) => rest.clamp(REST, LOOK),
                 Err(status) => {
+                    failures.increment(1);
                     tracing::error!(why = status.message(), "no backup was made by itself");
                     LOOK
                 }
@@ -49,7 +55,7 @@ impl BackupServiceImpl {
         let id = id.map_err(|error| Status::internal(error.to_string()))?;
         self.create(Some(id), Compression::Zstd).await?;
         if let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
-            gauge!(LAST_SUCCESS).set(now.as_secs() as f64);
+            gauge!(LAST_SUCCESS, "node" => self.node.id().to_string()).set(now.as_secs() as f64);
         }
         let store = self.store.clone();
         let gone = blocking(move || automatic.prune(&store)).await?;

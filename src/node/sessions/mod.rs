@@ -91,7 +91,6 @@ impl Sessions {
         }
     }
 
-    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn len(&self) -> usize {
         self.open.len()
     }
