@@ -443,7 +443,7 @@ impl TransportObserver {
     }
 }
 
-fn tuning(options: &TransportOptions) -> Tuning {
+pub(super) fn tuning(options: &TransportOptions) -> Tuning {
     let (least, most) = (Duration::from_millis(500), Duration::from_secs(10));
     Tuning {
         idle_timeout: options.idle_timeout.clamp(least, most),
@@ -477,7 +477,10 @@ fn new_shared(options: &TransportOptions, sink: EventSink) -> Shared {
     }
 }
 
-fn new_endpoint(options: &TransportOptions, socket: UdpSocket) -> Result<Endpoint, TransportError> {
+pub(super) fn new_endpoint(
+    options: &TransportOptions,
+    socket: UdpSocket,
+) -> Result<Endpoint, TransportError> {
     let mut reset_key = options.reset_key;
     if reset_key == [0; 32] {
         getrandom::fill(&mut reset_key).map_err(io::Error::other)?;
