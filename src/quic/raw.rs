@@ -11,7 +11,8 @@ use super::TransportOptions;
 use super::dial::client_config;
 use super::identity::peer_dns_name;
 use super::limits::widen;
-use super::transport::{new_endpoint, tuning};
+use super::socket::SplitSocket;
+use super::transport::{new_endpoint, payload, tuning};
 use crate::network::LinkClass;
 use crate::types::NodeId;
 
@@ -29,7 +30,8 @@ impl RawEnd {
     /// If the address cannot be listened on.
     pub fn bind(options: TransportOptions) -> io::Result<Self> {
         let socket = UdpSocket::bind(options.listen)?;
-        let endpoint = new_endpoint(&options, socket).map_err(io::Error::other)?;
+        let socket = SplitSocket::new(socket, payload(&options))?;
+        let endpoint = new_endpoint(&options, socket)?;
         Ok(Self { options, endpoint })
     }
 
