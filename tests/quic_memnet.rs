@@ -175,9 +175,10 @@ fn memnet_one_way_cut_is_noticed_and_mended() {
     two.both_up(1);
 }
 
-/// Bulk is sent without a pause, and heartbeats overtake it: the classes share no connection.
+/// Bulk's queue is kept full, and heartbeats overtake it. Counted in chunks that arrive before a heartbeat
+/// sent after them, since times would be this machine's load: behind a full queue it would be sixteen.
 #[test]
-fn control_p99_under_bulk() {
+fn heartbeats_overtake_a_queue_of_bulk() {
     let link = Link {
         delay: Duration::from_millis(2),
         ..Link::default()
@@ -194,10 +195,10 @@ fn control_p99_under_bulk() {
         offset: 0,
         crc: crc32fast::hash(&bytes),
     });
-    let (mut times, mut chunks) = (Vec::new(), 0);
+    let (mut before, mut chunks) = (Vec::new(), 0);
     for seq in 1..=200 {
         while one.transport.send(2, &chunk, std::slice::from_ref(&bytes)) == SendOutcome::Sent {}
-        let asked = Instant::now();
+        let at = chunks;
         one.send(2, &beat(epoch, seq), &[]);
         two.wait(|event| match event {
             NetworkEvent::Message {
@@ -210,11 +211,10 @@ fn control_p99_under_bulk() {
             }
             _ => None,
         });
-        times.push(asked.elapsed());
+        before.push(chunks - at);
     }
-    times.sort();
-    let p99 = times[times.len() * 99 / 100];
+    before.sort();
+    let p99 = before[before.len() * 99 / 100];
     assert!(chunks > 20, "{chunks} chunks: no load");
-    // Two milliseconds on the way; a queue of bulk before it would be megabytes.
-    assert!(p99 < Duration::from_millis(30), "p99 {p99:?}");
+    assert!(p99 < 16, "{p99} chunks before a heartbeat: {before:?}");
 }
