@@ -6,9 +6,8 @@ mod quic_common;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use conveyor_raft::core::{Class, Heartbeat, Message, SnapshotChunk};
-use conveyor_raft::network::{LinkClass, NetworkEvent, RaftNetwork, SendOutcome};
+use conveyor_raft::core::{Class, Message};
+use conveyor_raft::network::{LinkClass, NetworkEvent, RaftNetwork};
 use conveyor_raft::types::LogId;
 use quic_common::memnet::{Link, MemNet};
 use quic_common::{Node, append, certs, options, run_of};
@@ -31,19 +30,6 @@ fn pair(net: &MemNet, mtu: u16) -> (Node, Node) {
         node.transport.set_peers(&peers);
     }
     nodes.into()
-}
-
-fn beat(epoch: u64, seq: u64) -> Message {
-    Message::Heartbeat(Heartbeat {
-        term: 1,
-        epoch,
-        seq,
-        commit: 0,
-        sent_at: 0,
-        read_id: 0,
-        digest_index: 0,
-        digest: 0,
-    })
 }
 
 /// Sends `count` appends in the epochs that there are, and looks at what arrives: per epoch each at most
@@ -173,48 +159,4 @@ fn memnet_one_way_cut_is_noticed_and_mended() {
     net.set(place(1), place(2), Link::default());
     one.both_up(2);
     two.both_up(1);
-}
-
-/// Bulk's queue is kept full, and heartbeats overtake it. Counted in chunks that arrive before a heartbeat
-/// sent after them, since times would be this machine's load: behind a full queue it would be sixteen.
-#[test]
-fn heartbeats_overtake_a_queue_of_bulk() {
-    let link = Link {
-        delay: Duration::from_millis(2),
-        ..Link::default()
-    };
-    let net = MemNet::new(1, link);
-    let (mut one, two) = pair(&net, 1452);
-    let (epoch, _) = one.both_up(2);
-    one.transport.want_bulk(2, true);
-    one.up(2, Class::Bulk);
-    let bytes = Bytes::from(vec![7; 256 << 10]);
-    let chunk = Message::SnapshotChunk(SnapshotChunk {
-        term: 1,
-        id: 9,
-        offset: 0,
-        crc: crc32fast::hash(&bytes),
-    });
-    let (mut before, mut chunks) = (Vec::new(), 0);
-    for seq in 1..=200 {
-        while one.transport.send(2, &chunk, std::slice::from_ref(&bytes)) == SendOutcome::Sent {}
-        let at = chunks;
-        one.send(2, &beat(epoch, seq), &[]);
-        two.wait(|event| match event {
-            NetworkEvent::Message {
-                message: Message::Heartbeat(beat),
-                ..
-            } => (beat.seq == seq).then_some(()),
-            NetworkEvent::Message { .. } => {
-                chunks += 1;
-                None
-            }
-            _ => None,
-        });
-        before.push(chunks - at);
-    }
-    before.sort();
-    let p99 = before[before.len() * 99 / 100];
-    assert!(chunks > 20, "{chunks} chunks: no load");
-    assert!(p99 < 16, "{p99} chunks before a heartbeat: {before:?}");
 }
