@@ -8,15 +8,11 @@ use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 use super::forwarded::answer;
 use super::handshake::{in_time, peer_node, read_hello, send_hello};
 use super::lane::lock;
-use super::limits::{
-    BULK_CONNECTION_WINDOW, CONNECTIONS_OVER, CONNECTIONS_PER_PEER, DATA_CONNECTION_WINDOW,
-    DATA_STREAMS, FORWARD_CONNECTION_WINDOW, MAX_HANDSHAKES, RETRY_FROM,
-};
+use super::limits::{CONNECTIONS_OVER, CONNECTIONS_PER_PEER, MAX_HANDSHAKES, RETRY_FROM, widen};
 use super::refusals::{Reason, Who};
 use super::shared::{Link, Shared, close};
 use super::stream::{End, Io, Registered};
 use crate::core::Class;
-use crate::network::LinkClass;
 use crate::types::{NodeId, ReplicaId};
 use crate::wire::{CloseCode, Hello};
 
@@ -175,17 +171,7 @@ async fn serve(shared: &Shared, accepted: Accepted) {
         mut recv,
     } = accepted;
     // The class is known only now; until then the small windows held.
-    match hello.class {
-        LinkClass::Control => {}
-        LinkClass::Data => {
-            connection.set_receive_window(VarInt::from_u32(DATA_CONNECTION_WINDOW));
-            connection.set_max_concurrent_bi_streams(VarInt::from_u32(DATA_STREAMS));
-        }
-        LinkClass::Bulk => connection.set_receive_window(VarInt::from_u32(BULK_CONNECTION_WINDOW)),
-        LinkClass::Forward => {
-            connection.set_receive_window(VarInt::from_u32(FORWARD_CONNECTION_WINDOW));
-        }
-    }
+    widen(&connection, hello.class);
     let link = Arc::new(Link::new(
         connection,
         generation,

@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, NoneTokenStore, RecvStream, SendStream, VarInt};
 
 use super::forward::Asker;
 use super::handshake::{in_time, peer_node, read_hello, send_hello};
 use super::identity::peer_dns_name;
 use super::lane::lock;
-use super::limits::{BACKOFF_LONG, BACKOFF_MAX, BACKOFF_MIN, STALLS, Side, transport_config};
+use super::limits::{
+    BACKOFF_LONG, BACKOFF_MAX, BACKOFF_MIN, STALLS, Side, Tuning, transport_config,
+};
 use super::refusals::{Reason, Who};
 use super::shared::{Link, Peer, Shared, close};
 use super::stream::{End, Io, Registered};
@@ -24,6 +27,19 @@ use crate::wire::{CloseCode, Hello, PROTOCOL, Redial, SLOW_RETRY};
 
 /// An attempt that takes longer than this may be waiting for the timer of a lost packet.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// How a connection of that class is dialled.
+pub(super) fn client_config(
+    crypto: Arc<QuicClientConfig>,
+    class: LinkClass,
+    tuning: Tuning,
+) -> ClientConfig {
+    let mut config = ClientConfig::new(crypto);
+    config
+        .transport_config(transport_config(Side::Dial(class), tuning))
+        .token_store(Arc::new(NoneTokenStore));
+    config
+}
 
 /// Resolves when an attempt to dial `target` is better begun anew: there is another target, or the
 /// peer has dialled in, so it lives, and the attempt's first packet was probably lost before.
@@ -203,10 +219,7 @@ impl Dialer {
             let current = lock(&shared.current);
             (current.number, current.credentials.client())
         };
-        let mut config = ClientConfig::new(client);
-        config
-            .transport_config(transport_config(Side::Dial(self.class), shared.tuning))
-            .token_store(Arc::new(NoneTokenStore));
+        let config = client_config(client, self.class, shared.tuning);
         let connecting = self
             .endpoint
             .connect_with(config, address, &name)

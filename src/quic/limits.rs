@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::CubicConfig;
-use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{Connection, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use crate::config::limits::{MAX_FRAME_BODY, MAX_INFLIGHT, MAX_INFLIGHT_APPENDS};
 use crate::network::LinkClass;
@@ -72,18 +72,18 @@ pub(super) enum Side {
 }
 
 /// Windows of the small classes and of every direction that carries replies only.
-pub(super) const SMALL_CONNECTION_WINDOW: u32 = 160 * KIB;
+const SMALL_CONNECTION_WINDOW: u32 = 160 * KIB;
 const SMALL_STREAM_WINDOW: u32 = 64 * KIB;
 /// Data: 10 Gbit/s for 0.5 ms are 0.6 MiB, 1 Gbit/s for 30 ms are 3.6 MiB.
 const DATA_STREAM_WINDOW: u32 = 4 * MIB;
 /// Two streams and one more, so that an unread old epoch never blocks the new one.
-pub(super) const DATA_CONNECTION_WINDOW: u32 = 9 * MIB;
+const DATA_CONNECTION_WINDOW: u32 = 9 * MIB;
 const DATA_SEND_WINDOW: u32 = 8 * MIB;
 /// Bulk: with the rate limit, keeps queues short.
-pub(super) const BULK_CONNECTION_WINDOW: u32 = 3 * MIB / 2;
+const BULK_CONNECTION_WINDOW: u32 = 3 * MIB / 2;
 const BULK_SEND_WINDOW: u32 = 2 * MIB;
 /// Forward: two of the largest proposals, and a part of the next.
-pub(super) const FORWARD_CONNECTION_WINDOW: u32 = 25 * MIB / 4;
+const FORWARD_CONNECTION_WINDOW: u32 = 25 * MIB / 4;
 const FORWARD_SEND_WINDOW: u32 = 4 * MIB;
 /// Proposals of one peer, and bytes of them, that are passed on and not answered; more are refused as
 /// overload by the asker, and not read by the leader.
@@ -95,7 +95,7 @@ pub(super) const FORWARD_IDLE: Duration = Duration::from_secs(5);
 /// So long after its deadline the leader's own word on a proposal is waited for.
 pub(super) const FORWARD_GRACE: Duration = Duration::from_millis(100);
 /// Streams that a dialer may have open: two on a data connection, an old epoch and the new.
-pub(super) const DATA_STREAMS: u32 = 2;
+const DATA_STREAMS: u32 = 2;
 
 /// What the caller may set.
 #[derive(Clone, Copy, Debug)]
@@ -148,4 +148,18 @@ pub(super) fn transport_config(side: Side, tuning: Tuning) -> Arc<TransportConfi
         .receive_window(VarInt::from_u32(connection))
         .send_window(send.into());
     Arc::new(config)
+}
+
+/// The acceptor's windows, once the hello has said of which class the connection is.
+pub(super) fn widen(connection: &Connection, class: LinkClass) {
+    let window = match class {
+        LinkClass::Control => return,
+        LinkClass::Data => {
+            connection.set_max_concurrent_bi_streams(VarInt::from_u32(DATA_STREAMS));
+            DATA_CONNECTION_WINDOW
+        }
+        LinkClass::Bulk => BULK_CONNECTION_WINDOW,
+        LinkClass::Forward => FORWARD_CONNECTION_WINDOW,
+    };
+    connection.set_receive_window(VarInt::from_u32(window));
 }

@@ -23,6 +23,8 @@ mod handshake;
 mod identity;
 mod lane;
 mod limits;
+#[doc(hidden)]
+pub mod raw;
 mod refusals;
 mod reload;
 mod shared;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::crypto::HmacKey;
-use quinn::{Endpoint, EndpointConfig, TokioRuntime, VarInt};
+use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, TokioRuntime, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -176,21 +176,39 @@ impl RaftTransport {
     /// # Errors
     /// If the address is taken or cannot be used, or the thread cannot be started.
     pub fn bind(options: TransportOptions, sink: EventSink) -> Result<Self, TransportError> {
+        let socket = bind_udp(options.listen)?;
+        let payload = payload(&options);
+        Self::start(options, sink, || Ok(SplitSocket::new(socket, payload)?))
+    }
+
+    /// As [`bind`](Self::bind), over a socket that the caller has: tests put a network of their own
+    /// under quinn, and all of the verification stays above it.
+    #[doc(hidden)]
+    pub fn bind_over(
+        options: TransportOptions,
+        sink: EventSink,
+        socket: Arc<dyn AsyncUdpSocket>,
+    ) -> Result<Self, TransportError> {
+        Self::start(options, sink, || Ok(socket))
+    }
+
+    fn start(
+        options: TransportOptions,
+        sink: EventSink,
+        socket: impl FnOnce() -> io::Result<Arc<dyn AsyncUdpSocket>>,
+    ) -> Result<Self, TransportError> {
         if !addresses_fit(&options.facts) {
             return Err(TransportError::Addresses);
         }
-        let address = options.listen;
-        let socket = UdpSocket::bind(address);
-        let socket = socket.map_err(|source| TransportError::Bind { address, source })?;
-        let local_addr = socket.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let shared = Arc::new(new_shared(&options, sink));
         let endpoint = {
             let _inside = runtime.enter();
-            new_endpoint(&options, socket)?
+            new_endpoint(&options, socket()?)?
         };
+        let local_addr = endpoint.local_addr()?;
         *lock(&shared.endpoint) = Some(endpoint.clone());
         let (start, starts) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
@@ -443,7 +461,7 @@ impl TransportObserver {
     }
 }
 
-fn tuning(options: &TransportOptions) -> Tuning {
+pub(super) fn tuning(options: &TransportOptions) -> Tuning {
     let (least, most) = (Duration::from_millis(500), Duration::from_secs(10));
     Tuning {
         idle_timeout: options.idle_timeout.clamp(least, most),
@@ -477,7 +495,19 @@ fn new_shared(options: &TransportOptions, sink: EventSink) -> Shared {
     }
 }
 
-fn new_endpoint(options: &TransportOptions, socket: UdpSocket) -> Result<Endpoint, TransportError> {
+/// The largest datagram that is received.
+pub(super) fn payload(options: &TransportOptions) -> u16 {
+    options.mtu().saturating_add(27).max(1472)
+}
+
+fn bind_udp(address: SocketAddr) -> Result<UdpSocket, TransportError> {
+    UdpSocket::bind(address).map_err(|source| TransportError::Bind { address, source })
+}
+
+pub(super) fn new_endpoint(
+    options: &TransportOptions,
+    socket: Arc<dyn AsyncUdpSocket>,
+) -> io::Result<Endpoint> {
     let mut reset_key = options.reset_key;
     if reset_key == [0; 32] {
         getrandom::fill(&mut reset_key).map_err(io::Error::other)?;
@@ -491,17 +521,14 @@ fn new_endpoint(options: &TransportOptions, socket: UdpSocket) -> Result<Endpoin
         .first_chunk()
         .map_or(0, |bytes| u64::from_le_bytes(*bytes));
     let mut config = EndpointConfig::new(Arc::new(key));
-    let payload = options.mtu().saturating_add(27).max(1472);
     config
         .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)))
         .supported_versions(vec![1])
-        .max_udp_payload_size(payload)
+        .max_udp_payload_size(payload(options))
         .map_err(io::Error::other)?;
     let server = server_config(&options.credentials, tuning(options));
-    let socket = SplitSocket::new(socket, payload)?;
     let runtime = Arc::new(TokioRuntime);
-    let endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
-    Ok(endpoint)
+    Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)
 }
 
 fn random_epoch() -> io::Result<u64> {

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use conveyor_raft::core::{AppendAck, AppendEntries, AppendStatus, Class, Message, ReplicaState};
 use conveyor_raft::entry::frame;
-use conveyor_raft::network::{NetworkEvent, PeerAddress, RaftNetwork, SendOutcome};
+use conveyor_raft::network::{EventSink, NetworkEvent, PeerAddress, RaftNetwork, SendOutcome};
 use conveyor_raft::quic::certs::{GeneratedCerts, generate};
-use conveyor_raft::quic::{RaftTransport, TransportOptions};
+use conveyor_raft::quic::{RaftTransport, TransportError, TransportOptions};
 use conveyor_raft::types::{EntryKind, Incarnation, LogId, NodeId};
+use quinn::AsyncUdpSocket;
 
 pub mod logs;
+pub mod memnet;
 pub mod raw;
 
 pub const WAIT: Duration = Duration::from_secs(10);
@@ -52,6 +54,20 @@ impl Node {
     }
 
     pub fn with(options: TransportOptions) -> Self {
+        Self::made(options, RaftTransport::bind)
+    }
+
+    /// Over a network in memory.
+    pub fn over(options: TransportOptions, socket: Arc<dyn AsyncUdpSocket>) -> Self {
+        Self::made(options, |options, sink| {
+            RaftTransport::bind_over(options, sink, socket)
+        })
+    }
+
+    fn made(
+        options: TransportOptions,
+        bind: impl FnOnce(TransportOptions, EventSink) -> Result<RaftTransport, TransportError>,
+    ) -> Self {
         let (sender, events) = channel();
         let sender = Mutex::new(sender);
         let (id, incarnation) = (options.credentials.node(), options.incarnation);
@@ -61,7 +77,7 @@ impl Node {
                 let _ = sender.send(event);
             }
         };
-        let transport = RaftTransport::bind(options, Arc::new(sink)).expect("bound");
+        let transport = bind(options, Arc::new(sink)).expect("bound");
         Self {
             id,
             incarnation,
