@@ -46,7 +46,7 @@ enum Way {
         send: SendStream,
         recv: RecvStream,
         /// Its drop would end the connection.
-        _end: RawEnd,
+        _end: Box<RawEnd>,
     },
     Stream(
         Box<dyn AsyncWrite + Send + Unpin>,
@@ -259,7 +259,7 @@ async fn accept(
         return Ok(Way::Quinn {
             send,
             recv,
-            _end: end,
+            _end: Box::new(end),
         });
     }
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
@@ -283,7 +283,7 @@ async fn dial(floor: Floor, certs: &GeneratedCerts, to: SocketAddr) -> io::Resul
         return Ok(Way::Quinn {
             send,
             recv,
-            _end: end,
+            _end: Box::new(end),
         });
     }
     let stream = TcpStream::connect(to).await?;

@@ -377,7 +377,7 @@ impl Bed for Ours {
             loop {
                 match self.one.send(&append, std::slice::from_ref(&run)) {
                     SendOutcome::Sent => break,
-                    SendOutcome::Full => drop(self.writable.recv_timeout(WAIT).expect("room")),
+                    SendOutcome::Full => self.writable.recv_timeout(WAIT).expect("room"),
                     SendOutcome::Down => panic!("the stream ended"),
                 }
             }
