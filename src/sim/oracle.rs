@@ -320,7 +320,12 @@ impl Oracle {
                 format!("S6: {who} commits another entry {at}")
             });
         }
-        let mut place = self.committed.last().map_or(0, |entry| entry.place);
+        let last = self.committed.last();
+        let fell = last.is_some_and(|last| item.time_us < last.item.time_us);
+        check(!fell, || {
+            format!("G1: entry {at} is of an earlier log time than the one before")
+        })?;
+        let mut place = last.map_or(0, |entry| entry.place);
         let takes_effect = self.sessions.commits(at, item.time_us, item.part);
         let applies = |command: &u64| takes_effect && !self.poison.contains(command);
         if let Some(command) = item.command.filter(applies) {

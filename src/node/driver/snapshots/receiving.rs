@@ -181,6 +181,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         (snapshots.cut_at, snapshots.bytes_since) = (last.index, 0);
         snapshots.counters.installed += 1;
         snapshots.tail.begin_anew();
+        if let Some((_, time_us)) = snapshots.receiving.whole {
+            self.log_time.cover(time_us);
+        }
         let whole = snapshots.receiving.whole.map(|(stored, _)| stored);
         if let Some(before) = std::mem::replace(&mut snapshots.stored, whole) {
             // The log that a power cut would leave goes on from the old one.
