@@ -5,45 +5,15 @@ mod common;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
+use common::small_disk::SmallDisk;
 use conveyor_raft::quic::certs::{self, GeneratedCerts};
 use conveyor_raft::wal::LogOptions;
 use conveyor_raft::{
     Certainty, Cluster, ProposeError, ProposeOptions, RaftConfig, RaftNode, RouterCommand,
     RouterStateMachine,
 };
-
-/// A file system in memory: 16 MiB, room for META and one segment of 8 MiB, not for the next.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().expect("a folder");
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"])
-            .arg(dir.path())
-            .output();
-        let done = mount.is_ok_and(|output| output.status.success());
-        done.then(|| Self(dir))
-    }
-
-    fn grow(&self) {
-        let mount = Command::new("mount")
-            .args(["-o", "remount,size=96m"])
-            .arg(self.0.path())
-            .output();
-        assert!(mount.expect("mount runs").status.success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Detached at once even where a node of a failed test still has files open.
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).output();
-    }
-}
 
 async fn start(
     id: u64,
@@ -128,7 +98,7 @@ async fn assert_has(node: &RaftNode, done: &[usize]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c8_a_cluster_whose_disks_are_full_refuses_votes_reads_and_goes_on_with_room() {
-    let disks: Vec<_> = (0..3).map_while(|_| SmallDisk::mount()).collect();
+    let disks: Vec<_> = (0..3).map_while(|_| SmallDisk::tmpfs()).collect();
     if !common::needs("root, to mount a small file system", disks.len() == 3) {
         return;
     }
@@ -142,7 +112,7 @@ async fn c8_a_cluster_whose_disks_are_full_refuses_votes_reads_and_goes_on_with_
     drop(sockets);
     let mut nodes = Vec::new();
     for (id, disk) in (1..).zip(&disks) {
-        nodes.push(start(id, disk.0.path(), &certificates, &addresses).await);
+        nodes.push(start(id, disk.path(), &certificates, &addresses).await);
     }
     let first = leader(&nodes).await;
     let (mut done, refused) = fill(&first).await;
@@ -177,7 +147,7 @@ async fn c8_a_cluster_whose_disks_are_full_refuses_votes_reads_and_goes_on_with_
         }
         assert!(begun.elapsed() < Duration::from_secs(40), "it goes on");
     }
-    let data = disks[id as usize - 1].0.path();
+    let data = disks[id as usize - 1].path();
     nodes.push(start(id, data, &certificates, &addresses).await);
     let last = leader(&nodes).await.applied_index();
     for node in &nodes {

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use common::small_disk::SmallDisk;
 use conveyor_raft::entry::{EntryBatch, entries};
 use conveyor_raft::types::*;
 use conveyor_raft::wal::*;
@@ -243,37 +244,14 @@ fn a_read_keeps_its_bytes_when_the_log_is_dropped() {
     assert_eq!(run, copy);
 }
 
-/// A file system of 16 MiB; `None` where this user may not mount one.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().expect("a folder");
-        let mount = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"])
-            .arg(dir.path())
-            .output();
-        let done = mount.is_ok_and(|output| output.status.success());
-        done.then(|| Self(dir))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount")
-            .arg(self.0.path())
-            .output();
-    }
-}
-
-#[test]
-fn c8_a_full_file_system_is_an_error_not_a_signal() {
-    let Some(disk) = SmallDisk::mount() else {
-        eprintln!("not shown here: mounting a small file system needs more rights");
-        return;
+/// Fills a small disk until nothing more fits, votes there, makes room and goes on.
+fn fill_up_and_go_on(disk: &SmallDisk, write_mode: WriteMode) {
+    let options = LogOptions {
+        write_mode,
+        ..options()
     };
-    let log_dir = disk.0.path().join("log");
-    let mut node = open(&log_dir);
+    let log_dir = disk.path().join("log");
+    let mut node = try_open(&log_dir, IDENTITY, options.clone()).expect("opens");
     let batch = vec![command(50_000, 1); 10];
     let deadline = Instant::now() + Duration::from_secs(30);
     let mut written = 0;
@@ -306,17 +284,100 @@ fn c8_a_full_file_system_is_an_error_not_a_signal() {
     node.next += 1;
     node.wait(node.next);
     // Room comes back, and the log goes on by itself.
-    let grow = std::process::Command::new("mount")
-        .args(["-o", "remount,size=64m"])
-        .arg(disk.0.path())
-        .output();
-    assert!(grow.expect("mount runs").status.success());
+    disk.grow();
     let id = node.append(2, &batch);
     node.wait(id);
     let before = node.all();
     assert_eq!(before.len(), written + 10);
     drop(node);
-    assert_eq!(open(&log_dir).all(), before);
+    let again = try_open(&log_dir, IDENTITY, options).expect("opens");
+    assert_eq!(again.all(), before);
+}
+
+#[test]
+fn c8_a_full_file_system_is_an_error_not_a_signal() {
+    for mode in [WriteMode::Mapped, WriteMode::Through] {
+        let disk = SmallDisk::tmpfs();
+        if !common::needs("root, to mount a small file system", disk.is_some()) {
+            return;
+        }
+        fill_up_and_go_on(&disk.expect("mounted"), mode);
+    }
+}
+
+#[test]
+fn c8_a_full_ext4_is_an_error_not_a_signal() {
+    for mode in [WriteMode::Mapped, WriteMode::Through] {
+        let disk = SmallDisk::ext4();
+        if !common::needs("root and mkfs.ext4, for a small ext4", disk.is_some()) {
+            return;
+        }
+        fill_up_and_go_on(&disk.expect("mounted"), mode);
+    }
+}
+
+/// What the process itself holds, bytes: pages of no file.
+fn anonymous_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let line = status.lines().find(|line| line.starts_with("RssAnon:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    1024 * number.expect("RssAnon").parse::<u64>().expect("a number")
+}
+
+#[test]
+fn h2_a_log_that_writes_through_holds_its_hot_bytes_and_four_segments_at_most() {
+    const MIB: u64 = 1 << 20;
+    let options = LogOptions {
+        hot_bytes: 16 * MIB,
+        write_mode: WriteMode::Through,
+        ..options()
+    };
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let mut node = try_open(dir.path(), IDENTITY, options).expect("opens");
+    let before = anonymous_memory();
+    let batch = vec![command(50_000, 1); 20];
+    let mut most = 0;
+    for round in 0..160 {
+        let id = node.append(1, &batch);
+        node.wait(id);
+        if round == 100 {
+            // So that files go into the pool and are used again.
+            let start = LogId::new(1, node.log.durable() - 100);
+            node.log.compact(start).expect("an entry of the log");
+        }
+        most = most.max(anonymous_memory() - before);
+    }
+    assert!(node.log.counters().entry_bytes > 150 * MIB);
+    assert!(node.log.counters().segments_recycled > 0);
+    // A mebibyte or two for what is no page of the log.
+    assert!(most <= (16 + 4 * 8 + 2) * MIB, "{} MiB", most / MIB);
+    assert!(most > 16 * MIB, "{} MiB: are these copies?", most / MIB);
+}
+
+#[test]
+fn syncs_on_the_caller_are_done_when_pump_returns() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let (sender, events) = channel();
+    let sink: EventSink = Arc::new(move |event| _ = sender.send(event));
+    let medium = MappedDir::open(dir.path(), sink, &options()).expect("opens");
+    let medium = medium.with_syncs_on_caller();
+    let log = LogStorage::open(medium, IDENTITY, options()).expect("opens");
+    let mut node = Node {
+        log,
+        events,
+        next: 0,
+    };
+    let first = node.append(1, &[command(10, 1)]);
+    node.wait(first);
+    for seed in 0..20 {
+        let id = node.append(1, &[command(10, seed)]);
+        node.log.pump();
+        let mut done = None;
+        while let Ok(event) = node.events.try_recv() {
+            done = node.log.handle(event).expect("no failure").or(done);
+        }
+        assert_eq!(done, Some(id));
+    }
 }
 
 #[test]

@@ -182,8 +182,6 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             failure: None,
             stopping: false,
         };
-        let begun = driver.shared.applied().time_us;
-        driver.log_time.cover(begun);
         driver.begin_skips();
         driver.dial();
         driver.tell_facts();

@@ -198,6 +198,7 @@ impl<F: Files> Snapshotter<F> {
                 let sum = self.folder.write(&head, state, &mut self.pace);
                 let stored = |sum| StoredSnapshot {
                     last: head.last,
+                    time_us: head.time_us,
                     sum,
                 };
                 match sum {

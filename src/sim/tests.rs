@@ -117,9 +117,13 @@ fn scripts_of_bugs_that_were_found_break_no_invariant() {
         let path = file.expect("a file").path();
         let text = std::fs::read_to_string(&path).expect("readable");
         let plan: Plan = text.parse().expect("a script");
-        let ran = match text.contains("\n# machine registers\n") {
-            true => simulate_plan(RegisterWorkload, &plan),
-            false => simulate_plan(LedgerWorkload, &plan),
+        let machine = text
+            .lines()
+            .find_map(|line| line.strip_prefix("# machine "));
+        let ran = match machine {
+            Some("registers") => simulate_plan(RegisterWorkload, &plan),
+            Some("router") => simulate_plan(RouterWorkload, &plan),
+            _ => simulate_plan(LedgerWorkload, &plan),
         };
         if let Err(failure) = ran {
             panic!("{}: {failure}", path.display());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::file::{self, Pace, SnapshotFile, SnapshotHead, SnapshotSum};
 use crate::state_machine::Frozen;
-use crate::types::LogId;
+use crate::types::{LogId, Micros};
 use crate::wal::Files;
 
 const PREFIX: &str = "snap-";
@@ -39,6 +39,8 @@ pub(super) fn partial_of(id: u128) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StoredSnapshot {
     pub(crate) last: LogId,
+    /// Log time at its last entry, which the log itself may not hold.
+    pub(crate) time_us: Micros,
     pub(crate) sum: SnapshotSum,
 }
 
@@ -180,10 +182,14 @@ impl<F: Files> SnapshotFolder<F> {
                 troubles.push(format!("{}: the log does not go on from it", name_of(last)));
                 continue;
             }
-            match self.open(last).and_then(&mut restore) {
-                Ok(()) => {
+            let restored = self.open(last).and_then(|file| {
+                let time_us = file.head.time_us;
+                restore(file).map(|()| time_us)
+            });
+            match restored {
+                Ok(time_us) => {
                     let sum = self.sum(last).map_err(io)?;
-                    return Ok(Some(StoredSnapshot { last, sum }));
+                    return Ok(Some(StoredSnapshot { last, time_us, sum }));
                 }
                 Err(why) => {
                     tracing::error!(snapshot = name_of(last), why, "a snapshot is damaged");

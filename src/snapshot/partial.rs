@@ -152,8 +152,12 @@ impl<F: Files> Receiver<F> {
         let opened = SnapshotFile::open(self.folder.files(), &name);
         match opened {
             Ok(file) if sum == it.offered.sum && file.head.last == it.offered.last => {
-                let last = it.offered.last;
-                Ok(Some((StoredSnapshot { last, sum }, file.head)))
+                let stored = StoredSnapshot {
+                    last: it.offered.last,
+                    time_us: file.head.time_us,
+                    sum,
+                };
+                Ok(Some((stored, file.head)))
             }
             _ => {
                 self.discard()?;

@@ -189,6 +189,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn bytes_are_written_through_where_that_is_faster() {
+        let auto = |ram, sync| WriteMode::Auto.is_through(ram, sync);
+        assert!(auto(false, SyncPolicy::Sync));
+        assert!(!auto(false, SyncPolicy::UnsafeNoSync));
+        assert!(!auto(true, SyncPolicy::Sync));
+        for ram in [false, true] {
+            assert!(WriteMode::Through.is_through(ram, SyncPolicy::UnsafeNoSync));
+            assert!(!WriteMode::Mapped.is_through(ram, SyncPolicy::Sync));
+        }
+    }
+
+    #[test]
     fn defaults_are_valid_and_contradictions_are_named() {
         let ok = LogOptions::default();
         assert_eq!(ok.validate(), Ok(()));

@@ -110,6 +110,11 @@ impl Snapshots {
         self.bytes_since += bytes as u64;
     }
 
+    /// Log time at the newest one's last entry; 0 if there is none.
+    pub(super) fn covered_us(&self) -> Micros {
+        self.stored.map_or(0, |stored| stored.time_us)
+    }
+
     /// The newest that is durable.
     pub(super) fn newest(&self) -> Option<LogId> {
         self.stored.map(|stored| stored.last)

@@ -84,7 +84,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         };
         let time_us = match &persist.append {
             AppendSource::Configuration { index: 2.., .. } => self.log_time.at(now),
-            _ => self.log_time.begin_term(self.log.last_time_us(), now),
+            _ => {
+                // A log that is empty behind a snapshot does not hold the entry before.
+                let last = self.log.last_time_us().max(self.snapshots.covered_us());
+                self.log_time.begin_term(last, now)
+            }
         };
         entries.push(NewEntry {
             kind,

@@ -91,8 +91,11 @@ impl StateMachine for Journal {
         Box::new(self.clone())
     }
 
-    fn restore(&mut self, _: &mut dyn std::io::Read) -> Result<(), RestoreError> {
-        Err(RestoreError::Invalid("not needed here".into()))
+    fn restore(&mut self, from: &mut dyn std::io::Read) -> Result<(), RestoreError> {
+        let mut text = String::new();
+        from.read_to_string(&mut text)?;
+        self.0 = text.lines().map(str::to_owned).collect();
+        Ok(())
     }
 
     fn digest(&self) -> u128 {
@@ -160,7 +163,7 @@ pub(super) struct Node {
     pub(super) shared: Arc<Shared<Journal>>,
     pub(super) sent: Sent,
     pub(super) told: Told,
-    driver: Driver<Journal, Memory, Recording>,
+    pub(super) driver: Driver<Journal, Memory, Recording>,
     applier: Applier<Journal>,
     jobs: Jobs,
     stepper: Stepper,

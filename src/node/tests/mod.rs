@@ -10,5 +10,6 @@ mod quarantine;
 mod sessions;
 mod slow;
 mod smoke;
+mod snapshots;
 mod versions;
 mod watching;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::harness::*;
 use crate::types::{Entry, LogId};
 use crate::wal::map::Mapping;
-use crate::wal::{Append, Crash, Lane, LogOptions, MemoryDisk, ReadError};
+use crate::wal::{Append, Crash, Lane, LogOptions, Memory, MemoryDisk, ReadError};
 
-fn filled(disk: &MemoryDisk, options: LogOptions) -> Rig<crate::wal::Memory> {
+fn filled(disk: &MemoryDisk, options: LogOptions) -> Rig<Memory> {
     let mut rig = try_open(disk, options).expect("opens");
     for _ in 0..60 {
         rig.append_durably(1, &[4000, 4000]);
@@ -171,7 +171,7 @@ fn c7_a_kept_mapping_shows_nothing_of_its_old_life_and_is_kept_only_by_its_sole_
     assert!(map.bytes(4096..4113).is_none() && map.bytes(0..16).is_none());
 }
 
-fn install(rig: &mut Rig<crate::wal::Memory>, start: LogId) {
+fn install(rig: &mut Rig<Memory>, start: LogId) {
     rig.next += 1;
     rig.log
         .install_snapshot(rig.next, 0, start)
@@ -434,4 +434,28 @@ fn c4_damage_below_the_snapshot_in_an_older_segment_breaks_no_link_to_what_follo
         drop(rig);
         disk.crash(Crash::PowerCut);
     }
+}
+
+/// To unmap a segment takes milliseconds, which whoever appends shall not wait for.
+#[test]
+fn cold_segments_are_unmapped_on_a_lane() {
+    let options = LogOptions {
+        hot_bytes: 0,
+        ..small()
+    };
+    let (mut rig, stepper) = open_stepped(&MemoryDisk::new(), options).expect("opens");
+    rig.drain(&stepper);
+    // The disk of this test holds one, the task another.
+    let holders = |rig: &Rig<Memory>| {
+        let cold = rig.log.segments.iter().filter(|one| one.map.is_none());
+        cold.map(|one| one.pinned.strong_count()).max()
+    };
+    let mut handed_over = 0;
+    for _ in 0..60 {
+        rig.append(1, &[4000, 4000]);
+        handed_over += u32::from(holders(&rig) == Some(2));
+        rig.drain(&stepper);
+        assert!(holders(&rig).is_none_or(|count| count == 1));
+    }
+    assert!(handed_over >= 2);
 }

@@ -19,14 +19,14 @@ use crate::node::replica_state::ReplicaState;
 use crate::node::snapshotter::{SnapshotEvent, SnapshotJob};
 use crate::snapshot::{REPLICA_FORMAT, SnapshotFolder, SnapshotHead, StoredSnapshot};
 use crate::state_machine::StateMachine;
-use crate::types::{LogId, Micros, ReplicaId, WriteId};
+use crate::types::{LogId, ReplicaId, WriteId};
 use crate::wal::Medium;
 
 /// What has come in.
 #[derive(Debug, Default)]
 pub(super) struct Receiving {
-    /// One that is whole and being put in place, and log time at its last entry.
-    whole: Option<(StoredSnapshot, Micros)>,
+    /// One that is whole and being put in place.
+    whole: Option<StoredSnapshot>,
     /// The state machine has taken it; the log is next.
     restored: bool,
     /// Snapshots that an earlier log needs, until these writes are durable.
@@ -77,7 +77,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                     && is_beyond(&read, self.core.knows_level()).is_none() =>
             {
                 let whole = &mut self.snapshots.receiving.whole;
-                *whole = whole.or(Some((stored, head.time_us)));
+                *whole = whole.or(Some(stored));
                 SnapshotInput::Received {
                     from,
                     mark: stored.mark(),
@@ -106,7 +106,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     /// Nothing else is applied until it is known how this went.
     pub(in crate::node::driver) fn restore(&mut self, now: Now, mark: SnapshotMark) {
         let whole = self.snapshots.receiving.whole;
-        let Some((_, time_us)) = whole.filter(|(stored, _)| stored.mark() == mark) else {
+        let Some(stored) = whole.filter(|stored| stored.mark() == mark) else {
             return self.refuse(now, mark);
         };
         let last = mark.last;
@@ -122,7 +122,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         };
         (self.apply)(ApplyJob::Restore(Restoring {
             last,
-            time_us,
+            time_us: stored.time_us,
             put: Box::new(put),
             done: Box::new(done),
         }));
@@ -137,7 +137,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
 
     pub(super) fn restored(&mut self, now: Now, last: LogId, result: Result<(), String>) {
         let whole = self.snapshots.receiving.whole;
-        let Some((stored, _)) = whole.filter(|(stored, _)| stored.last == last) else {
+        let Some(stored) = whole.filter(|stored| stored.last == last) else {
             return;
         };
         let Err(why) = result else {
@@ -154,7 +154,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     /// The log takes a snapshot only when a new segment is ready.
     pub(super) fn install_when_ready(&mut self, now: Now) {
         let receiving = &self.snapshots.receiving;
-        let Some((stored, _)) = receiving.whole.filter(|_| receiving.restored) else {
+        let Some(stored) = receiving.whole.filter(|_| receiving.restored) else {
             return;
         };
         if !self.log.can_install() {
@@ -181,10 +181,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         (snapshots.cut_at, snapshots.bytes_since) = (last.index, 0);
         snapshots.counters.installed += 1;
         snapshots.tail.begin_anew();
-        if let Some((_, time_us)) = snapshots.receiving.whole {
-            self.log_time.cover(time_us);
-        }
-        let whole = snapshots.receiving.whole.map(|(stored, _)| stored);
+        let whole = snapshots.receiving.whole;
         if let Some(before) = std::mem::replace(&mut snapshots.stored, whole) {
             // The log that a power cut would leave goes on from the old one.
             snapshots.receiving.old.push((id, before));
@@ -206,9 +203,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
 
 impl Receiving {
     pub(super) fn needs(&self, stored: StoredSnapshot) -> bool {
-        let whole = self
-            .whole
-            .is_some_and(|(whole, _)| whole.last == stored.last);
+        let whole = self.whole.is_some_and(|whole| whole.last == stored.last);
         whole || self.old.iter().any(|(_, old)| old.last == stored.last)
     }
 }
