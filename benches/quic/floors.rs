@@ -11,21 +11,21 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use conveyor_raft::network::LinkClass;
-use conveyor_raft::quic::certs::{GeneratedCerts, PemPair};
+use conveyor_raft::quic::certs::GeneratedCerts;
 use conveyor_raft::quic::raw::RawEnd;
 use quinn::{RecvStream, SendStream};
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::ring::{self, cipher_suite};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ServerConfig};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::ours::options;
+use crate::quic_common::raw::{parts, roots};
 use crate::{Bed, Meter};
 
 /// About what an append of one command of 128 bytes, and what its ack has.
@@ -306,21 +306,9 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     })
 }
 
-fn roots(certs: &GeneratedCerts) -> Arc<RootCertStore> {
-    let ca = CertificateDer::from_pem_slice(certs.ca.peer_ca().cert.as_bytes()).expect("CA");
-    let mut roots = RootCertStore::empty();
-    roots.add(ca).expect("CA");
-    Arc::new(roots)
-}
-
-fn parts(pair: &PemPair) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-    let cert = CertificateDer::from_pem_slice(pair.cert.as_bytes()).expect("certificate");
-    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("key");
-    (vec![cert], key)
-}
-
 fn client_tls(certs: &GeneratedCerts) -> ClientConfig {
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots(certs), provider());
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(roots(&certs.ca.peer_ca().cert), provider());
     let (chain, key) = parts(&certs.nodes[0].peer);
     ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -331,7 +319,8 @@ fn client_tls(certs: &GeneratedCerts) -> ClientConfig {
 }
 
 fn server_tls(certs: &GeneratedCerts) -> ServerConfig {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(certs), provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots(&certs.ca.peer_ca().cert), provider());
     let (chain, key) = parts(&certs.nodes[1].peer);
     ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])

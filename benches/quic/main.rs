@@ -11,6 +11,8 @@
 mod common;
 mod floors;
 mod ours;
+#[path = "../../tests/quic_common/mod.rs"]
+mod quic_common;
 
 use std::sync::Arc;
 use std::sync::Mutex;

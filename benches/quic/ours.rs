@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use conveyor_raft::core::{
-    AppendAck, AppendEntries, AppendStatus, Class, Heartbeat, HeartbeatReply, Message,
-    ReplicaState, SnapshotChunk,
+    AppendEntries, Class, Heartbeat, HeartbeatReply, Message, ReplicaState, SnapshotChunk,
 };
 use conveyor_raft::entry::frame;
 use conveyor_raft::network::{NetworkEvent, PeerAddress, RaftNetwork, SendOutcome};
@@ -20,6 +19,7 @@ use conveyor_raft::quic::certs::GeneratedCerts;
 use conveyor_raft::quic::{RaftTransport, TransportOptions};
 use conveyor_raft::types::{EntryKind, Incarnation, LogId, NodeId};
 
+use crate::quic_common::ack;
 use crate::{Bed, Meter, WAIT};
 
 /// The entry before those that are sent, again and again: a transport does not know what it sent.
@@ -198,7 +198,7 @@ impl End {
     fn message(&self, message: Message, bytes: usize) {
         match message {
             Message::Append(append) if self.answers.load(Ordering::Relaxed) => {
-                self.send(&ack(&append), &[]);
+                self.send(&ack(&append, Incarnation([2; 16])), &[]);
             }
             Message::Append(_) => self.meter.add(bytes as u64),
             Message::Heartbeat(beat) => {
@@ -208,20 +208,6 @@ impl End {
             _ => {}
         }
     }
-}
-
-fn ack(to: &AppendEntries) -> Message {
-    Message::AppendAck(AppendAck {
-        term: to.term,
-        incarnation: Incarnation([2; 16]),
-        epoch: to.epoch,
-        seq: to.seq,
-        match_index: to.prev.index + u64::from(to.count),
-        conflict: LogId::default(),
-        sent_at: to.sent_at,
-        status: AppendStatus::Matched,
-        state: ReplicaState::Member,
-    })
 }
 
 fn reply(to: &Heartbeat) -> Message {

@@ -128,14 +128,14 @@ pub fn crl(ca: &Ca, revoked: u64) -> String {
     params.signed_by(ca).expect("signed").pem().expect("pem")
 }
 
-fn roots(ca: &str) -> Arc<RootCertStore> {
+pub fn roots(ca: &str) -> Arc<RootCertStore> {
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(ca.as_bytes()).expect("CA");
     roots.add(ca).expect("CA");
     Arc::new(roots)
 }
 
-fn parts(pair: &PemPair) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+pub fn parts(pair: &PemPair) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     let cert = CertificateDer::from_pem_slice(pair.cert.as_bytes()).expect("certificate");
     let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("key");
     (vec![cert], key)
