@@ -3,6 +3,7 @@
 //! Nothing is judged here (that is [`verify`](super::verify)) and nothing is skipped: a segment
 //! that is damaged is read on behind the damage. At most one batch is in memory at a time.
 
+use std::io;
 use std::ops::{ControlFlow, RangeInclusive};
 
 use serde::Serialize;
@@ -166,7 +167,8 @@ type Each<'e> = &'e mut dyn FnMut(Item<'_>) -> ControlFlow<()>;
 ///
 /// # Errors
 /// If the directory cannot be read, or was written by a newer version. What is damaged is no
-/// error; it comes as [`Item::Stop`].
+/// error; it comes as [`Item::Stop`]. A segment that a running node takes away meanwhile is left
+/// out.
 pub fn inspect<F: Files>(
     files: &F,
     indexes: RangeInclusive<LogIndex>,
@@ -194,6 +196,10 @@ pub fn inspect<F: Files>(
             continue;
         };
         let gone_on = match dump.segment(&name, seq) {
+            // A running node renames and removes segments meanwhile.
+            Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                continue;
+            }
             Err(OpenError::Io { what, source }) => {
                 dump.stop(&name, 0, format!("{what}: {source}"), None, None)
             }

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::harness::*;
+use crate::wal::medium::Files;
 use crate::wal::memory::Random;
 use crate::wal::{Crash, Item, MemoryDisk, OpenError, inspect};
 
@@ -91,6 +92,33 @@ fn what_lies_behind_damage_is_shown_too() {
     assert_eq!(missing, [5, 6]);
     assert_eq!(seen.stops, [(name, 8192 + 2 * 4096)]);
     assert_eq!(seen.behind.first(), Some(&7));
+}
+
+/// As a running node does when it compacts while somebody looks.
+#[test]
+fn a_segment_taken_away_meanwhile_is_no_damage() {
+    let image = image();
+    let mut names: Vec<String> = image.keys().cloned().collect();
+    names.retain(|name| name.starts_with("seg-"));
+    let second = names[1].clone();
+    let disk = MemoryDisk::from_image(&image);
+    let mut shown = Vec::new();
+    let result = inspect(&disk, 0..=u64::MAX, &mut |item| {
+        match item {
+            Item::Segment(segment) => {
+                if shown.is_empty() {
+                    disk.remove(&second).expect("there");
+                }
+                shown.push(segment.file);
+            }
+            Item::Stop(stop) => assert_ne!(stop.file, second, "{}", stop.what),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    });
+    result.expect("readable");
+    names.retain(|name| *name != second);
+    assert_eq!(shown, names);
 }
 
 #[test]
