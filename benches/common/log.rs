@@ -118,6 +118,17 @@ pub(crate) struct Inline {
     sink: EventSink,
 }
 
+impl Inline {
+    /// A directory whose events go to `sink`.
+    pub(crate) fn open(dir: &Path, sink: EventSink, options: &LogOptions) -> Self {
+        let dir = MappedDir::open(dir, Arc::clone(&sink), options);
+        Self {
+            dir: dir.expect("the directory opens"),
+            sink,
+        }
+    }
+}
+
 impl Medium for Inline {
     type Files = <MappedDir as Medium>::Files;
 
@@ -209,21 +220,23 @@ impl OwnLog {
     }
 }
 
+/// Unsynced, and each segment ready to its end when it is made, so that nothing but appends is left
+/// to do.
+pub(crate) fn single_threaded_options(segment_bytes: u64) -> LogOptions {
+    LogOptions {
+        ready_window_bytes: segment_bytes as usize,
+        segment_bytes,
+        ..options(SyncPolicy::UnsafeNoSync)
+    }
+}
+
 impl OwnLog<Inline> {
-    /// Unsynced, everything on the caller's thread, and the first segment ready to its end, so
-    /// that nothing but appends is left to do.
+    /// Everything on the caller's thread, see [`single_threaded_options`].
     pub(crate) fn single_threaded(folder: &Path) -> Self {
-        let options = LogOptions {
-            ready_window_bytes: 512 << 20,
-            segment_bytes: 512 << 20,
-            ..options(SyncPolicy::UnsafeNoSync)
-        };
+        let options = single_threaded_options(512 << 20);
         let dir = tempfile::tempdir_in(folder).expect("a folder");
         let (sink, events) = sink();
-        let medium = Inline {
-            dir: MappedDir::open(dir.path(), Arc::clone(&sink), &options).expect("opens"),
-            sink,
-        };
+        let medium = Inline::open(dir.path(), sink, &options);
         let mut own = Self::over(medium, events, options);
         own.dir = Some(dir);
         own

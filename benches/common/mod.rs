@@ -6,6 +6,7 @@ pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod medium;
 pub(crate) mod ratios;
+pub(crate) mod router;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;

@@ -10,10 +10,9 @@ use super::{
     EventSink, Forward, Held, LocalFacts, NetworkEvent, PeerAddress, PeerFacts, RaftNetwork,
     SendOutcome, Unsent,
 };
-use crate::config::limits;
 use crate::core::{Class, Message};
-use crate::entry::EntryBatch;
-use crate::types::{LogId, NodeId, ReplicaId};
+use crate::types::{NodeId, ReplicaId};
+use crate::wire::carry;
 
 const CLASSES: [Class; 3] = [Class::Control, Class::Data, Class::Bulk];
 
@@ -161,21 +160,15 @@ impl RaftNetwork for InProcessNetwork {
         let (Some(_), Some(target)) = (stream, hub.ports.get(&to)) else {
             return SendOutcome::Down;
         };
-        let Some(entries) = batch(message, body) else {
+        let Ok(received) = carry(message, body) else {
             return SendOutcome::Down;
         };
-        let chunk = match message {
-            Message::SnapshotChunk(_) => body.to_vec(),
-            _ => Vec::new(),
-        };
-        let held = Held::default();
-        let (from, message) = (self.me, *message);
         (target.sink)(&mut vec![NetworkEvent::Message {
-            from,
-            message,
-            entries,
-            chunk,
-            held,
+            from: self.me,
+            message: received.message,
+            entries: received.entries,
+            chunk: received.chunk,
+            held: Held::default(),
         }]);
         SendOutcome::Sent
     }
@@ -235,17 +228,4 @@ impl Drop for InProcessNetwork {
             hub.ports.remove(&self.me.node);
         }
     }
-}
-
-/// What the receiver's transport would make of the frame.
-fn batch(message: &Message, body: &[Bytes]) -> Option<EntryBatch> {
-    let (prev, count) = match message {
-        Message::Append(append) => (append.prev, append.count),
-        Message::Found(_) => (LogId::default(), 1),
-        _ => return Some(EntryBatch::default()),
-    };
-    if count > limits::MAX_FRAME_ENTRIES {
-        return None;
-    }
-    EntryBatch::verify(body.to_vec(), prev, count, limits::MAX_ENTRY).ok()
 }

@@ -8,14 +8,20 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::kept::Kept;
+use super::live::{self, Live};
 use super::metrics::ApplyMetrics;
 use super::replica_state::ReplicaState;
 use super::sessions::Sessions;
-use super::shared::{Applied, Shared};
+use super::shared::Shared;
 use super::waiters::{Outcome, Slot};
 use crate::entry::entries;
 use crate::state_machine::{Changes, Frozen, StateMachine};
 use crate::types::{Entry, LogId, LogIndex, Micros};
+
+/// Bytes of entries that are applied again, at most, if the state machine panics. The state before them
+/// is kept, and keeping one makes what is changed next cost a copy, see [`live`].
+const KEPT_ENTRIES: usize = 8 << 20;
 
 /// Work for the applier, in order.
 pub(crate) enum ApplyJob<S: StateMachine> {
@@ -73,10 +79,7 @@ type Answer<R> = (LogId, Outcome<R>);
 
 /// The state machine with its place in the log.
 pub(crate) struct Applier<S: StateMachine> {
-    state: ReplicaState<S>,
     shared: Arc<Shared<S>>,
-    at: LogId,
-    time_us: Micros,
     /// What somebody waits for, of the entries at hand.
     waiting: VecDeque<LogId>,
     /// Who waits, while they are answered.
@@ -91,19 +94,17 @@ pub(crate) struct Applier<S: StateMachine> {
     changes: Changes,
     /// A snapshot took the state's place since then.
     restored: bool,
+    /// What is left if the state machine panics.
+    kept: Option<Kept>,
     metrics: ApplyMetrics,
 }
 
 impl<S: StateMachine> Applier<S> {
-    /// The state stands where `shared` shows it.
-    pub(crate) fn new(state: ReplicaState<S>, shared: Arc<Shared<S>>) -> Self {
-        let begin = shared.applied();
+    /// For the state in `shared`.
+    pub(crate) fn new(shared: Arc<Shared<S>>) -> Self {
         let metrics = ApplyMetrics::new(shared.me.node);
         Self {
-            state,
             shared,
-            at: begin.id,
-            time_us: begin.time_us,
             waiting: VecDeque::new(),
             slots: VecDeque::new(),
             answers: Vec::new(),
@@ -111,29 +112,13 @@ impl<S: StateMachine> Applier<S> {
             quarantined: false,
             changes: Changes::unheard(),
             restored: false,
+            kept: None,
             metrics,
         }
     }
 
-    /// The machine, to be looked at.
-    #[cfg(test)]
-    pub(crate) fn machine(&self) -> &S {
-        &self.state.machine
-    }
-
-    /// For a simulation that makes a state another one.
-    #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn machine_mut(&mut self) -> &mut S {
-        &mut self.state.machine
-    }
-
-    /// How many sessions there are.
-    #[cfg(any(test, feature = "sim"))]
-    pub(crate) fn sessions(&self) -> usize {
-        self.state.sessions.len()
-    }
-
-    /// Does one job, and shows what came of it as a whole or not at all (hazard C11).
+    /// Does one job. What readers see meanwhile and afterwards is the state at some entry, with that
+    /// entry's index (hazard C11).
     ///
     /// # Errors
     /// The replica is to be quarantined at that index: its state machine panicked, or an entry is
@@ -150,12 +135,15 @@ impl<S: StateMachine> Applier<S> {
         let done = if self.quarantined {
             Ok(())
         } else {
-            let work = catch_unwind(AssertUnwindSafe(|| self.work(job)));
+            let shared = Arc::clone(&self.shared);
+            let mut live = shared.live.live();
+            let work = catch_unwind(AssertUnwindSafe(|| self.work(&mut live, job)));
             work.unwrap_or_else(|panic| {
-                let (at, why) = (self.at.index, panic_text(&panic));
-                Err(format!("the state machine failed after entry {at}: {why}"))
+                live.hidden = true;
+                Err(live::after(live.at.index, &panic))
             })
         };
+        self.shared.live.changed();
         self.quarantined |= done.is_err();
         if self.quarantined {
             self.answers.clear();
@@ -180,33 +168,40 @@ impl<S: StateMachine> Applier<S> {
         }
     }
 
-    fn work(&mut self, job: ApplyJob<S>) -> Result<(), String> {
+    fn work(&mut self, live: &mut Live<S>, job: ApplyJob<S>) -> Result<(), String> {
         match job {
             ApplyJob::Entries { runs, .. } => {
-                let (begun, before) = (Instant::now(), self.at.index);
+                let (begun, before) = (Instant::now(), live.at.index);
                 if S::TELLS_CHANGES {
                     self.changes = self.shared.feed.changes();
                 }
-                runs.into_iter().try_for_each(|run| self.apply_run(run))?;
-                self.publish();
-                let entries = self.at.index - before;
-                self.metrics.applied(entries, begun.elapsed());
+                self.keep(live);
+                runs.into_iter()
+                    .try_for_each(|run| self.apply_run(live, run))?;
+                self.publish(live);
+                self.metrics
+                    .applied(live.at.index - before, begun.elapsed());
             }
             ApplyJob::Freeze(reply) => {
                 let frozen = FrozenState {
-                    id: self.at,
-                    time_us: self.time_us,
-                    digest: self.state.machine.digest(),
-                    frozen: self.state.machine.freeze(),
-                    sessions: self.state.sessions.clone(),
+                    id: live.at,
+                    time_us: live.time_us,
+                    digest: live.state.machine.digest(),
+                    frozen: live.state.machine.freeze(),
+                    sessions: live.state.sessions.clone(),
                 };
                 reply(frozen);
             }
-            ApplyJob::Restore(restoring) => self.restore(restoring)?,
-            ApplyJob::Skip(index) => self.skip(index)?,
-            ApplyJob::Show => self.publish(),
+            ApplyJob::Restore(restoring) => self.restore(live, restoring)?,
+            ApplyJob::Skip(index) => self.skip(live.at.index, index)?,
+            ApplyJob::Show => {
+                live.hidden = false;
+                self.kept = None;
+                self.shared.live.show(live);
+                self.publish(live);
+            }
             ApplyJob::Due { time_us, found } => {
-                if let Some(command) = self.state.machine.due(time_us) {
+                if let Some(command) = live.state.machine.due(time_us) {
                     found(command);
                 }
             }
@@ -216,8 +211,8 @@ impl<S: StateMachine> Applier<S> {
     }
 
     /// Who has applied it has another state than those that will not.
-    fn skip(&mut self, index: LogIndex) -> Result<(), String> {
-        if index <= self.at.index {
+    fn skip(&mut self, applied: LogIndex, index: LogIndex) -> Result<(), String> {
+        if index <= applied {
             return Err(format!(
                 "the state machine has applied entry {index}, which the cluster skips: restart this \
                  node, and if it says so again, move its directory away, start the node with an empty \
@@ -228,49 +223,65 @@ impl<S: StateMachine> Applier<S> {
         Ok(())
     }
 
-    /// What was restored is shown by [`ApplyJob::Show`], once the log begins there.
-    fn restore(&mut self, restoring: Restoring<S>) -> Result<(), String> {
+    /// What was restored is shown by [`ApplyJob::Show`], once the log begins there; until then, what
+    /// was there before.
+    fn restore(&mut self, live: &mut Live<S>, restoring: Restoring<S>) -> Result<(), String> {
         let last = restoring.last;
-        let put = (restoring.put)(&mut self.state);
+        if !live.hidden {
+            self.shared.live.show(live);
+        }
+        live.hidden = true;
+        let put = (restoring.put)(&mut live.state);
         let put = put.map_err(|why| {
             format!("the state machine was restored from the snapshot of {last}: {why}")
         })?;
         if put.is_ok() {
-            (self.at, self.time_us) = (last, restoring.time_us);
+            (live.at, live.time_us) = (last, restoring.time_us);
             self.restored = true;
+        } else {
+            live.hidden = self.restored;
         }
         (restoring.done)(put);
         Ok(())
     }
 
-    fn apply_run(&mut self, run: Bytes) -> Result<(), String> {
+    fn apply_run(&mut self, live: &mut Live<S>, run: Bytes) -> Result<(), String> {
+        if let Some(kept) = &mut self.kept {
+            kept.add(&run);
+        }
         for entry in entries(run) {
-            let entry = entry.map_err(|error| format!("after index {}: {error}", self.at.index))?;
+            let entry = entry.map_err(|error| format!("after index {}: {error}", live.at.index))?;
             let (id, time_us) = (entry.id, entry.time_us);
-            if id.index != self.at.index + 1 {
-                return Err(format!("entry {} came after {}", id.index, self.at.index));
+            if id.index != live.at.index + 1 {
+                return Err(format!("entry {} came after {}", id.index, live.at.index));
             }
             if self.skips.contains(&id.index) {
                 self.waiting.pop_front_if(|waits| waits.index == id.index);
             } else {
-                let applied = catch_unwind(AssertUnwindSafe(|| self.apply(entry)));
-                let applied = applied.unwrap_or_else(|panic| Err(panic_text(&panic)));
+                let applied = catch_unwind(AssertUnwindSafe(|| self.apply(live, &entry)));
+                let applied = applied.unwrap_or_else(|panic| {
+                    self.rebuild(live);
+                    Err(panic_text(&panic))
+                });
                 applied.map_err(|why| {
                     self.shared.set_stopped_at(id.index);
                     format!("the state machine cannot apply entry {}: {why}", id.index)
                 })?;
             }
-            (self.at, self.time_us) = (id, time_us);
+            (live.at, live.time_us) = (id, time_us);
             if self.shared.digests.wants(id.index) {
-                self.shared.digests.note(id.index, self.state.digest());
+                self.shared.digests.note(id.index, live.state.digest());
+            }
+            if self.shared.live.is_wanted() {
+                self.shared.live.show(live);
             }
         }
         Ok(())
     }
 
-    fn apply(&mut self, entry: Entry) -> Result<(), String> {
+    fn apply(&mut self, live: &mut Live<S>, entry: &Entry) -> Result<(), String> {
         let changes = &mut self.changes;
-        let outcome = self.state.apply(&entry, self.time_us, changes)?;
+        let outcome = live.state.apply(entry, live.time_us, changes)?;
         let waits = self.waiting.pop_front_if(|at| at.index == entry.id.index);
         // Else it is another entry than the one that was proposed (hazard F3).
         if waits == Some(entry.id) {
@@ -279,21 +290,48 @@ impl<S: StateMachine> Applier<S> {
         Ok(())
     }
 
-    fn publish(&mut self) {
-        self.shared.set_sessions(self.state.sessions.len());
-        self.shared.publish(Applied {
-            id: self.at,
-            time_us: self.time_us,
-            digest: self.state.digest(),
-            view: self.state.machine.view(),
-        });
+    /// Before anything more is applied.
+    fn keep(&mut self, live: &Live<S>) {
+        let kept = self.kept.take();
+        let kept = kept.filter(|kept| kept.bytes() < KEPT_ENTRIES);
+        self.kept = Some(kept.unwrap_or_else(|| Kept::new(live)));
+    }
+
+    /// The state machine panicked within an entry: what was answered for is to be seen all the same.
+    fn rebuild(&mut self, live: &mut Live<S>) {
+        live.hidden = true;
+        let Some(kept) = self.kept.take() else {
+            return;
+        };
+        let (last, skips) = (self.shared.applied_index(), &self.skips);
+        let rebuilt = catch_unwind(AssertUnwindSafe(|| {
+            kept.rebuild(live, last, |index| skips.contains(&index))
+        }));
+        let why = match rebuilt {
+            Ok(Ok(())) => return live.hidden = false,
+            Ok(Err(why)) => why,
+            Err(panic) => panic_text(&panic),
+        };
+        let node = self.shared.me.node;
+        tracing::error!(
+            node,
+            why,
+            "what is shown of the state is older than what was answered"
+        );
+    }
+
+    /// Says that this was applied: who looks from now on sees it.
+    fn publish(&mut self, live: &Live<S>) {
+        let (index, time_us) = (live.at.index, live.time_us);
+        self.shared.set_sessions(live.state.sessions.len());
+        self.shared.publish(index);
         if S::TELLS_CHANGES {
             let feed = &self.shared.feed;
             if std::mem::take(&mut self.restored) {
-                feed.restored(self.at.index, self.time_us);
+                feed.restored(index, time_us);
             }
             let changes = std::mem::take(&mut self.changes);
-            feed.publish(changes, self.at.index, self.time_us);
+            feed.publish(changes, index, time_us);
         }
     }
 }

@@ -12,7 +12,8 @@ use tokio::sync::oneshot;
 
 use super::applier::{ApplyJob, FrozenState};
 use super::inbox::{Request, Submission};
-use super::shared::{Applied, Shared, encode};
+use super::live::Applied;
+use super::shared::{Shared, encode};
 use super::status::{Brief, NodeStatus, PeerStatus};
 use super::waiters::{Reply, Waiter};
 use crate::config::limits;
@@ -339,7 +340,10 @@ impl<S: StateMachine> RaftNode<S> {
     }
 
     /// The state as applied on this node so far: local, so stale without a bound on a node that is
-    /// cut off. Never waits for `apply`, never fails.
+    /// cut off. Never fails, and never holds up `apply`. What was answered before is in it.
+    ///
+    /// Costs an `Arc` clone, and a clone of the state machine's view if nobody has looked since the
+    /// last change; waits for the one command that is being applied, at most.
     pub async fn state(&self) -> Arc<S::View> {
         Arc::clone(&self.applied().view)
     }
@@ -375,7 +379,7 @@ impl<S: StateMachine> RaftNode<S> {
                     _ = stopped.wait_for(|stopped| *stopped) => return Err(WaitError::Stopped),
                 }
             }
-            Ok(shared.applied())
+            shared.applied_from(index).ok_or(WaitError::Stopped)
         };
         tokio::time::timeout(deadline, reached)
             .await

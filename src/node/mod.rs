@@ -8,9 +8,13 @@ pub(crate) mod envelope;
 mod events;
 mod handle;
 pub(crate) mod inbox;
+mod kept;
+mod live;
 mod log_time;
 mod members;
 mod metrics;
+#[cfg(any(test, feature = "sim"))]
+pub(crate) mod one_thread;
 pub(crate) mod pipeline;
 mod reading;
 pub mod recover;
@@ -36,11 +40,11 @@ pub use driver::SnapshotCounters;
 pub use envelope::InSession;
 pub use events::{EventsError, NodeEvent, NodeEvents};
 pub use handle::{DEFAULT_DEADLINE, Proposal, ProposeOptions, RaftNode};
+pub use live::Applied;
 pub use members::ChangeOptions;
 pub use pipeline::{Outcomes, Pipeline, Place};
 pub use reading::{ReadConsistency, ReadOptions};
 pub use session::{Session, SessionError};
-pub use shared::Applied;
 pub use start::NodeBuilder;
 pub use status::{NodeStatus, PeerStatus};
 pub use watch::{

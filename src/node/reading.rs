@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::handle::{DEFAULT_DEADLINE, RaftNode};
 use super::inbox::ReadWaiter;
-use super::shared::Applied;
+use super::live::Applied;
 use crate::config::limits;
 use crate::error::{ReadError, WaitError};
 use crate::state_machine::StateMachine;
@@ -17,7 +17,7 @@ use crate::types::{LogIndex, Micros};
 /// ([`Applied::id`](super::Applied)).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ReadConsistency {
-    /// What this node has applied: stale without a bound where it is cut off. Never waits.
+    /// What this node has applied: stale without a bound where it is cut off. Waits for nobody else.
     Local,
     /// At least this index, such as that of a write of one's own.
     AtLeast(LogIndex),
@@ -82,7 +82,8 @@ impl<S: StateMachine> RaftNode<S> {
             ReadConsistency::Linearizable => self.read_index(until).await?,
         };
         if shared.applied_index() >= index {
-            return Ok(self.applied());
+            let failed = || ReadError::Failed("its state machine panicked".to_owned());
+            return shared.applied_from(index).ok_or_else(failed);
         }
         let left = until.saturating_sub(shared.clock.now());
         let applied = self.wait_applied(index, Duration::from_micros(left)).await;

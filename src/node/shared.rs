@@ -10,7 +10,8 @@ use tokio::sync::{oneshot, watch};
 use super::digests::StateDigests;
 use super::envelope::{self, InSession};
 use super::events::EventSink;
-use super::inbox::{Inbox, Submission};
+use super::inbox::{Inbox, Request, Submission};
+use super::live::{Applied, LiveState};
 use super::metrics::ReadMetrics;
 use super::replica_state::ReplicaState;
 use super::status::Brief;
@@ -19,19 +20,6 @@ use super::watch::{Feed, NodeView};
 use crate::config::limits;
 use crate::state_machine::{CommandError, StateMachine};
 use crate::types::{ClusterId, EntryKind, LogId, LogIndex, Micros, ReplicaId};
-
-/// The state at one applied index, pinned for as long as it is held.
-#[derive(Debug)]
-pub struct Applied<V> {
-    /// The entry applied last.
-    pub id: LogId,
-    /// Its log time, microseconds.
-    pub time_us: Micros,
-    /// Digest of the state, and of the sessions if there are any; equal on all nodes at equal index.
-    pub digest: u128,
-    /// The state.
-    pub view: Arc<V>,
-}
 
 /// The node's monotonic clock, from its start on. It counts the time that the machine sleeps: who
 /// slept must know that its leases are over (hazards A9, A10).
@@ -63,8 +51,7 @@ pub(crate) struct Shared<S: StateMachine> {
     pub(crate) waiters: Waiters<S::Response>,
     pub(crate) digests: StateDigests,
     brief: Mutex<Brief>,
-    applied: Mutex<Arc<Applied<S::View>>>,
-    applied_index: AtomicU64,
+    pub(crate) live: LiveState<S>,
     applied_changed: watch::Sender<LogIndex>,
     /// How many sessions are open in what is applied.
     sessions: AtomicU64,
@@ -92,16 +79,10 @@ impl<S: StateMachine> Shared<S> {
         peer_address: SocketAddr,
         clock: Clock,
         inbox: Arc<Inbox<S::Response>>,
-        state: &ReplicaState<S>,
+        state: ReplicaState<S>,
         begin: (LogId, Micros),
     ) -> Self {
         let (id, time_us) = begin;
-        let applied = Applied {
-            id,
-            time_us,
-            digest: state.digest(),
-            view: state.machine.view(),
-        };
         Self {
             me,
             cluster,
@@ -111,10 +92,9 @@ impl<S: StateMachine> Shared<S> {
             waiters: Waiters::default(),
             digests: StateDigests::default(),
             brief: Mutex::default(),
-            applied: Mutex::new(Arc::new(applied)),
-            applied_index: AtomicU64::new(id.index),
             applied_changed: watch::Sender::new(id.index),
             sessions: AtomicU64::new(state.sessions.len() as u64),
+            live: LiveState::new(state, begin),
             apply_is_behind: AtomicBool::new(false),
             lease: AtomicU64::new(0),
             stopped_at: AtomicU64::new(0),
@@ -131,10 +111,9 @@ impl<S: StateMachine> Shared<S> {
         self.brief.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn publish(&self, applied: Applied<S::View>) {
-        let index = applied.id.index;
-        *self.applied_lock() = Arc::new(applied);
-        self.applied_index.store(index, Ordering::Release);
+    /// Everything up to `index` is applied, and seen by who looks.
+    pub(crate) fn publish(&self, index: LogIndex) {
+        self.live.reach(index);
         if self.applied_changed.receiver_count() > 0 {
             self.applied_changed.send_replace(index);
         }
@@ -214,16 +193,23 @@ impl<S: StateMachine> Shared<S> {
         }
     }
 
-    fn applied_lock(&self) -> MutexGuard<'_, Arc<Applied<S::View>>> {
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The state as applied so far. See [`LiveState::applied`].
+    pub(crate) fn applied(&self) -> Arc<Applied<S::View>> {
+        self.live.applied().unwrap_or_else(|(shown, why)| {
+            self.inbox
+                .put(|lanes| lanes.requests.push(Request::Fail(why)));
+            shown
+        })
     }
 
-    pub(crate) fn applied(&self) -> Arc<Applied<S::View>> {
-        Arc::clone(&self.applied_lock())
+    /// The same, if it reflects entry `index`, which was applied: of a state machine that panicked
+    /// only something older may be there.
+    pub(crate) fn applied_from(&self, index: LogIndex) -> Option<Arc<Applied<S::View>>> {
+        Some(self.applied()).filter(|applied| applied.id.index >= index)
     }
 
     pub(crate) fn applied_index(&self) -> LogIndex {
-        self.applied_index.load(Ordering::Acquire)
+        self.live.index()
     }
 
     /// Tells of every later change of the applied index.

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::applier::{Applier, ApplyJob};
 use super::driver::{Driver, Now, SnapshotSink};
 use super::inbox::{Lanes, Request};
-use super::replica_state::ReplicaState;
 use super::shared::{Clock, Shared};
 use super::snapshotter::{SnapshotJob, Snapshotter};
 use crate::error::ProposeError;
@@ -38,12 +37,11 @@ impl Now {
 
 /// Runs the applier until the driver says stop; then says that the node has stopped.
 pub(super) fn start_applier<S: StateMachine>(
-    state: ReplicaState<S>,
     shared: Arc<Shared<S>>,
     jobs: mpsc::Receiver<ApplyJob<S>>,
 ) -> std::io::Result<()> {
     let name = format!("raft-{}-apply", shared.me.node);
-    let mut applier = Applier::new(state, Arc::clone(&shared));
+    let mut applier = Applier::new(Arc::clone(&shared));
     std::thread::Builder::new().name(name).spawn(move || {
         for job in jobs {
             if matches!(job, ApplyJob::Stop) {

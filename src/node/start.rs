@@ -249,7 +249,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
     let list = cluster.founding(&listed, &facts);
     let core = RaftCore::new(me, settings, begin.recovered, list, clock.now());
     let cluster_id: ClusterId = cluster.credentials.cluster();
-    let mut shared = Shared::new(me, cluster_id, listening, clock, inbox, &state, begin.at);
+    let mut shared = Shared::new(me, cluster_id, listening, clock, inbox, state, begin.at);
     shared.digests.every = digest_every;
     let shared = Arc::new(shared);
     let (jobs, queue) = mpsc::channel();
@@ -258,7 +258,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         // The applier outlives the driver: it stops when told to.
         Box::new(move |job| drop(jobs.send(job)))
     };
-    start_applier(state, Arc::clone(&shared), queue).map_err(StartError::Thread)?;
+    start_applier(Arc::clone(&shared), queue).map_err(StartError::Thread)?;
     let folder = SnapshotFolder::new(log.files());
     let (snapshot_jobs, snapshotters) =
         start_snapshotters(&folder, &options, &shared).map_err(StartError::Thread)?;

@@ -237,13 +237,13 @@ impl<S: StateMachine> Host<S> {
             begin,
             knows_level: self.knows_level,
         };
-        let shared = made.shared(inbox, &state);
+        let shared = made.shared(inbox, state);
         let (jobs, snapshots) = (Jobs::<S>::default(), Queue::default());
         let folder = SnapshotFolder::new(made.log.files());
         let driver = made.driver(&shared, into_queue(&jobs), into_queue(&snapshots), rates);
         self.process = Some(Box::new(Process {
             me,
-            applier: Applier::new(state, Arc::clone(&shared)),
+            applier: Applier::new(Arc::clone(&shared)),
             driver,
             shared,
             diverged: false,
@@ -346,7 +346,7 @@ impl Made {
     fn shared<S: StateMachine>(
         &self,
         inbox: Arc<Inbox<S::Response>>,
-        state: &ReplicaState<S>,
+        state: ReplicaState<S>,
     ) -> Arc<Shared<S>> {
         let (address, clock) = (([127, 0, 0, 1], 1).into(), Clock::start());
         let begin = self.begin.at;
@@ -428,7 +428,7 @@ impl<S: StateMachine> Process<S> {
 
     /// How many sessions its state has.
     pub(crate) fn sessions(&self) -> usize {
-        self.applier.sessions()
+        self.shared.live.live().state.sessions.len()
     }
 
     /// Runs the driver over what came in.
@@ -454,7 +454,7 @@ impl<S: StateMachine> Process<S> {
 
     /// The state becomes another one, if `spoil` can do that.
     pub(crate) fn diverge(&mut self, spoil: impl FnOnce(&mut S) -> bool) -> bool {
-        let diverges = spoil(self.applier.machine_mut());
+        let diverges = spoil(&mut self.shared.live.live().state.machine);
         self.diverged |= diverges;
         diverges
     }

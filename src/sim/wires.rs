@@ -3,18 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::faults::{Fault, FaultCounts};
 use super::plan::LinkRates;
 use super::random::Random;
 use crate::core::{Class, Message};
-use crate::entry::EntryBatch;
 use crate::network::{
     Held, LocalFacts, NetworkEvent, PeerAddress, PeerFacts, RaftNetwork, SendOutcome,
 };
 use crate::types::{Micros, NodeId, ReplicaId};
-use crate::wire::{Assembler, FrameLimits, encode_into};
+use crate::wire::{Received, carry};
 
 const CLASSES: [Class; 3] = [Class::Control, Class::Data, Class::Bulk];
 /// How many messages are kept for being replayed.
@@ -22,14 +21,6 @@ const ARCHIVE: usize = 2_000;
 
 /// A stream: who dialled, who answered, which class.
 pub(crate) type StreamKey = (NodeId, NodeId, Class);
-
-/// What a transport makes of a frame.
-#[derive(Clone)]
-struct Received {
-    message: Message,
-    entries: EntryBatch,
-    chunk: Vec<Bytes>,
-}
 
 /// Something on its way.
 #[derive(Debug)]
@@ -570,23 +561,11 @@ impl RaftNetwork for SimNetwork {
     }
 }
 
-/// The bytes that a transport would send, and what the other one makes of them.
+/// What the other node's transport makes of the bytes that this one's would send.
 fn through_the_codec(message: &Message, body: &[Bytes]) -> Result<Received, String> {
-    let mut head = BytesMut::new();
-    encode_into(message, body.iter().map(Bytes::len).sum(), &mut head);
-    let limits = FrameLimits::default();
-    let mut assembler = Assembler::new(message.class(), message.is_reply(), limits);
-    assembler.feed(head.freeze());
-    body.iter().for_each(|chunk| assembler.feed(chunk.clone()));
-    let received = assembler.next_frame();
-    let received = received.map_err(|error| format!("{message:?}: {error}"))?;
-    let received = received.ok_or_else(|| format!("{message:?} is not whole"))?;
-    if received.message != *message {
-        return Err(format!("{message:?} arrived as {:?}", received.message));
+    let received = carry(message, body).map_err(|error| format!("{message:?}: {error}"))?;
+    match received.message == *message {
+        true => Ok(received),
+        false => Err(format!("{message:?} arrived as {:?}", received.message)),
     }
-    Ok(Received {
-        message: received.message,
-        entries: received.entries,
-        chunk: received.chunk,
-    })
 }

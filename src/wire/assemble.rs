@@ -1,21 +1,36 @@
 //! Cuts a stream's chunks, whose edges fall anywhere, into frames without joining them.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::chunks::Chunks;
-use super::frame::{Head, MAX_FIXED};
+use super::frame::{Head, MAX_FIXED, encode_into};
 use super::{FrameLimits, HEADER, Malformed};
 use crate::core::{Class, Message};
 use crate::entry::EntryBatch;
 use crate::types::LogId;
 
 /// One whole, checked frame.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Received {
     pub(crate) message: Message,
     pub(crate) entries: EntryBatch,
     /// The bytes beside a `SnapshotChunk`.
     pub(crate) chunk: Vec<Bytes>,
+}
+
+/// What the other end of a stream makes of a message: for networks without streams.
+///
+/// # Errors
+/// What a transport would close the stream for.
+pub(crate) fn carry(message: &Message, body: &[Bytes]) -> Result<Received, Malformed> {
+    let mut head = BytesMut::new();
+    encode_into(message, body.iter().map(Bytes::len).sum(), &mut head);
+    let limits = FrameLimits::default();
+    let mut assembler = Assembler::new(message.class(), message.is_reply(), limits);
+    assembler.feed(head.freeze());
+    body.iter().for_each(|chunk| assembler.feed(chunk.clone()));
+    let received = assembler.next_frame()?;
+    received.ok_or(Malformed::Field("the frame is not whole"))
 }
 
 /// Gathers chunks until a frame is whole. It keeps the chunks of one frame (at most) and what came

@@ -1,36 +1,30 @@
 //! Three drivers in one thread and in virtual time, over memory disks whose syncs happen when the
 //! test says so.
 
-use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use crate::config::RaftConfig;
-use crate::core::{FEATURES, FoundingList, Message, RaftCore, RaftRole, Recovered};
+use crate::core::{FEATURES, Message, RaftRole};
 use crate::error::ProposeError;
 use crate::network::{
-    Forward, InProcessHub, InProcessNetwork, LocalFacts, NetworkEvent, PeerAddress, RaftNetwork,
-    SendOutcome,
+    Forward, InProcessHub, InProcessNetwork, LocalFacts, PeerAddress, RaftNetwork, SendOutcome,
 };
-use crate::node::applier::{Applier, ApplyJob};
 use crate::node::begin::begin;
-use crate::node::driver::{Driver, Now, Parts, SnapshotParts};
+use crate::node::driver::Now;
 use crate::node::envelope::InSession;
 use crate::node::inbox::{Inbox, Lanes, Request, Submission};
+use crate::node::one_thread::{CLUSTER, OneThread, identity, log_sink};
 use crate::node::replica_state::ReplicaState;
-use crate::node::shared::{Clock, Shared, encode};
-use crate::node::start::settings;
+use crate::node::shared::encode;
 use crate::node::system::SystemEntry;
 use crate::node::waiters::{Reply, Waiter};
-use crate::snapshot::SnapshotOptions;
 use crate::state_machine::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
-use crate::types::{ClusterId, EntryKind, LogIndex, Micros, NodeId, ReplicaId};
-use crate::wal::{
-    Crash, Lane, LogIdentity, LogOptions, LogStorage, Memory, MemoryDisk, Stepper, SyncPolicy,
-};
+use crate::types::{EntryKind, LogIndex, Micros, NodeId};
+use crate::wal::{Crash, Lane, LogOptions, LogStorage, Memory, MemoryDisk, Stepper, SyncPolicy};
 
 /// Whether "held" is being applied, and whether it may end. For one test.
 pub(super) static BEGUN: AtomicBool = AtomicBool::new(false);
@@ -157,15 +151,11 @@ impl RaftNetwork for Recording {
 const PATIENCE: Micros = 5_000_000;
 
 pub(super) type Answer = oneshot::Receiver<Result<usize, ProposeError>>;
-type Jobs = Arc<Mutex<VecDeque<ApplyJob<Journal>>>>;
 
 pub(super) struct Node {
-    pub(super) shared: Arc<Shared<Journal>>,
+    node: OneThread<Journal, Memory, Recording>,
     pub(super) sent: Sent,
     pub(super) told: Told,
-    pub(super) driver: Driver<Journal, Memory, Recording>,
-    applier: Applier<Journal>,
-    jobs: Jobs,
     stepper: Stepper,
     deadline: Micros,
     /// Syncs do not happen while set.
@@ -181,16 +171,21 @@ pub(super) struct Node {
     pub(super) next_work: Micros,
 }
 
-impl Node {
-    /// Bytes of entries that wait for the state machine.
-    pub(super) fn backlog(&self) -> usize {
-        let bytes = |job: &ApplyJob<Journal>| match job {
-            ApplyJob::Entries { runs, .. } => runs.iter().map(Bytes::len).sum(),
-            _ => 0,
-        };
-        self.jobs.lock().expect("jobs").iter().map(bytes).sum()
-    }
+impl Deref for Node {
+    type Target = OneThread<Journal, Memory, Recording>;
 
+    fn deref(&self) -> &Self::Target {
+        &self.node
+    }
+}
+
+impl DerefMut for Node {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.node
+    }
+}
+
+impl Node {
     /// It is of a release that knows these feature levels from now on.
     pub(super) fn upgrade(&mut self, features: (u32, u32)) {
         self.driver.core_mut().set_features(features);
@@ -198,7 +193,7 @@ impl Node {
 
     /// When something is to be done, at the latest.
     fn next_at(&self, now: Micros) -> Micros {
-        let works = !self.jobs.lock().expect("jobs").is_empty();
+        let works = self.has_work();
         let work = if works { self.next_work } else { Micros::MAX };
         let turn = if self.next_turn > now {
             self.next_turn
@@ -209,18 +204,11 @@ impl Node {
     }
 
     /// Does the work that is due. Whether there was any.
-    fn work(&mut self, now: Micros) -> bool {
+    fn work_at(&mut self, now: Micros) -> bool {
         let mut busy = false;
-        while now >= self.next_work {
-            let Some(job) = self.jobs.lock().expect("jobs").pop_front() else {
-                break;
-            };
+        while now >= self.next_work && self.work() {
             busy = true;
             self.next_work = now + self.apply_pace;
-            if let Err(reason) = self.applier.run(job) {
-                let fail = Request::Fail(reason);
-                self.shared.inbox.put(|lanes| lanes.requests.push(fail));
-            }
             if self.apply_pace > 0 {
                 self.deadline = now; // as the wake-up of a driver that holds entries back
             }
@@ -262,50 +250,18 @@ impl Bed {
     pub(super) fn start(&mut self, id: NodeId) {
         let inbox: Arc<Inbox<usize>> = Arc::default();
         let (log, stepper) = self.open_log(id, &inbox);
-        let me = ReplicaId::new(id, log.incarnation());
-        let mut state = ReplicaState::new(Journal::default());
-        let begin = begin(&log, &mut state, ClusterId([7; 16]), FEATURES.1).expect("a state");
-        let facts = begin.facts(0, format!("node-{id}"), String::new());
-        let network = self.plug_in(me, &facts, &inbox);
-        let sent = Arc::clone(&network.sent);
-        let told = Arc::clone(&network.told);
-        let (cluster, address) = (ClusterId([7; 16]), ([127, 0, 0, 1], 1).into());
-        let shared = Shared::new(
-            me,
-            cluster,
-            address,
-            Clock::start(),
-            inbox,
-            &state,
-            begin.at,
-        );
-        let shared = Arc::new(shared);
-        let jobs = Jobs::default();
-        let apply = {
-            let jobs = Arc::clone(&jobs);
-            Box::new(move |job| jobs.lock().expect("jobs").push_back(job))
+        let (sent, told) = (Sent::default(), Told::default());
+        let plug_in = |me, facts: &LocalFacts, sink| Recording {
+            inner: self.hub.attach(me, facts.clone(), sink),
+            sent: Arc::clone(&sent),
+            told: Arc::clone(&told),
         };
-        let parts = Parts {
-            core: self.core(me, begin.recovered),
-            log,
-            network,
-            apply,
-            shared: Arc::clone(&shared),
-            facts,
-            listed: self.listed(id),
-            snapshots: SnapshotParts {
-                options: SnapshotOptions::default(),
-                stored: begin.stored,
-                jobs: Box::new(drop),
-            },
-        };
+        let place = (id, self.nodes.len() as NodeId, self.now);
+        let node = OneThread::start(log, Journal::default(), inbox, place, plug_in);
         self.nodes[id as usize - 1] = Some(Node {
-            applier: Applier::new(state, Arc::clone(&shared)),
-            driver: Driver::new(parts),
-            shared,
+            node: node.expect("a state"),
             sent,
             told,
-            jobs,
             stepper,
             deadline: self.now,
             disk_stalls: false,
@@ -323,60 +279,17 @@ impl Bed {
         begin(
             &log,
             &mut ReplicaState::new(Journal::default()),
-            ClusterId([7; 16]),
+            CLUSTER,
             FEATURES.1,
         )
         .map(|_| ())
     }
 
     fn open_log(&self, id: NodeId, inbox: &Arc<Inbox<usize>>) -> (LogStorage<Memory>, Stepper) {
-        let inbox = Arc::clone(inbox);
-        let sink = Arc::new(move |event| inbox.put(|lanes| lanes.log.push(event)));
-        let medium = Memory::stepped(&self.disks[id as usize - 1], sink);
+        let medium = Memory::stepped(&self.disks[id as usize - 1], log_sink(inbox));
         let stepper = medium.stepper();
-        let identity = LogIdentity {
-            cluster: ClusterId([7; 16]),
-            node: id,
-        };
-        let log = LogStorage::open(medium, identity, self.options.clone()).expect("the log opens");
-        (log, stepper)
-    }
-
-    fn plug_in(&self, me: ReplicaId, facts: &LocalFacts, inbox: &Arc<Inbox<usize>>) -> Recording {
-        let inbox = Arc::clone(inbox);
-        let sink = Arc::new(move |events: &mut Vec<NetworkEvent>| {
-            inbox.put(|lanes| lanes.network.append(events));
-        });
-        Recording {
-            inner: self.hub.attach(me, facts.clone(), sink),
-            sent: Sent::default(),
-            told: Told::default(),
-        }
-    }
-
-    fn listed(&self, id: NodeId) -> Vec<PeerAddress> {
-        let others = (1..=self.nodes.len() as NodeId).filter(|other| *other != id);
-        let address = others.map(|node| PeerAddress {
-            node,
-            incarnation: None,
-            address: format!("node-{node}"),
-        });
-        address.collect()
-    }
-
-    fn core(&self, me: ReplicaId, recovered: Recovered) -> RaftCore {
-        let config = RaftConfig {
-            node_id: me.node,
-            ..RaftConfig::default()
-        };
-        let listed = self.listed(me.node);
-        let founding = FoundingList {
-            single: listed.is_empty(),
-            peer_address: format!("node-{}", me.node),
-            others: listed.iter().map(|peer| peer.node).collect(),
-            ..FoundingList::default()
-        };
-        RaftCore::new(me, settings(&config, me), recovered, founding, self.now)
+        let log = LogStorage::open(medium, identity(id), self.options.clone());
+        (log.expect("the log opens"), stepper)
     }
 
     /// The power goes at one node.
@@ -502,7 +415,7 @@ impl Bed {
         };
         let mut busy = false;
         for node in self.nodes.iter_mut().flatten() {
-            busy |= node.work(self.now);
+            busy |= node.work_at(self.now);
             if self.now < node.next_turn {
                 continue;
             }
@@ -520,7 +433,7 @@ impl Bed {
             busy = true;
             node.deadline = node.driver.burst(now, &mut lanes);
             node.next_turn = self.now + node.pace;
-            node.work(self.now);
+            node.work_at(self.now);
         }
         busy
     }

@@ -171,7 +171,7 @@ impl Alone {
             address,
             Clock::start(),
             inbox,
-            &state,
+            state,
             Default::default(),
         );
         Self {
@@ -222,19 +222,13 @@ fn unknown(index: LogIndex) -> Option<Outcome> {
 #[test]
 fn c11_index_and_state_are_shown_together_and_no_entry_is_applied_twice() {
     let mut alone = Alone::new();
-    let mut applier = Applier::new(
-        ReplicaState::new(Journal::default()),
-        Arc::clone(&alone.shared),
-    );
+    let mut applier = Applier::new(Arc::clone(&alone.shared));
     let job = alone.job(1, &["a", "b"]);
     assert_eq!(applier.run(job), Ok(()));
     assert_eq!(alone.shows(), (2, vec!["a".into(), "b".into()]));
     for (first, commands) in [(1, &["a", "b"][..]), (2, &["b"]), (4, &["d"])] {
         let alone = Alone::new();
-        let mut applier = Applier::new(
-            ReplicaState::new(Journal::default()),
-            Arc::clone(&alone.shared),
-        );
+        let mut applier = Applier::new(Arc::clone(&alone.shared));
         assert_eq!(applier.run(replay(1, &["a", "b"])), Ok(()));
         let refused = applier.run(replay(first, commands));
         let why = refused.expect_err("out of order");
@@ -256,10 +250,7 @@ fn c11_index_and_state_are_shown_together_and_no_entry_is_applied_twice() {
 #[test]
 fn f3_nobody_is_told_the_response_to_another_entry_in_its_place() {
     let mut alone = Alone::new();
-    let mut applier = Applier::new(
-        ReplicaState::new(Journal::default()),
-        Arc::clone(&alone.shared),
-    );
+    let mut applier = Applier::new(Arc::clone(&alone.shared));
     let (reply, answer) = oneshot::channel();
     let (reply, deadline) = (reply.into(), u64::MAX);
     alone.answers.push(answer);
@@ -274,10 +265,7 @@ fn f3_nobody_is_told_the_response_to_another_entry_in_its_place() {
 #[test]
 fn g2_a_skipped_entry_is_not_applied_and_who_applied_it_stops() {
     let mut alone = Alone::new();
-    let mut applier = Applier::new(
-        ReplicaState::new(Journal::default()),
-        Arc::clone(&alone.shared),
-    );
+    let mut applier = Applier::new(Arc::clone(&alone.shared));
     assert_eq!(applier.run(ApplyJob::Skip(2)), Ok(()));
     let job = alone.job(1, &["a", "panic", "c"]);
     assert_eq!(applier.run(job), Ok(()));
@@ -294,10 +282,7 @@ fn g2_a_skipped_entry_is_not_applied_and_who_applied_it_stops() {
 #[test]
 fn j2_a_system_entry_of_an_unknown_kind_is_refused_not_skipped() {
     let alone = Alone::new();
-    let mut applier = Applier::new(
-        ReplicaState::new(Journal::default()),
-        Arc::clone(&alone.shared),
-    );
+    let mut applier = Applier::new(Arc::clone(&alone.shared));
     let unknown = frame(LogId::new(1, 1), EntryKind::System, 1, &[1, 255]);
     let (runs, last) = (vec![unknown], 1);
     let why = applier.run(ApplyJob::Entries { runs, last });
@@ -322,10 +307,9 @@ fn reported(shared: &Shared<Journal>) -> Option<String> {
 }
 
 #[test]
-fn g3_a_state_machine_that_panics_anywhere_is_reported_and_nobody_waits_for_it() {
-    let at_apply = "the state machine cannot apply entry 2: it panicked: ";
-    let at_view = "the state machine failed after entry 3: it panicked: told not to look";
-    for (poison, reason) in [("panic", at_apply), ("blind", at_view)] {
+fn g3_a_state_machine_that_panics_is_reported_and_nobody_waits_for_it() {
+    let reason = "the state machine cannot apply entry 2: it panicked: ";
+    for poison in ["panic", "half"] {
         let mut alone = Alone::new();
         let (jobs, queue) = mpsc::channel();
         let work = [
@@ -334,7 +318,7 @@ fn g3_a_state_machine_that_panics_anywhere_is_reported_and_nobody_waits_for_it()
             alone.job(4, &["d", "e"]),
         ];
         let shared = Arc::clone(&alone.shared);
-        start_applier(ReplicaState::new(Journal::default()), shared, queue).expect("a thread");
+        start_applier(shared, queue).expect("a thread");
         for job in work {
             jobs.send(job).expect("the thread lives");
         }
@@ -349,8 +333,83 @@ fn g3_a_state_machine_that_panics_anywhere_is_reported_and_nobody_waits_for_it()
         let lost = (2..=5).map(unknown);
         let expected: Vec<_> = std::iter::once(Some(Ok(1))).chain(lost).collect();
         assert_eq!(alone.outcomes(), expected, "{poison}");
-        assert_eq!(alone.shows(), (1, vec!["a".into()]));
+        // Nobody had looked: it is made again from what was kept.
+        assert_eq!(alone.shows(), (1, vec!["a".into()]), "{poison}");
     }
+}
+
+#[test]
+fn g3_a_state_machine_that_panics_when_looked_at_is_reported_and_reads_say_so() {
+    let mut alone = Alone::new();
+    let mut applier = Applier::new(Arc::clone(&alone.shared));
+    let job = alone.job(1, &["a"]);
+    assert_eq!(applier.run(job), Ok(()));
+    assert_eq!(alone.shows(), (1, vec!["a".into()]));
+    let job = alone.job(2, &["blind", "c"]);
+    assert_eq!(applier.run(job), Ok(()));
+    assert_eq!(alone.outcomes(), [Some(Ok(1)), Some(Ok(2)), Some(Ok(3))]);
+    assert_eq!(alone.shows(), (1, vec!["a".into()]), "what was seen before");
+    assert!(
+        alone.shared.applied_from(3).is_none(),
+        "not as if it were newer"
+    );
+    let why = reported(&alone.shared).expect("it is reported");
+    let reason = "the state machine failed after entry 3: it panicked: told not to look";
+    assert_eq!(why, reason);
+}
+
+#[test]
+fn c11_who_looks_beside_a_busy_state_machine_sees_all_that_was_answered() {
+    const ENTRIES: LogIndex = 3_000;
+    let alone = Alone::new();
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let shared = Arc::clone(&alone.shared);
+            std::thread::spawn(move || {
+                while shared.applied().id.index < ENTRIES {
+                    let answered = shared.applied_index();
+                    let seen = shared.applied().id.index;
+                    assert!(seen >= answered, "{seen}, and {answered} was answered");
+                }
+            })
+        })
+        .collect();
+    let mut applier = Applier::new(Arc::clone(&alone.shared));
+    for index in 1..=ENTRIES {
+        assert_eq!(applier.run(replay(index, &["a"])), Ok(()));
+    }
+    for reader in readers {
+        reader
+            .join()
+            .expect("it sees enough, and does not wait for ever");
+    }
+}
+
+/// Readers take what is there between two entries of a long piece of work.
+#[test]
+fn c11_who_looks_during_a_long_piece_of_work_sees_a_whole_entry_of_it() {
+    let mut alone = Alone::new();
+    let commands: Vec<String> = (1..=20_000).map(|number| format!("{number}")).collect();
+    let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
+    let (first, rest) = (alone.job(1, &commands[..1]), replay(2, &commands[1..]));
+    let mut applier = Applier::new(Arc::clone(&alone.shared));
+    assert_eq!(applier.run(first), Ok(()));
+    let shared = Arc::clone(&alone.shared);
+    let reader = std::thread::spawn(move || {
+        let mut seen = 0;
+        loop {
+            let applied = shared.applied();
+            let (index, length) = (applied.id.index, applied.view.len() as LogIndex);
+            assert_eq!(index, length, "index and state belong together");
+            assert!(index >= seen, "{index} after {seen}");
+            seen = index;
+            if index == 20_000 {
+                return;
+            }
+        }
+    });
+    assert_eq!(applier.run(rest), Ok(()));
+    reader.join().expect("it never saw anything else");
 }
 
 #[test]
@@ -365,6 +424,8 @@ fn g3_a_node_whose_state_machine_failed_says_so_and_serves_no_more() {
             .map(|answer| outcome(&mut bed, SECOND, answer))
             .collect();
         assert!(outcomes.iter().all(Option::is_some), "{outcomes:?}");
+        // What panics only when it is looked at.
+        bed.applied(leader);
         let why = failure(&mut bed, leader).expect("it has failed");
         assert!(why.contains("the state machine"), "{why}");
         if poison == "blind" {
@@ -430,7 +491,7 @@ fn f5_deadlines_hold_while_a_command_is_being_applied() {
     let (jobs, queue) = mpsc::channel();
     let work = alone.job(1, &["a", "held", "b"]);
     let shared = Arc::clone(&alone.shared);
-    start_applier(ReplicaState::new(Journal::default()), shared, queue).expect("a thread");
+    start_applier(shared, queue).expect("a thread");
     jobs.send(work).expect("the thread lives");
     while !BEGUN.load(Ordering::SeqCst) {
         std::thread::sleep(Duration::from_millis(1));

@@ -37,11 +37,11 @@ impl Alone {
         let state = ReplicaState::new(Router::new());
         let begin = (LogId::default(), 0);
         let clock = Clock::start();
-        let mut shared = Shared::new(me, cluster, address, clock, inbox, &state, begin);
+        let mut shared = Shared::new(me, cluster, address, clock, inbox, state, begin);
         shared.feed = Feed::with_limits(0, 0, history, behind);
         let shared = Arc::new(shared);
         Self {
-            applier: Applier::new(state, Arc::clone(&shared)),
+            applier: Applier::new(Arc::clone(&shared)),
             shared,
             last: 0,
         }
@@ -67,8 +67,12 @@ impl Alone {
     fn restore(&mut self, other: &Self, ahead: u64) -> LogIndex {
         let mut bytes = Vec::new();
         let frozen = other.shared.applied();
-        let machine: &Router = other.applier.machine();
-        machine.freeze().write(&mut bytes).expect("written");
+        let live = other.shared.live.live();
+        live.state
+            .machine
+            .freeze()
+            .write(&mut bytes)
+            .expect("written");
         self.last = frozen.id.index + ahead;
         let last = LogId::new(1, self.last);
         let restoring = Restoring {

@@ -12,7 +12,8 @@ use super::segment::Segment;
 use super::topics::{self, Filter};
 use crate::config::limits;
 use crate::node::handle::RaftNode;
-use crate::node::shared::{Applied, Shared};
+use crate::node::live::Applied;
+use crate::node::shared::Shared;
 use crate::state_machine::{Cause, Change, Changes, RouterStateMachine, StateMachine};
 use crate::types::{LogIndex, Micros};
 

@@ -297,7 +297,7 @@ impl Rig {
                 address,
                 clock,
                 inbox,
-                &state,
+                state,
                 Default::default(),
             )),
         }
