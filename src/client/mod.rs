@@ -45,10 +45,12 @@
 
 mod error;
 mod leader;
+mod lists;
 mod nodes;
 mod pipe;
 mod propose;
 mod reads;
+mod records;
 mod session;
 mod watch;
 
@@ -59,6 +61,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use error::ClientError;
+pub use lists::{Pages, ReadCall};
 pub use reads::StateAt;
 pub use session::{BATCH, Numbered, Session};
 pub use watch::{WatchFailure, WatchNews, Watcher};

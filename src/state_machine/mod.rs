@@ -27,7 +27,8 @@ pub use response::{Answer, Behind, Outcome, Rejection, RouterResponse, SidecarPi
 pub use router::RouterStateMachine;
 pub use state::{
     Assignment, Checkpoints, GlobalWatermark, GroupPartition, GroupState, Health, Lease, Location,
-    Offset, PipelineState, RouterState, ServiceCheckpoint, ServiceFilter, ServiceState,
-    SidecarService, SidecarState, SourcePartition, Summary, Watermark,
+    LocationKey, Offset, PipelineCheckpoints, PipelineFilter, PipelineState, RouterState,
+    ServiceCheckpoint, ServiceFilter, ServiceState, SidecarFilter, SidecarService, SidecarState,
+    SourcePartition, Summary, Watermark,
 };
 pub use watched::StateKey;
