@@ -29,6 +29,7 @@ const METHODS: [(&str, &[&str]); 5] = [
             "ProposeBatch",
             "ProposeStream",
             "OpenSession",
+            "KeepAlive",
             "CloseSession",
             "GetState",
             "Summary",

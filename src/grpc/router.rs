@@ -6,15 +6,16 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::config::limits;
 use crate::error::ProposeError;
 use crate::node::{Place, ProposeOptions, RaftNode, ReadConsistency, ReadOptions};
 use crate::proto::router_server::Router;
 use crate::proto::{
-    self, CloseSessionRequest, CloseSessionResponse, Consistency, GetStateRequest, ListAnswer,
-    OpenSessionRequest, OpenSessionResponse, ProposeBatchRequest, ProposeBatchResponse,
-    ProposeOutcome, ProposeRequest, ProposeResponse, ProposeStreamRequest, ProposeStreamResponse,
-    ReadAnswer, ReadOptions as ReadOptionsMessage, StatePart, SummaryRequest, SummaryResponse,
-    WatchRequest, WatchResponse,
+    self, CloseSessionRequest, CloseSessionResponse, Consistency, GetStateRequest,
+    KeepAliveRequest, KeepAliveResponse, ListAnswer, OpenSessionRequest, OpenSessionResponse,
+    ProposeBatchRequest, ProposeBatchResponse, ProposeOutcome, ProposeRequest, ProposeResponse,
+    ProposeStreamRequest, ProposeStreamResponse, ReadAnswer, ReadOptions as ReadOptionsMessage,
+    StatePart, SummaryRequest, SummaryResponse, WatchRequest, WatchResponse,
 };
 
 use super::authorize::Roles;
@@ -233,6 +234,20 @@ impl Router for RouterService {
         let opened = self.node.open_session(options).await;
         let session = opened.map_err(|error| self.failure(error, deadline))?;
         Ok(Response::new(OpenSessionResponse { session }))
+    }
+
+    async fn keep_alive(
+        &self,
+        request: Request<KeepAliveRequest>,
+    ) -> Result<Response<KeepAliveResponse>, Status> {
+        self.roles.require(&request, Role::Writer)?;
+        let deadline = Deadline::of(&request);
+        let request = request.into_inner();
+        let options = options(deadline, request.forward);
+        let kept = self.node.keep_session(request.session, options).await;
+        kept.map_err(|error| self.failure(error, deadline))?;
+        let idle_ms = limits::SESSION_IDLE_US / 1000;
+        Ok(Response::new(KeepAliveResponse { idle_ms }))
     }
 
     async fn close_session(

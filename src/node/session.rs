@@ -42,6 +42,19 @@ impl<S: StateMachine> RaftNode<S> {
         self.propose_system(entry, options).await.map(drop)
     }
 
+    /// Keeps a session that has no commands to send: it is as if one had come.
+    ///
+    /// # Errors
+    /// As [`propose`](Self::propose), and if there is no such session. Safe to call again.
+    pub async fn keep_session(
+        &self,
+        session: LogIndex,
+        options: ProposeOptions,
+    ) -> Result<(), ProposeError> {
+        let entry = SystemEntry::KeepAlive(session);
+        self.propose_system(entry, options).await.map(drop)
+    }
+
     async fn propose_system(
         &self,
         entry: SystemEntry,

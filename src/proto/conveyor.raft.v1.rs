@@ -4817,6 +4817,42 @@ impl ::prost::Name for OpenSessionResponse {
 }
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepAliveRequest {
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// As in ProposeRequest.
+    #[prost(bool, tag = "2")]
+    pub forward: bool,
+}
+impl ::prost::Name for KeepAliveRequest {
+    const NAME: &'static str = "KeepAliveRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.KeepAliveRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.KeepAliveRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepAliveResponse {
+    /// Milliseconds of log time in which somebody leads until the session ends, unless it is heard of.
+    #[prost(uint64, tag = "1")]
+    pub idle_ms: u64,
+}
+impl ::prost::Name for KeepAliveResponse {
+    const NAME: &'static str = "KeepAliveResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.KeepAliveResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.KeepAliveResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CloseSessionRequest {
     #[prost(uint64, tag = "1")]
     pub session: u64,
@@ -5594,7 +5630,7 @@ pub mod router_client {
         }
         /// Opens a session: a command that is sent again in it is applied once, at whichever node, and
         /// answered as the first time. It ends when it was quiet for ten minutes in which there was a
-        /// leader. Safe to send again: a session that nobody uses ends by itself. Role writer.
+        /// leader; KeepAlive keeps it. Safe to send again: a session that nobody uses ends by itself. Role writer.
         pub async fn open_session(
             &mut self,
             request: impl tonic::IntoRequest<super::OpenSessionRequest>,
@@ -5617,6 +5653,32 @@ pub mod router_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("conveyor.raft.v1.Router", "OpenSession"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps a session that has no commands to send: it is as if a command had come. Safe to send again.
+        /// Role writer.
+        pub async fn keep_alive(
+            &mut self,
+            request: impl tonic::IntoRequest<super::KeepAliveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeepAliveResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/KeepAlive",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "KeepAlive"));
             self.inner.unary(req, path, codec).await
         }
         /// Closes a session: what was remembered for it is forgotten. Role writer.
@@ -6165,12 +6227,21 @@ pub mod router_server {
         >;
         /// Opens a session: a command that is sent again in it is applied once, at whichever node, and
         /// answered as the first time. It ends when it was quiet for ten minutes in which there was a
-        /// leader. Safe to send again: a session that nobody uses ends by itself. Role writer.
+        /// leader; KeepAlive keeps it. Safe to send again: a session that nobody uses ends by itself. Role writer.
         async fn open_session(
             &self,
             request: tonic::Request<super::OpenSessionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::OpenSessionResponse>,
+            tonic::Status,
+        >;
+        /// Keeps a session that has no commands to send: it is as if a command had come. Safe to send again.
+        /// Role writer.
+        async fn keep_alive(
+            &self,
+            request: tonic::Request<super::KeepAliveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeepAliveResponse>,
             tonic::Status,
         >;
         /// Closes a session: what was remembered for it is forgotten. Role writer.
@@ -6569,6 +6640,49 @@ pub mod router_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = OpenSessionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/KeepAlive" => {
+                    #[allow(non_camel_case_types)]
+                    struct KeepAliveSvc<T: Router>(pub Arc<T>);
+                    impl<T: Router> tonic::server::UnaryService<super::KeepAliveRequest>
+                    for KeepAliveSvc<T> {
+                        type Response = super::KeepAliveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::KeepAliveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::keep_alive(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = KeepAliveSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
