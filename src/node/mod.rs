@@ -12,6 +12,7 @@ mod log_time;
 mod members;
 mod metrics;
 pub(crate) mod pipeline;
+mod proposing;
 mod reading;
 pub mod recover;
 pub(crate) mod replica_state;

@@ -21,7 +21,9 @@ pub use changes::{Cause, Change, Changes};
 pub use command::{
     EventTime, LocalService, RouterCommand, SourceWatermark, StageAssignment, StageTarget, limits,
 };
-pub use contract::{ApplyContext, CommandError, Found, Frozen, RestoreError, StateMachine};
+pub use contract::{
+    ApplyContext, CommandError, Found, Frozen, ResponseKind, RestoreError, StateMachine,
+};
 pub use ordered::{Id, OrderedMap};
 pub use response::{Answer, Behind, Outcome, Rejection, RouterResponse, SidecarPipeline};
 pub use router::RouterStateMachine;
