@@ -52,6 +52,7 @@ mod status;
 mod stream;
 #[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "servers use it"))]
 mod tls;
+#[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "servers use it"))]
 mod trust;
 #[cfg(feature = "grpc")]
 mod watch;
