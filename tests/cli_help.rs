@@ -44,6 +44,7 @@ fn there_is_a_manual_page_for_each_command() {
     for name in [
         "conveyor-raft",
         "conveyor-raft-serve",
+        "conveyor-raft-top",
         "conveyor-raft-backup-restore",
     ] {
         let page = fs::read_to_string(dir.path().join(format!("{name}.1")));

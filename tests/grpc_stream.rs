@@ -12,9 +12,9 @@ use conveyor_raft::proto::propose_outcome::Outcome;
 use conveyor_raft::proto::router_client::RouterClient;
 use conveyor_raft::proto::{
     Certainty, CloseSessionRequest, Consistency, GetStateRequest, InSession, Invalid,
-    OpenSessionRequest, Overloaded, ProposeBatchRequest, ProposeItem, ProposeRequest,
-    ProposeResponse, ProposeStreamRequest, ProposeStreamResponse, ReplicaFailed, SessionRefused,
-    SummaryRequest,
+    KeepAliveRequest, OpenSessionRequest, Overloaded, ProposeBatchRequest, ProposeItem,
+    ProposeRequest, ProposeResponse, ProposeStreamRequest, ProposeStreamResponse, ReplicaFailed,
+    SessionRefused, SummaryRequest,
 };
 use conveyor_raft::quic::ClientRole;
 use grpc_common::{One, propose, sidecar};
@@ -510,7 +510,12 @@ async fn i2_readers_neither_stream_nor_open_sessions() {
         forward: false,
     };
     let close = router.close_session(close).await.map(drop);
-    for refused in [stream, open, close] {
+    let keep = KeepAliveRequest {
+        session: 1,
+        forward: false,
+    };
+    let keep = router.keep_alive(keep).await.map(drop);
+    for refused in [stream, open, keep, close] {
         assert_eq!(refused.expect_err("refused").code(), Code::PermissionDenied);
     }
     // A rewind needs more than a writer, on a stream too.

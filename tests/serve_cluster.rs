@@ -74,6 +74,69 @@ async fn kill_9_of_leaders_loses_and_repeats_nothing() {
     }
 }
 
+/// A table for people and an array for programs; who does not answer is shown too, and is a failure.
+fn assert_top_shows_all(site: &Site, all: &str, leader: u64, index: u64) {
+    let certs = site.path("certs");
+    let certs = certs.to_str().expect("UTF-8");
+    let top = |endpoints: &str, more: &[&str]| {
+        let args = ["top", "--once", "--certs", certs, "--endpoint", endpoints];
+        serve_common::run(&[&args, more].concat())
+    };
+    let output = top(all, &[]);
+    let text = serve_common::stdout(&output);
+    assert!(output.status.success(), "{}", serve_common::stderr(&output));
+    assert!(!text.contains('\x1b'), "nobody looks at a terminal: {text}");
+    assert!(
+        text.contains(&format!("node {leader} leads in term ")),
+        "{text}"
+    );
+    for node in 1..=3 {
+        let endpoint = site.endpoint(node);
+        let mut lines = text.lines().filter(|line| line.ends_with(&endpoint));
+        let line = lines.next().expect("a line for each");
+        let role = if node == leader { "leader" } else { "follower" };
+        let mut words = line.split_whitespace();
+        assert_eq!(words.next(), Some(node.to_string().as_str()), "{line}");
+        assert_eq!(words.next(), Some(role), "{line}");
+    }
+    // The three, and one that nobody is at.
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let nowhere = format!("https://{}", nowhere.local_addr().expect("its address"));
+    let output = top(&format!("{all},{nowhere}"), &["--json", "--timeout", "2"]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = serve_common::stderr(&output);
+    assert!(
+        said.contains(&format!("no answer from {nowhere}")),
+        "{said}"
+    );
+    let rows: serde_json::Value =
+        serde_json::from_str(&serve_common::stdout(&output)).expect("one array");
+    let rows = rows.as_array().expect("an array");
+    let nodes: Vec<_> = rows.iter().map(|row| row["node"].as_u64()).collect();
+    assert_eq!(nodes, [Some(0), Some(1), Some(2), Some(3)]);
+    for row in rows {
+        if row["endpoint"] == nowhere.as_str() {
+            assert_eq!(
+                (&row["role"], row["node"].as_u64()),
+                (&"silent".into(), Some(0))
+            );
+            assert!(row["note"].is_string(), "{row}");
+            continue;
+        }
+        assert!(row["commit_index"].as_u64() >= Some(index), "{row}");
+        assert!(
+            row["applied_per_second"].is_number(),
+            "looked at twice: {row}"
+        );
+        assert!(
+            row["log_behind"].is_u64() && row["not_applied"].is_u64(),
+            "{row}"
+        );
+        let leads = row["node"].as_u64() == Some(leader);
+        assert_eq!(row["heard_ms"].is_u64(), !leads, "{row}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_names_the_leader_and_the_programs_talk_to_it() {
     let _turn = common::real_time_turn();
@@ -159,6 +222,8 @@ async fn a_follower_names_the_leader_and_the_programs_talk_to_it() {
         1,
         "{out}"
     );
+    let index = line["index"].as_u64().expect("an index");
+    assert_top_shows_all(&site, &all, leader, index);
     drop(nodes);
 }
 

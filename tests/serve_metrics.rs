@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use caller::{Caller, Fate};
 use conveyor_raft::RouterCommand;
 use conveyor_raft::proto::{
-    CloseSessionRequest, OpenSessionRequest, ProposeRequest, SummaryRequest, WatchRequest,
+    CloseSessionRequest, OpenSessionRequest, ProposeBatchRequest, ProposeRequest, SummaryRequest,
+    WatchRequest,
 };
 use serve_common::{PATIENCE, Site};
 
@@ -77,6 +78,28 @@ fn scraped(site: &Site, node: u64) -> u16 {
 fn value(figures: &str, series: &str) -> Option<f64> {
     let line = figures.lines().find(|line| line.starts_with(series))?;
     line.rsplit(' ').next()?.parse().ok()
+}
+
+/// One sidecar, a session, and a batch of two that do nothing and one that is refused.
+fn assert_proposals_are_counted(port: u16) {
+    let (_, figures) = get(port, "GET /metrics").expect("figures");
+    let count = |command: &str, outcome: &str| {
+        let series = format!(
+            "conveyor_raft_proposals_total{{node=\"1\",command=\"{command}\",outcome=\"{outcome}\"}}"
+        );
+        value(&figures, &series)
+    };
+    assert_eq!(count("RegisterSidecar", "applied"), Some(1.0), "{figures}");
+    assert_eq!(count("Noop", "applied"), Some(2.0));
+    assert_eq!(count("RenewLease", "rejected"), Some(1.0));
+    assert_eq!(count("RenewLease", "applied"), None);
+    assert_eq!(count("OpenSession", "applied"), Some(1.0));
+    let took = "conveyor_raft_propose_duration_seconds_count{node=\"1\"}";
+    assert_eq!(value(&figures, took), Some(5.0));
+    let batches = "conveyor_raft_batch_entries_count{node=\"1\"}";
+    let entries = "conveyor_raft_batch_entries_sum{node=\"1\"}";
+    assert_eq!(value(&figures, entries), Some(5.0));
+    assert!(value(&figures, batches) <= Some(5.0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -142,6 +165,19 @@ async fn a_process_tells_its_figures_and_documents_and_examples_know_them_all() 
     assert_eq!(told_of(sessions), Some(0.0));
     let session = router.open_session(OpenSessionRequest::default()).await;
     let session = session.expect("a session").into_inner().session;
+    let renew = RouterCommand::RenewLease {
+        service_id: "nobody".into(),
+    };
+    let batch = ProposeBatchRequest {
+        commands: vec![
+            RouterCommand::Noop.into(),
+            renew.into(),
+            RouterCommand::Noop.into(),
+        ],
+        session: None,
+    };
+    router.propose_batch(batch).await.expect("a batch");
+    assert_proposals_are_counted(port);
     let nothing = router.propose(ProposeRequest::default()).await;
     assert_eq!(
         nothing.expect_err("no command").code(),

@@ -43,6 +43,13 @@ pub enum ClientError {
         /// Of the command.
         certainty: Certainty,
     },
+    /// The node that a list is read from, page by page, is gone, or no longer has the state that the list
+    /// is of. Begin again.
+    #[error("the list cannot be gone on with: {why}")]
+    PagesGone {
+        /// What happened.
+        why: String,
+    },
     /// A node refuses the call itself: the certificate or its role does not do, or the node is of a
     /// release that does not know the call. The status has the detail
     /// ([`detail`](crate::grpc::detail)).
@@ -61,9 +68,10 @@ impl ClientError {
             Self::Refused(status) if detail::<OutcomeUnknown>(status).is_some() => {
                 Certainty::Unknown
             }
-            Self::Invalid { .. } | Self::Deadline { .. } | Self::Refused(_) => {
-                Certainty::NotApplied
-            }
+            Self::Invalid { .. }
+            | Self::Deadline { .. }
+            | Self::PagesGone { .. }
+            | Self::Refused(_) => Certainty::NotApplied,
             Self::Unknown { .. } => Certainty::Unknown,
             Self::AnswerNotKept => Certainty::Applied,
             Self::SessionOver { certainty, .. } => *certainty,

@@ -45,10 +45,12 @@
 
 mod error;
 mod leader;
+mod lists;
 mod nodes;
 mod pipe;
 mod propose;
 mod reads;
+mod records;
 mod session;
 mod watch;
 
@@ -59,6 +61,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 pub use error::ClientError;
+pub use lists::{Pages, ReadCall};
 pub use reads::StateAt;
 pub use session::{BATCH, Numbered, Session};
 pub use watch::{WatchFailure, WatchNews, Watcher};
@@ -79,6 +82,9 @@ pub struct ClientOptions {
     pub deadline: Duration,
     /// Commands under way at a time; further calls wait for room. Default 4,096.
     pub under_way: usize,
+    /// A [`Session`] without commands says so often that it is still wanted. Default 3 min, of the ten
+    /// after which a quiet one expires; `None`: never.
+    pub keep_sessions: Option<Duration>,
 }
 
 impl ClientOptions {
@@ -92,6 +98,7 @@ impl ClientOptions {
             identity,
             deadline: Duration::from_secs(5),
             under_way: 4096,
+            keep_sessions: Some(Duration::from_secs(180)),
         }
     }
 }
@@ -105,6 +112,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Inner {
     deadline: Duration,
+    keep_sessions: Option<Duration>,
     nodes: Arc<Nodes>,
     /// Connections of their own for watchers: one that does not read holds up no command.
     watched: Nodes,
@@ -130,6 +138,7 @@ impl Client {
         Ok(Self {
             inner: Arc::new(Inner {
                 deadline: options.deadline,
+                keep_sessions: options.keep_sessions,
                 leader: Leader::new(Arc::clone(&nodes)),
                 nodes,
                 watched,

@@ -81,7 +81,20 @@ impl Client {
     where
         F: Future<Output = Result<T, Status>>,
     {
-        let (nodes, until) = (&self.inner.nodes, self.until());
+        let asked = self.at_one_of(self.until(), call).await;
+        asked.map(|(answer, _)| answer)
+    }
+
+    /// The same; also says which node answered.
+    pub(super) async fn at_one_of<T, F>(
+        &self,
+        until: Instant,
+        call: impl Fn(Channel, Duration) -> F,
+    ) -> Result<(T, String), ClientError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let nodes = &self.inner.nodes;
         let mut why = String::new();
         while Instant::now() < until {
             let endpoint = nodes.next();
@@ -91,7 +104,7 @@ impl Client {
                 call(channel.map_err(Status::unavailable)?, patience).await
             };
             match tokio::time::timeout(patience + GRACE, tried).await {
-                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Ok(answer)) => return Ok((answer, endpoint)),
                 Ok(Err(status)) if is_final(&status) => {
                     return Err(ClientError::Refused(Box::new(status)));
                 }
@@ -105,7 +118,7 @@ impl Client {
     }
 }
 
-fn asked(consistency: ReadConsistency) -> (Consistency, u64) {
+pub(super) fn asked(consistency: ReadConsistency) -> (Consistency, u64) {
     match consistency {
         ReadConsistency::Local => (Consistency::Local, 0),
         ReadConsistency::AtLeast(index) => (Consistency::AtLeastIndex, index),

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::Client;
@@ -12,7 +14,8 @@ use super::propose::{GRACE, decided, patience, pause, refused, request};
 use crate::proto::propose_outcome::Outcome;
 use crate::proto::router_client::RouterClient;
 use crate::proto::{
-    self, CloseSessionRequest, InSession, OpenSessionRequest, ProposeBatchRequest, ProposeResponse,
+    self, CloseSessionRequest, InSession, KeepAliveRequest, OpenSessionRequest,
+    ProposeBatchRequest, ProposeResponse,
 };
 use crate::state_machine::RouterCommand;
 
@@ -24,12 +27,25 @@ pub const BATCH: usize = 100;
 /// lost replies, changes of leader and restarts of nodes. For any number of tasks; at most 100
 /// ([`BATCH`]) commands are under way at a time, the next one waits.
 ///
-/// It expires when it was quiet for ten minutes in which there was a leader.
+/// Until it is dropped it is kept, also while it has no commands
+/// ([`ClientOptions::keep_sessions`](super::ClientOptions::keep_sessions)). It expires when nothing was
+/// heard of it for ten minutes in which there was a leader.
 #[derive(Debug)]
 pub struct Session {
     client: Client,
     id: u64,
     numbers: Arc<Numbers>,
+    _keeper: Option<Keeper>,
+}
+
+/// The task that keeps a session; it ends with this.
+#[derive(Debug)]
+struct Keeper(AbortHandle);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Client {
@@ -43,11 +59,40 @@ impl Client {
             let opened = router.open_session(request(OpenSessionRequest::default(), patience));
             Ok(opened.await?.into_inner().session)
         };
+        let id = self.repeat_at_leader(self.until(), open).await?;
+        let numbers: Arc<Numbers> = Arc::default();
+        let keeper = self.inner.keep_sessions.map(|every| {
+            let keeping = self.clone().keep(id, every, Arc::clone(&numbers));
+            Keeper(tokio::spawn(keeping).abort_handle())
+        });
         Ok(Session {
             client: self.clone(),
-            id: self.repeat_at_leader(self.until(), open).await?,
-            numbers: Arc::default(),
+            id,
+            numbers,
+            _keeper: keeper,
         })
+    }
+
+    /// Says that a session is still wanted when it had no command for a while, until it is over.
+    async fn keep(self, session: u64, every: Duration, numbers: Arc<Numbers>) {
+        let mut next = numbers.next();
+        loop {
+            tokio::time::sleep(every).await;
+            let before = std::mem::replace(&mut next, numbers.next());
+            if next != before {
+                continue;
+            }
+            let keep = |channel, patience| async move {
+                let forward = false;
+                let message = request(KeepAliveRequest { session, forward }, patience);
+                RouterClient::new(channel).keep_alive(message).await
+            };
+            let kept = self.repeat_at_leader(self.until(), keep).await;
+            // The next command is told so. Whatever else went wrong, it is tried again the next time.
+            if matches!(kept, Err(ClientError::Refused(_))) {
+                return;
+            }
+        }
     }
 }
 
@@ -332,6 +377,11 @@ impl Numbers {
         self.state().floor()
     }
 
+    /// The number that the next command gets.
+    fn next(&self) -> u64 {
+        self.state().next
+    }
+
     /// Takes so many numbers in a row, as soon as they are not too far above the floor.
     async fn take(self: &Arc<Self>, count: u64, until: Instant) -> Result<Held, ClientError> {
         loop {
@@ -384,8 +434,6 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

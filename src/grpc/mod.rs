@@ -2,7 +2,7 @@
 //!
 //! | service | what | role |
 //! |---|---|---|
-//! | `conveyor.raft.v1.Router` | proposals one by one, in batches and as a stream, sessions; state, watch | writer, reader |
+//! | `conveyor.raft.v1.Router` | proposals one by one, in batches and as a stream, sessions; reads, lists, state, watch | writer, reader |
 //! | `conveyor.raft.v1.Cluster` | how the node is; who belongs to the cluster | reader |
 //! | | changes of members, hand-over of leadership | operator |
 //! | `conveyor.raft.v1.Backup` | snapshots of the state | operator |
@@ -37,7 +37,11 @@ mod identity;
 #[cfg(feature = "grpc")]
 mod members;
 #[cfg(feature = "grpc")]
+mod pages;
+#[cfg(feature = "grpc")]
 mod propose;
+#[cfg(feature = "grpc")]
+mod reads;
 #[cfg(feature = "grpc")]
 mod router;
 #[cfg(feature = "grpc")]
@@ -48,6 +52,7 @@ mod status;
 mod stream;
 #[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "servers use it"))]
 mod tls;
+#[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "servers use it"))]
 mod trust;
 #[cfg(feature = "grpc")]
 mod watch;

@@ -6,22 +6,25 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::config::limits;
 use crate::error::ProposeError;
-use crate::node::{Applied, Place, ProposeOptions, RaftNode, ReadConsistency, ReadOptions};
+use crate::node::{Place, ProposeOptions, RaftNode, ReadConsistency, ReadOptions};
 use crate::proto::router_server::Router;
 use crate::proto::{
-    CloseSessionRequest, CloseSessionResponse, Consistency, GetStateRequest, OpenSessionRequest,
-    OpenSessionResponse, ProposeBatchRequest, ProposeBatchResponse, ProposeOutcome, ProposeRequest,
-    ProposeResponse, ProposeStreamRequest, ProposeStreamResponse, StatePart, SummaryRequest,
-    SummaryResponse, WatchRequest, WatchResponse,
+    self, CloseSessionRequest, CloseSessionResponse, Consistency, GetStateRequest,
+    KeepAliveRequest, KeepAliveResponse, ListAnswer, OpenSessionRequest, OpenSessionResponse,
+    ProposeBatchRequest, ProposeBatchResponse, ProposeOutcome, ProposeRequest, ProposeResponse,
+    ProposeStreamRequest, ProposeStreamResponse, ReadAnswer, ReadOptions as ReadOptionsMessage,
+    StatePart, SummaryRequest, SummaryResponse, WatchRequest, WatchResponse,
 };
-use crate::state_machine::RouterState;
 
 use super::authorize::Roles;
 use super::convert;
 use super::deadline::Deadline;
 use super::identity::Role;
+use super::pages::{self, Page, Pins, State};
 use super::propose::{self, CommandError, answer, command, in_session};
+use super::reads::{self, List, Single};
 use super::status::{Failure, invalid, overloaded, rejected, unread};
 use super::stream::{AHEAD, Side};
 use super::watch as watching;
@@ -36,11 +39,11 @@ pub(super) struct RouterService {
     pub(super) streams: Arc<Semaphore>,
     /// How many more watches there may be.
     pub(super) watches: Arc<Semaphore>,
+    /// The states that lists are being read from.
+    pub(super) pins: Arc<Pins>,
     /// Whether the edge closes.
     pub(super) closing: watch::Receiver<bool>,
 }
-
-type State = Arc<Applied<RouterState>>;
 
 impl RouterService {
     fn failure(&self, error: ProposeError, deadline: Deadline) -> Status {
@@ -60,6 +63,45 @@ impl RouterService {
         };
         let read = self.node.read_with(options).await;
         read.map_err(|error| unread(&error, &self.node.status().leader))
+    }
+
+    async fn read_as(
+        &self,
+        read: Option<ReadOptionsMessage>,
+        deadline: Deadline,
+    ) -> Result<State, Status> {
+        let read = read.unwrap_or_default();
+        self.read(read.consistency(), read.at_least_index, deadline)
+            .await
+    }
+
+    async fn single<Q: Single>(&self, request: Request<Q>) -> Result<Response<Q::Answer>, Status> {
+        self.roles.require(&request, Role::Reader)?;
+        let deadline = Deadline::of(&request);
+        let mut request = request.into_inner();
+        let state = self.read_as(*request.read(), deadline).await?;
+        let mut answer = request.answer(&state.view);
+        *answer.at() = Some(reads::at(&state));
+        Ok(Response::new(answer))
+    }
+
+    async fn list<Q: List>(&self, request: Request<Q>) -> Result<Response<Q::Answer>, Status> {
+        self.roles.require(&request, Role::Reader)?;
+        let deadline = Deadline::of(&request);
+        let mut request = request.into_inner();
+        let token = pages::token(&mut request)?;
+        let state = match &token {
+            None => self.read_as(*request.read(), deadline).await?,
+            Some(token) => self.pins.state(token.index, self.node.applied())?,
+        };
+        let mut page = Page::new(request.page().take(), token.as_ref());
+        let mut answer = request.clone().answer(&state.view, &mut page);
+        *answer.at() = Some(reads::at(&state));
+        if let Some(next) = page.next(&request, state.id.index) {
+            *answer.next_page_token() = next;
+            self.pins.keep(state);
+        }
+        Ok(Response::new(answer))
     }
 
     /// Proposes in order, none after one that was not appended, and waits for all outcomes.
@@ -194,6 +236,20 @@ impl Router for RouterService {
         Ok(Response::new(OpenSessionResponse { session }))
     }
 
+    async fn keep_alive(
+        &self,
+        request: Request<KeepAliveRequest>,
+    ) -> Result<Response<KeepAliveResponse>, Status> {
+        self.roles.require(&request, Role::Writer)?;
+        let deadline = Deadline::of(&request);
+        let request = request.into_inner();
+        let options = options(deadline, request.forward);
+        let kept = self.node.keep_session(request.session, options).await;
+        kept.map_err(|error| self.failure(error, deadline))?;
+        let idle_ms = limits::SESSION_IDLE_US / 1000;
+        Ok(Response::new(KeepAliveResponse { idle_ms }))
+    }
+
     async fn close_session(
         &self,
         request: Request<CloseSessionRequest>,
@@ -254,5 +310,117 @@ impl Router for RouterService {
         let (send, receive) = mpsc::channel(AHEAD);
         tokio::spawn(watching::tell(watch, send, self.closing.clone(), permit));
         Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    async fn get_service(
+        &self,
+        request: Request<proto::GetServiceRequest>,
+    ) -> Result<Response<proto::GetServiceResponse>, Status> {
+        self.single(request).await
+    }
+
+    async fn get_pipeline(
+        &self,
+        request: Request<proto::GetPipelineRequest>,
+    ) -> Result<Response<proto::GetPipelineResponse>, Status> {
+        self.single(request).await
+    }
+
+    async fn get_sidecar(
+        &self,
+        request: Request<proto::GetSidecarRequest>,
+    ) -> Result<Response<proto::GetSidecarResponse>, Status> {
+        self.single(request).await
+    }
+
+    async fn get_group(
+        &self,
+        request: Request<proto::GetGroupRequest>,
+    ) -> Result<Response<proto::GetGroupResponse>, Status> {
+        self.single(request).await
+    }
+
+    async fn partition_owner(
+        &self,
+        request: Request<proto::PartitionOwnerRequest>,
+    ) -> Result<Response<proto::PartitionOwnerResponse>, Status> {
+        self.single(request).await
+    }
+
+    async fn get_service_checkpoint(
+        &self,
+        request: Request<proto::GetServiceCheckpointRequest>,
+    ) -> Result<Response<proto::GetServiceCheckpointResponse>, Status> {
+        self.single(request).await
+    }
+
+    async fn list_services(
+        &self,
+        request: Request<proto::ListServicesRequest>,
+    ) -> Result<Response<proto::ListServicesResponse>, Status> {
+        self.list(request).await
+    }
+
+    async fn list_pipelines(
+        &self,
+        request: Request<proto::ListPipelinesRequest>,
+    ) -> Result<Response<proto::ListPipelinesResponse>, Status> {
+        self.list(request).await
+    }
+
+    async fn list_sidecars(
+        &self,
+        request: Request<proto::ListSidecarsRequest>,
+    ) -> Result<Response<proto::ListSidecarsResponse>, Status> {
+        self.list(request).await
+    }
+
+    async fn get_assignments(
+        &self,
+        request: Request<proto::GetAssignmentsRequest>,
+    ) -> Result<Response<proto::GetAssignmentsResponse>, Status> {
+        self.list(request).await
+    }
+
+    async fn locate_service(
+        &self,
+        request: Request<proto::LocateServiceRequest>,
+    ) -> Result<Response<proto::LocateServiceResponse>, Status> {
+        self.list(request).await
+    }
+
+    async fn list_groups(
+        &self,
+        request: Request<proto::ListGroupsRequest>,
+    ) -> Result<Response<proto::ListGroupsResponse>, Status> {
+        self.list(request).await
+    }
+
+    async fn get_source_offsets(
+        &self,
+        request: Request<proto::GetSourceOffsetsRequest>,
+    ) -> Result<Response<proto::GetSourceOffsetsResponse>, Status> {
+        self.list(request).await
+    }
+
+    async fn get_group_offsets(
+        &self,
+        request: Request<proto::GetGroupOffsetsRequest>,
+    ) -> Result<Response<proto::GetGroupOffsetsResponse>, Status> {
+        self.list(request).await
+    }
+
+    async fn get_watermarks(
+        &self,
+        request: Request<proto::GetWatermarksRequest>,
+    ) -> Result<Response<proto::GetWatermarksResponse>, Status> {
+        self.list(request).await
+    }
+
+    async fn get_pipeline_checkpoints(
+        &self,
+        request: Request<proto::GetPipelineCheckpointsRequest>,
+    ) -> Result<Response<proto::GetPipelineCheckpointsResponse>, Status> {
+        self.list(request).await
     }
 }

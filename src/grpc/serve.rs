@@ -320,6 +320,7 @@ fn router(
         roles,
         streams: Arc::new(Semaphore::new(streams)),
         watches: Arc::new(Semaphore::new(watches)),
+        pins: Arc::default(),
         closing: close,
     };
     (router, closing)

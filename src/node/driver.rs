@@ -25,7 +25,7 @@ use super::applier::ApplyJob;
 use super::inbox::{Lanes, Submission};
 use super::log_time::LogTime;
 pub(crate) use super::log_time::Now;
-use super::metrics::Metrics;
+use super::metrics::{self, Metrics};
 use super::shared::Shared;
 use bytes::Bytes;
 
@@ -64,6 +64,7 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     apply: ApplySink<S>,
     shared: Arc<Shared<S>>,
     metrics: Metrics,
+    batches: ::metrics::Histogram,
     facts: LocalFacts,
     listed: Vec<PeerAddress>,
     outputs: VecDeque<Output>,
@@ -154,6 +155,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             network,
             apply,
             metrics: Metrics::new(shared.me.node),
+            batches: metrics::batches(shared.me.node),
             shared,
             facts,
             listed,

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::applier::{ApplyJob, FrozenState};
 use super::inbox::{Request, Submission};
 use super::live::Applied;
+use super::proposing::Counting;
 use super::shared::{Shared, encode};
 use super::status::{Brief, NodeStatus, PeerStatus};
 use super::waiters::{Reply, Waiter};
@@ -26,6 +27,9 @@ use crate::types::{EntryKind, LogIndex, Micros, NodeId, Term};
 
 /// How long a proposal may take unless it says otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Who waits for what was not put into the driver's queue, and why it was not.
+type NotTaken<R> = Box<(Waiter<R>, ProposeError)>;
 
 /// Options of one proposal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -249,10 +253,18 @@ impl<S: StateMachine> RaftNode<S> {
         command: S::Command,
         options: ProposeOptions,
     ) -> Result<Proposal<S>, ProposeError> {
-        let payload = encode::<S>(None, &command)?;
+        let counting = self.shared().counting(&command);
         let (reply, answer) = oneshot::channel();
-        self.enqueue(EntryKind::Command, payload, reply.into(), options)?;
-        Ok(Proposal { answer })
+        let put = encode::<S>(None, &command).map_err(ProposeError::from);
+        let put = put
+            .and_then(|payload| self.enqueue(EntryKind::Command, payload, reply.into(), options));
+        match put {
+            Ok(()) => Ok(Proposal { answer, counting }),
+            Err(error) => {
+                counting.end(&Err(error.clone()));
+                Err(error)
+            }
+        }
     }
 
     /// Puts an entry into the driver's queue.
@@ -265,7 +277,7 @@ impl<S: StateMachine> RaftNode<S> {
     ) -> Result<(), ProposeError> {
         match self.try_enqueue(kind, payload, reply, options) {
             Ok(()) => Ok(()),
-            Err((_, error)) => Err(error),
+            Err(refused) => Err(refused.1),
         }
     }
 
@@ -277,7 +289,8 @@ impl<S: StateMachine> RaftNode<S> {
         reply: Reply<S::Response>,
         options: ProposeOptions,
     ) {
-        if let Err((waiter, error)) = self.try_enqueue(kind, payload, reply, options) {
+        if let Err(refused) = self.try_enqueue(kind, payload, reply, options) {
+            let (waiter, error) = *refused;
             waiter.answer(Err(error));
         }
     }
@@ -288,7 +301,7 @@ impl<S: StateMachine> RaftNode<S> {
         payload: Bytes,
         reply: Reply<S::Response>,
         options: ProposeOptions,
-    ) -> Result<(), (Waiter<S::Response>, ProposeError)> {
+    ) -> Result<(), NotTaken<S::Response>> {
         let shared = self.shared();
         let patience = options.deadline.unwrap_or(DEFAULT_DEADLINE);
         let deadline = shared
@@ -297,15 +310,15 @@ impl<S: StateMachine> RaftNode<S> {
             .saturating_add(patience.as_micros() as Micros);
         let waiter = Waiter { reply, deadline };
         if *shared.stopped.borrow() {
-            return Err((waiter, ProposeError::ShuttingDown));
+            return Err(Box::new((waiter, ProposeError::ShuttingDown)));
         }
         let forward = options.forward;
         if let Err(error) = self.check_leads(forward) {
-            return Err((waiter, error));
+            return Err(Box::new((waiter, error)));
         }
         shared.inbox.put(|lanes| {
             if lanes.closed {
-                return Err((waiter, ProposeError::ShuttingDown));
+                return Err(Box::new((waiter, ProposeError::ShuttingDown)));
             }
             if lanes.proposals.len() >= limits::MAX_SUBMITTED {
                 let budget = "the queue of proposals";
@@ -313,7 +326,7 @@ impl<S: StateMachine> RaftNode<S> {
                     budget,
                     retry_after_ms: 10,
                 };
-                return Err((waiter, full));
+                return Err(Box::new((waiter, full)));
             }
             lanes.proposals.push(Submission {
                 kind,
@@ -448,6 +461,7 @@ impl<S: StateMachine> RaftNode<S> {
 #[must_use = "the outcome of a command is known only from its future"]
 pub struct Proposal<S: StateMachine = RouterStateMachine> {
     answer: oneshot::Receiver<Result<S::Response, ProposeError>>,
+    counting: Counting<S::Response>,
 }
 
 impl<S: StateMachine> Future for Proposal<S> {
@@ -456,7 +470,9 @@ impl<S: StateMachine> Future for Proposal<S> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.answer).poll(context).map(|answer| {
             // Only a node that came down without answering drops the sender.
-            answer.unwrap_or(Err(ProposeError::Unknown { index: 0, term: 0 }))
+            let answer = answer.unwrap_or(Err(ProposeError::Unknown { index: 0, term: 0 }));
+            self.counting.end(&answer);
+            answer
         })
     }
 }

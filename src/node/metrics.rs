@@ -74,6 +74,15 @@ figures! {
     counter Counter log_disk_full, "log_disk_full_total", "segments that found no room on the disk";
 }
 
+/// Its name.
+pub(crate) const BATCH_NAME: &str = "conveyor_raft_batch_entries";
+
+/// How many proposals a leader appends together.
+pub(crate) fn batches(node: NodeId) -> Histogram {
+    describe_histogram!(BATCH_NAME, "proposals that were appended together");
+    histogram!(BATCH_NAME, "node" => node.to_string())
+}
+
 /// Figures of the applier, one each for entries that are applied together.
 pub(crate) struct ApplyMetrics {
     duration: Histogram,

@@ -16,6 +16,7 @@ mod metrics;
 #[cfg(any(test, feature = "sim"))]
 pub(crate) mod one_thread;
 pub(crate) mod pipeline;
+mod proposing;
 mod reading;
 pub mod recover;
 pub(crate) mod replica_state;

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::envelope::InSession;
 use super::handle::{ProposeOptions, RaftNode};
+use super::proposing::Counting;
 use super::shared::encode;
 use super::waiters::Reply;
 use crate::error::ProposeError;
@@ -64,6 +65,7 @@ impl<S: StateMachine> Pipeline<S> {
     pub fn submit(&self, at: Place, command: &S::Command, options: ProposeOptions) {
         let line = (!at.unordered).then_some(&self.line);
         let mut answer = Pipelined::new(at.ticket, self.outcomes.clone(), line);
+        answer.counting = Some(self.node.shared().counting(command));
         if answer.is_overtaking() {
             return answer.send(Err(ProposeError::Overtaking));
         }
@@ -103,6 +105,7 @@ pub(crate) struct Pipelined<R> {
     outcomes: Option<mpsc::UnboundedSender<(u64, Result<R, ProposeError>)>>,
     /// The line that it stands in, and its place there.
     line: Option<(Arc<Line>, u64)>,
+    counting: Option<Counting<R>>,
 }
 
 /// Those who keep their order.
@@ -139,6 +142,7 @@ impl<R> Pipelined<R> {
         line: Option<&Arc<Line>>,
     ) -> Self {
         Self {
+            counting: None,
             ticket,
             outcomes: Some(outcomes),
             line: line.map(|line| (Arc::clone(line), line.next())),
@@ -160,6 +164,9 @@ impl<R> Pipelined<R> {
             line.break_at(*place);
         }
         if let Some(outcomes) = self.outcomes.take() {
+            if let Some(counting) = &self.counting {
+                counting.end(&outcome);
+            }
             // Nobody listening is fine.
             let _ = outcomes.send((self.ticket, outcome));
         }

@@ -76,15 +76,19 @@ impl<S: StateMachine> ReplicaState<S> {
         context: &ApplyContext,
         payload: &[u8],
     ) -> Result<Outcome<S::Response>, String> {
-        match SystemEntry::decode(payload)? {
-            SystemEntry::OpenSession => self.sessions.open(context.index, context.time_us),
-            SystemEntry::CloseSession(session) => {
-                if !self.sessions.close(session, context.time_us) {
-                    return Ok(refused(SessionRefusal::Expired));
-                }
+        let sessions = &mut self.sessions;
+        let known = match SystemEntry::decode(payload)? {
+            SystemEntry::OpenSession => {
+                sessions.open(context.index, context.time_us);
+                true
             }
+            SystemEntry::CloseSession(session) => sessions.close(session, context.time_us),
+            SystemEntry::KeepAlive(session) => sessions.keep(session, context.time_us),
+        };
+        match known {
+            true => Ok(Outcome::Done),
+            false => Ok(refused(SessionRefusal::Expired)),
         }
-        Ok(Outcome::Done)
     }
 
     fn command(

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::envelope::InSession;
 use super::handle::{DEFAULT_DEADLINE, ProposeOptions, RaftNode};
+use super::proposing::SystemKind;
 use super::shared::encode;
 use super::system::SystemEntry;
 use super::waiters::Reply;
@@ -26,7 +27,8 @@ impl<S: StateMachine> RaftNode<S> {
     /// As [`propose`](Self::propose). After `Unknown` there may be a session that nobody uses; it ends
     /// by itself.
     pub async fn open_session(&self, options: ProposeOptions) -> Result<LogIndex, ProposeError> {
-        self.propose_system(SystemEntry::OpenSession, options).await
+        let entry = SystemEntry::OpenSession;
+        self.propose_system(entry, SystemKind::Open, options).await
     }
 
     /// Closes a session: what was remembered for it is forgotten.
@@ -39,18 +41,40 @@ impl<S: StateMachine> RaftNode<S> {
         options: ProposeOptions,
     ) -> Result<(), ProposeError> {
         let entry = SystemEntry::CloseSession(session);
-        self.propose_system(entry, options).await.map(drop)
+        let closed = self.propose_system(entry, SystemKind::Close, options);
+        closed.await.map(drop)
+    }
+
+    /// Keeps a session that has no commands to send: it is as if one had come.
+    ///
+    /// # Errors
+    /// As [`propose`](Self::propose), and if there is no such session. Safe to call again.
+    pub async fn keep_session(
+        &self,
+        session: LogIndex,
+        options: ProposeOptions,
+    ) -> Result<(), ProposeError> {
+        let entry = SystemEntry::KeepAlive(session);
+        let kept = self.propose_system(entry, SystemKind::KeepAlive, options);
+        kept.await.map(drop)
     }
 
     async fn propose_system(
         &self,
         entry: SystemEntry,
+        kind: SystemKind,
         options: ProposeOptions,
     ) -> Result<LogIndex, ProposeError> {
+        let shared = self.shared();
+        let counting = shared.proposals.begin_system(shared.clock, kind);
         let (reply, answer) = oneshot::channel();
         let reply = Reply::System(reply);
-        self.enqueue(EntryKind::System, entry.encode(), reply, options)?;
-        answer.await.unwrap_or(Err(GONE))
+        let result = match self.enqueue(EntryKind::System, entry.encode(), reply, options) {
+            Ok(()) => answer.await.unwrap_or(Err(GONE)),
+            Err(error) => Err(error),
+        };
+        counting.end(&result);
+        result
     }
 
     /// Proposes a command of a session, once. Whoever does not learn its outcome proposes it again,
@@ -68,8 +92,13 @@ impl<S: StateMachine> RaftNode<S> {
         command: S::Command,
         options: ProposeOptions,
     ) -> Result<S::Response, ProposeError> {
-        let payload = encode::<S>(Some(at), &command)?;
-        self.propose_payload(payload, options).await
+        let counting = self.shared().counting(&command);
+        let result = match encode::<S>(Some(at), &command) {
+            Ok(payload) => self.propose_payload(payload, options).await,
+            Err(error) => Err(error.into()),
+        };
+        counting.end(&result);
+        result
     }
 
     async fn propose_payload(
@@ -169,7 +198,10 @@ impl<S: StateMachine> Session<S> {
         };
         let mut tries = Tries::default();
         let result = match encode::<S>(Some(at), &command) {
-            Ok(payload) => self.settle(&payload, options, &mut tries).await,
+            Ok(payload) => {
+                let kind = S::command_kind(&command);
+                self.settle(kind, &payload, options, &mut tries).await
+            }
             Err(error) => Err(error.into()),
         };
         result.map_err(|cause| SessionError {
@@ -181,6 +213,7 @@ impl<S: StateMachine> Session<S> {
 
     async fn settle(
         &self,
+        kind: usize,
         payload: &Bytes,
         options: ProposeOptions,
         tries: &mut Tries,
@@ -192,7 +225,10 @@ impl<S: StateMachine> Session<S> {
                 deadline,
                 ..options
             };
+            let shared = self.node.shared();
+            let counting = (shared.proposals).begin(shared.clock, kind, S::response_kind);
             let tried = self.node.propose_payload(payload.clone(), options).await;
+            counting.end(&tried);
             let error = match tried {
                 Ok(response) => return Ok(response),
                 Err(error) => error,

@@ -13,6 +13,7 @@ use super::events::EventSink;
 use super::inbox::{Inbox, Request, Submission};
 use super::live::{Applied, LiveState};
 use super::metrics::ReadMetrics;
+use super::proposing::{Counting, ProposalMetrics};
 use super::replica_state::ReplicaState;
 use super::status::Brief;
 use super::waiters::{Waiter, Waiters};
@@ -69,9 +70,16 @@ pub(crate) struct Shared<S: StateMachine> {
     /// What changes in the state.
     pub(super) feed: Feed,
     pub(super) reads: ReadMetrics,
+    pub(super) proposals: Arc<ProposalMetrics>,
 }
 
 impl<S: StateMachine> Shared<S> {
+    /// A try to propose `command` begins.
+    pub(super) fn counting(&self, command: &S::Command) -> Counting<S::Response> {
+        let command = S::command_kind(command);
+        (self.proposals).begin(self.clock, command, S::response_kind)
+    }
+
     /// `begin`: the entry that the machine's state reflects, and log time there.
     pub(crate) fn new(
         me: ReplicaId,
@@ -104,6 +112,7 @@ impl<S: StateMachine> Shared<S> {
             views: watch::Sender::default(),
             feed: Feed::new(id.index, time_us),
             reads: ReadMetrics::new(me.node),
+            proposals: ProposalMetrics::new(me.node, S::COMMANDS),
         }
     }
 

@@ -10,8 +10,9 @@
 //! |---|---|---|
 //! | 1 | opens a session, whose number is the entry's index | |
 //! | 2 | closes a session | its number, u64 |
+//! | 3 | keeps a session that has nothing to send | its number, u64 |
 //!
-//! 3 to 9 are for sessions, too. Whoever meets a kind or version that it does not know must stop
+//! 4 to 9 are for sessions, too. Whoever meets a kind or version that it does not know must stop
 //! there: to step over it would be to go on with another state than the others (hazard J2).
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use crate::types::LogIndex;
 const VERSION: u8 = 1;
 const OPEN_SESSION: u8 = 1;
 const CLOSE_SESSION: u8 = 2;
+const KEEP_SESSION: u8 = 3;
 
 /// An entry of the crate's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub(crate) enum SystemEntry {
     OpenSession,
     /// Closes one.
     CloseSession(LogIndex),
+    /// Says that one is still wanted.
+    KeepAlive(LogIndex),
 }
 
 impl SystemEntry {
@@ -39,6 +43,10 @@ impl SystemEntry {
             Self::OpenSession => payload.push(OPEN_SESSION),
             Self::CloseSession(session) => {
                 payload.push(CLOSE_SESSION);
+                payload.extend_from_slice(&session.to_le_bytes());
+            }
+            Self::KeepAlive(session) => {
+                payload.push(KEEP_SESSION);
                 payload.extend_from_slice(&session.to_le_bytes());
             }
         }
@@ -60,7 +68,8 @@ impl SystemEntry {
         match (*kind, <[u8; 8]>::try_from(body)) {
             (OPEN_SESSION, _) if body.is_empty() => Ok(Self::OpenSession),
             (CLOSE_SESSION, Ok(session)) => Ok(Self::CloseSession(u64::from_le_bytes(session))),
-            (OPEN_SESSION | CLOSE_SESSION, _) => Err(newer(format!(
+            (KEEP_SESSION, Ok(session)) => Ok(Self::KeepAlive(u64::from_le_bytes(session))),
+            (OPEN_SESSION | CLOSE_SESSION | KEEP_SESSION, _) => Err(newer(format!(
                 "a system entry of kind {kind} with more in it"
             ))),
             _ => Err(newer(format!("a system entry of kind {kind}"))),
@@ -74,17 +83,31 @@ mod tests {
 
     #[test]
     fn system_entries_come_back_from_their_bytes() {
-        for entry in [SystemEntry::OpenSession, SystemEntry::CloseSession(1 << 40)] {
+        for entry in [
+            SystemEntry::OpenSession,
+            SystemEntry::CloseSession(1 << 40),
+            SystemEntry::KeepAlive(1 << 40),
+        ] {
             assert_eq!(SystemEntry::decode(&entry.encode()), Ok(entry));
         }
         assert_eq!(SystemEntry::OpenSession.encode(), [1, 1].as_slice());
         let close = [1, 2, 7, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(SystemEntry::CloseSession(7).encode(), close.as_slice());
+        let keep = [1, 3, 7, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(SystemEntry::KeepAlive(7).encode(), keep.as_slice());
     }
 
     #[test]
     fn j2_a_system_entry_of_a_newer_release_is_refused() {
-        let unknown: [&[u8]; 6] = [&[2, 1], &[1, 0], &[1, 9], &[1, 255], &[1, 1, 0], &[1, 2, 7]];
+        let unknown: [&[u8]; 7] = [
+            &[2, 1],
+            &[1, 0],
+            &[1, 9],
+            &[1, 255],
+            &[1, 1, 0],
+            &[1, 2, 7],
+            &[1, 3, 7],
+        ];
         for bad in unknown {
             let why = SystemEntry::decode(bad).expect_err("unknown");
             assert!(why.contains("newer release"), "{why}");

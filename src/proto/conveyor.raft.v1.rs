@@ -3505,6 +3505,10 @@ pub struct Lease {
     /// Active time of the last renewal, microseconds.
     #[prost(uint64, tag = "3")]
     pub renewed_us: u64,
+    /// When it ends unless renewed, log time in milliseconds, if there is always a leader; of a service
+    /// that is bound to a sidecar, when that sidecar's does. Only in answers to reads; absent: never.
+    #[prost(uint64, optional, tag = "4")]
+    pub expires_at_ms: ::core::option::Option<u64>,
 }
 impl ::prost::Name for Lease {
     const NAME: &'static str = "Lease";
@@ -3809,6 +3813,822 @@ impl ::prost::Name for SidecarRecord {
         "/conveyor.raft.v1.SidecarRecord".into()
     }
 }
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadOptions {
+    /// For CONSISTENCY_AT_LEAST_INDEX, which it implies; else 0.
+    #[prost(uint64, tag = "1")]
+    pub at_least_index: u64,
+    #[prost(enumeration = "Consistency", tag = "2")]
+    pub consistency: i32,
+}
+impl ::prost::Name for ReadOptions {
+    const NAME: &'static str = "ReadOptions";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ReadOptions".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ReadOptions".into()
+    }
+}
+/// The entry that an answer reflects.
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadAt {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+    /// Log time of that entry, milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "3")]
+    pub time_ms: u64,
+}
+impl ::prost::Name for ReadAt {
+    const NAME: &'static str = "ReadAt";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ReadAt".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ReadAt".into()
+    }
+}
+/// Which page of a list. All pages of a list are of one index, that of the first: the node keeps that
+/// state while pages are asked for, for 60 s after the last at most, and not for more than 16 lists at
+/// a time. Where it is gone, or the node is another one, the answer is OUT_OF_RANGE with the detail
+/// Compacted: ask for the first page again. What a list asks for is the same with each page.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PageRequest {
+    /// Most records in the page. 0: 100; above 1,000: 1,000. A page ends early when it has 1 MiB.
+    #[prost(uint32, tag = "1")]
+    pub size: u32,
+    /// The next_page_token of the page before; empty for the first.
+    #[prost(string, tag = "2")]
+    pub token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for PageRequest {
+    const NAME: &'static str = "PageRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.PageRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.PageRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetServiceRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(string, tag = "2")]
+    pub service_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetServiceRequest {
+    const NAME: &'static str = "GetServiceRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetServiceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetServiceRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetServiceResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// Absent if there is none at that index; so are the records of the other reads.
+    #[prost(message, optional, tag = "2")]
+    pub service: ::core::option::Option<ServiceRecord>,
+}
+impl ::prost::Name for GetServiceResponse {
+    const NAME: &'static str = "GetServiceResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetServiceResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetServiceResponse".into()
+    }
+}
+/// Everything given must match.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListServicesRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(message, optional, tag = "2")]
+    pub page: ::core::option::Option<PageRequest>,
+    #[prost(string, optional, tag = "3")]
+    pub service_name: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "4")]
+    pub service_type: ::core::option::Option<::prost::alloc::string::String>,
+    /// Its tag.
+    #[prost(string, optional, tag = "5")]
+    pub group_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// It has all of these.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(bool, tag = "7")]
+    pub healthy_only: bool,
+    /// Those behind this id only; so with the other lists.
+    #[prost(string, optional, tag = "8")]
+    pub after: ::core::option::Option<::prost::alloc::string::String>,
+}
+impl ::prost::Name for ListServicesRequest {
+    const NAME: &'static str = "ListServicesRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ListServicesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ListServicesRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListServicesResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// In the order of their ids.
+    #[prost(message, repeated, tag = "2")]
+    pub services: ::prost::alloc::vec::Vec<ServiceRecord>,
+    /// Empty: this was the last page.
+    #[prost(string, tag = "3")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListServicesResponse {
+    const NAME: &'static str = "ListServicesResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ListServicesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ListServicesResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetPipelineRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(string, tag = "2")]
+    pub pipeline_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetPipelineRequest {
+    const NAME: &'static str = "GetPipelineRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetPipelineRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetPipelineRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetPipelineResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    #[prost(message, optional, tag = "2")]
+    pub pipeline: ::core::option::Option<PipelineRecord>,
+}
+impl ::prost::Name for GetPipelineResponse {
+    const NAME: &'static str = "GetPipelineResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetPipelineResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetPipelineResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPipelinesRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(message, optional, tag = "2")]
+    pub page: ::core::option::Option<PageRequest>,
+    #[prost(bool, tag = "3")]
+    pub enabled_only: bool,
+    #[prost(string, optional, tag = "4")]
+    pub after: ::core::option::Option<::prost::alloc::string::String>,
+}
+impl ::prost::Name for ListPipelinesRequest {
+    const NAME: &'static str = "ListPipelinesRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ListPipelinesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ListPipelinesRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPipelinesResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// In the order of their ids.
+    #[prost(message, repeated, tag = "2")]
+    pub pipelines: ::prost::alloc::vec::Vec<PipelineRecord>,
+    #[prost(string, tag = "3")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListPipelinesResponse {
+    const NAME: &'static str = "ListPipelinesResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ListPipelinesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ListPipelinesResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSidecarRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(string, tag = "2")]
+    pub sidecar_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetSidecarRequest {
+    const NAME: &'static str = "GetSidecarRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetSidecarRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetSidecarRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetSidecarResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// Without its assignments, which GetAssignments tells.
+    #[prost(message, optional, tag = "2")]
+    pub sidecar: ::core::option::Option<SidecarRecord>,
+}
+impl ::prost::Name for GetSidecarResponse {
+    const NAME: &'static str = "GetSidecarResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetSidecarResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetSidecarResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSidecarsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(message, optional, tag = "2")]
+    pub page: ::core::option::Option<PageRequest>,
+    #[prost(string, optional, tag = "3")]
+    pub namespace: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(string, optional, tag = "4")]
+    pub after: ::core::option::Option<::prost::alloc::string::String>,
+}
+impl ::prost::Name for ListSidecarsRequest {
+    const NAME: &'static str = "ListSidecarsRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ListSidecarsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ListSidecarsRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListSidecarsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// In the order of their ids, without their assignments.
+    #[prost(message, repeated, tag = "2")]
+    pub sidecars: ::prost::alloc::vec::Vec<SidecarRecord>,
+    #[prost(string, tag = "3")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListSidecarsResponse {
+    const NAME: &'static str = "ListSidecarsResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ListSidecarsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ListSidecarsResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetAssignmentsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(message, optional, tag = "2")]
+    pub page: ::core::option::Option<PageRequest>,
+    #[prost(string, tag = "3")]
+    pub sidecar_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetAssignmentsRequest {
+    const NAME: &'static str = "GetAssignmentsRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetAssignmentsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetAssignmentsRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetAssignmentsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// In the order of the pipelines; none also where there is no such sidecar.
+    #[prost(message, repeated, tag = "2")]
+    pub assignments: ::prost::alloc::vec::Vec<PipelineAssignment>,
+    #[prost(string, tag = "3")]
+    pub next_page_token: ::prost::alloc::string::String,
+    /// Index of their last change; 0 if there is no such sidecar.
+    #[prost(uint64, tag = "4")]
+    pub assignments_revision: u64,
+}
+impl ::prost::Name for GetAssignmentsResponse {
+    const NAME: &'static str = "GetAssignmentsResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetAssignmentsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetAssignmentsResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LocateServiceRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(message, optional, tag = "2")]
+    pub page: ::core::option::Option<PageRequest>,
+    #[prost(string, tag = "3")]
+    pub service_name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for LocateServiceRequest {
+    const NAME: &'static str = "LocateServiceRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.LocateServiceRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.LocateServiceRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LocateServiceResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// Sidecars that offer the name, then services registered under it, each in the order of their ids.
+    #[prost(message, repeated, tag = "2")]
+    pub locations: ::prost::alloc::vec::Vec<ServiceLocation>,
+    #[prost(string, tag = "3")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for LocateServiceResponse {
+    const NAME: &'static str = "LocateServiceResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.LocateServiceResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.LocateServiceResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServiceLocation {
+    #[prost(string, tag = "1")]
+    pub service_type: ::prost::alloc::string::String,
+    /// Of the service, or of the sidecar that offers it.
+    #[prost(string, tag = "2")]
+    pub endpoint: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub health: ::prost::alloc::string::String,
+    /// Absent where a sidecar offers it.
+    #[prost(string, optional, tag = "4")]
+    pub service_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// The sidecar that offers it, or that the service is bound to.
+    #[prost(string, optional, tag = "5")]
+    pub sidecar_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// By whose lease it lives.
+    #[prost(message, optional, tag = "6")]
+    pub lease: ::core::option::Option<Lease>,
+}
+impl ::prost::Name for ServiceLocation {
+    const NAME: &'static str = "ServiceLocation";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ServiceLocation".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ServiceLocation".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetGroupRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(string, tag = "2")]
+    pub group_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetGroupRequest {
+    const NAME: &'static str = "GetGroupRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetGroupRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetGroupRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetGroupResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    #[prost(message, optional, tag = "2")]
+    pub group: ::core::option::Option<GroupRecord>,
+}
+impl ::prost::Name for GetGroupResponse {
+    const NAME: &'static str = "GetGroupResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetGroupResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetGroupResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListGroupsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(message, optional, tag = "2")]
+    pub page: ::core::option::Option<PageRequest>,
+    #[prost(string, optional, tag = "3")]
+    pub after: ::core::option::Option<::prost::alloc::string::String>,
+}
+impl ::prost::Name for ListGroupsRequest {
+    const NAME: &'static str = "ListGroupsRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ListGroupsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ListGroupsRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListGroupsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// In the order of their ids.
+    #[prost(message, repeated, tag = "2")]
+    pub groups: ::prost::alloc::vec::Vec<GroupRecord>,
+    #[prost(string, tag = "3")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListGroupsResponse {
+    const NAME: &'static str = "ListGroupsResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ListGroupsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ListGroupsResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PartitionOwnerRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(string, tag = "2")]
+    pub group_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub partition: u32,
+}
+impl ::prost::Name for PartitionOwnerRequest {
+    const NAME: &'static str = "PartitionOwnerRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.PartitionOwnerRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.PartitionOwnerRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PartitionOwnerResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// Absent if it is nobody's.
+    #[prost(string, optional, tag = "2")]
+    pub service_id: ::core::option::Option<::prost::alloc::string::String>,
+    /// Of the group; 0 if there is none.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    #[prost(uint64, tag = "4")]
+    pub assigned_generation: u64,
+}
+impl ::prost::Name for PartitionOwnerResponse {
+    const NAME: &'static str = "PartitionOwnerResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.PartitionOwnerResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.PartitionOwnerResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetSourceOffsetsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(message, optional, tag = "2")]
+    pub page: ::core::option::Option<PageRequest>,
+    #[prost(string, tag = "3")]
+    pub source_id: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "4")]
+    pub partition: ::core::option::Option<u32>,
+}
+impl ::prost::Name for GetSourceOffsetsRequest {
+    const NAME: &'static str = "GetSourceOffsetsRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetSourceOffsetsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetSourceOffsetsRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetSourceOffsetsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// In the order of the partitions.
+    #[prost(message, repeated, tag = "2")]
+    pub offsets: ::prost::alloc::vec::Vec<OffsetRecord>,
+    #[prost(string, tag = "3")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetSourceOffsetsResponse {
+    const NAME: &'static str = "GetSourceOffsetsResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetSourceOffsetsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetSourceOffsetsResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetGroupOffsetsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(message, optional, tag = "2")]
+    pub page: ::core::option::Option<PageRequest>,
+    #[prost(string, tag = "3")]
+    pub group_id: ::prost::alloc::string::String,
+    #[prost(string, optional, tag = "4")]
+    pub source_id: ::core::option::Option<::prost::alloc::string::String>,
+}
+impl ::prost::Name for GetGroupOffsetsRequest {
+    const NAME: &'static str = "GetGroupOffsetsRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetGroupOffsetsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetGroupOffsetsRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetGroupOffsetsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// In the order of sources and partitions.
+    #[prost(message, repeated, tag = "2")]
+    pub offsets: ::prost::alloc::vec::Vec<GroupOffsetRecord>,
+    #[prost(string, tag = "3")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetGroupOffsetsResponse {
+    const NAME: &'static str = "GetGroupOffsetsResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetGroupOffsetsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetGroupOffsetsResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetWatermarksRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(message, optional, tag = "2")]
+    pub page: ::core::option::Option<PageRequest>,
+    #[prost(string, tag = "3")]
+    pub source_id: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "4")]
+    pub partition: ::core::option::Option<u32>,
+}
+impl ::prost::Name for GetWatermarksRequest {
+    const NAME: &'static str = "GetWatermarksRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetWatermarksRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetWatermarksRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetWatermarksResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// In the order of the partitions.
+    #[prost(message, repeated, tag = "2")]
+    pub watermarks: ::prost::alloc::vec::Vec<WatermarkRecord>,
+    #[prost(string, tag = "3")]
+    pub next_page_token: ::prost::alloc::string::String,
+    /// That of the slowest partition of the whole source, by event time and then by number; one without
+    /// an event time is the slowest. Absent if the source has none. With each page.
+    #[prost(message, optional, tag = "4")]
+    pub global: ::core::option::Option<WatermarkRecord>,
+}
+impl ::prost::Name for GetWatermarksResponse {
+    const NAME: &'static str = "GetWatermarksResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetWatermarksResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetWatermarksResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetServiceCheckpointRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(string, tag = "2")]
+    pub service_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetServiceCheckpointRequest {
+    const NAME: &'static str = "GetServiceCheckpointRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetServiceCheckpointRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetServiceCheckpointRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetServiceCheckpointResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    #[prost(message, optional, tag = "2")]
+    pub checkpoint: ::core::option::Option<CheckpointRecord>,
+}
+impl ::prost::Name for GetServiceCheckpointResponse {
+    const NAME: &'static str = "GetServiceCheckpointResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetServiceCheckpointResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetServiceCheckpointResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetPipelineCheckpointsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadOptions>,
+    #[prost(message, optional, tag = "2")]
+    pub page: ::core::option::Option<PageRequest>,
+    #[prost(string, tag = "3")]
+    pub pipeline_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetPipelineCheckpointsRequest {
+    const NAME: &'static str = "GetPipelineCheckpointsRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetPipelineCheckpointsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetPipelineCheckpointsRequest".into()
+    }
+}
+/// What a pipeline goes on from. Its stages are those that sidecars run of it; a stage is a service by its
+/// id or its name. First come the newest checkpoints of these services, then offsets and watermarks of
+/// the sources that are called like a stage or one of its services, or that a checkpoint names.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetPipelineCheckpointsResponse {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<ReadAt>,
+    /// In the order of the services.
+    #[prost(message, repeated, tag = "2")]
+    pub checkpoints: ::prost::alloc::vec::Vec<CheckpointRecord>,
+    #[prost(string, tag = "3")]
+    pub next_page_token: ::prost::alloc::string::String,
+    /// In the order of sources and partitions.
+    #[prost(message, repeated, tag = "4")]
+    pub source_offsets: ::prost::alloc::vec::Vec<OffsetRecord>,
+    #[prost(message, repeated, tag = "5")]
+    pub watermarks: ::prost::alloc::vec::Vec<WatermarkRecord>,
+}
+impl ::prost::Name for GetPipelineCheckpointsResponse {
+    const NAME: &'static str = "GetPipelineCheckpointsResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetPipelineCheckpointsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetPipelineCheckpointsResponse".into()
+    }
+}
+/// What a read reflects.
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Consistency {
+    /// Local if no index is given, else at least that index.
+    Unspecified = 0,
+    /// What this node has applied so far, which may be old.
+    Local = 1,
+    /// At least the index given, such as that of a write of one's own: waits for it, on any node.
+    AtLeastIndex = 2,
+    /// As linearizable, without asking anybody while the node asked leads and holds a lease.
+    Lease = 3,
+    /// Everything acknowledged to anyone before the call; on any node.
+    Linearizable = 4,
+}
+impl Consistency {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CONSISTENCY_UNSPECIFIED",
+            Self::Local => "CONSISTENCY_LOCAL",
+            Self::AtLeastIndex => "CONSISTENCY_AT_LEAST_INDEX",
+            Self::Lease => "CONSISTENCY_LEASE",
+            Self::Linearizable => "CONSISTENCY_LINEARIZABLE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CONSISTENCY_UNSPECIFIED" => Some(Self::Unspecified),
+            "CONSISTENCY_LOCAL" => Some(Self::Local),
+            "CONSISTENCY_AT_LEAST_INDEX" => Some(Self::AtLeastIndex),
+            "CONSISTENCY_LEASE" => Some(Self::Lease),
+            "CONSISTENCY_LINEARIZABLE" => Some(Self::Linearizable),
+            _ => None,
+        }
+    }
+}
 /// Which command of which session something is.
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -3993,6 +4813,42 @@ impl ::prost::Name for OpenSessionResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/conveyor.raft.v1.OpenSessionResponse".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepAliveRequest {
+    #[prost(uint64, tag = "1")]
+    pub session: u64,
+    /// As in ProposeRequest.
+    #[prost(bool, tag = "2")]
+    pub forward: bool,
+}
+impl ::prost::Name for KeepAliveRequest {
+    const NAME: &'static str = "KeepAliveRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.KeepAliveRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.KeepAliveRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeepAliveResponse {
+    /// Milliseconds of log time in which somebody leads until the session ends, unless it is heard of.
+    #[prost(uint64, tag = "1")]
+    pub idle_ms: u64,
+}
+impl ::prost::Name for KeepAliveResponse {
+    const NAME: &'static str = "KeepAliveResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.KeepAliveResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.KeepAliveResponse".into()
     }
 }
 #[derive(serde::Serialize)]
@@ -4520,7 +5376,8 @@ impl ::prost::Name for WatchEnd {
 #[derive(serde::Serialize)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Compacted {
-    /// The lowest index that a watch can go on from at this node.
+    /// The lowest index that a watch can go on from at this node. Of a list: that of the state which the
+    /// node has now.
     #[prost(uint64, tag = "1")]
     pub oldest: u64,
 }
@@ -4532,48 +5389,6 @@ impl ::prost::Name for Compacted {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/conveyor.raft.v1.Compacted".into()
-    }
-}
-/// What a read reflects.
-#[derive(serde::Serialize)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
-#[repr(i32)]
-pub enum Consistency {
-    /// Local if no index is given, else at least that index.
-    Unspecified = 0,
-    /// What this node has applied so far, which may be old.
-    Local = 1,
-    /// At least the index given, such as that of a write of one's own: waits for it, on any node.
-    AtLeastIndex = 2,
-    /// As linearizable, without asking anybody while the node asked leads and holds a lease.
-    Lease = 3,
-    /// Everything acknowledged to anyone before the call; on any node.
-    Linearizable = 4,
-}
-impl Consistency {
-    /// String value of the enum field names used in the ProtoBuf definition.
-    ///
-    /// The values are not transformed in any way and thus are considered stable
-    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-    pub fn as_str_name(&self) -> &'static str {
-        match self {
-            Self::Unspecified => "CONSISTENCY_UNSPECIFIED",
-            Self::Local => "CONSISTENCY_LOCAL",
-            Self::AtLeastIndex => "CONSISTENCY_AT_LEAST_INDEX",
-            Self::Lease => "CONSISTENCY_LEASE",
-            Self::Linearizable => "CONSISTENCY_LINEARIZABLE",
-        }
-    }
-    /// Creates an enum from field names used in the ProtoBuf definition.
-    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-        match value {
-            "CONSISTENCY_UNSPECIFIED" => Some(Self::Unspecified),
-            "CONSISTENCY_LOCAL" => Some(Self::Local),
-            "CONSISTENCY_AT_LEAST_INDEX" => Some(Self::AtLeastIndex),
-            "CONSISTENCY_LEASE" => Some(Self::Lease),
-            "CONSISTENCY_LINEARIZABLE" => Some(Self::Linearizable),
-            _ => None,
-        }
     }
 }
 #[derive(serde::Serialize)]
@@ -4815,7 +5630,7 @@ pub mod router_client {
         }
         /// Opens a session: a command that is sent again in it is applied once, at whichever node, and
         /// answered as the first time. It ends when it was quiet for ten minutes in which there was a
-        /// leader. Safe to send again: a session that nobody uses ends by itself. Role writer.
+        /// leader; KeepAlive keeps it. Safe to send again: a session that nobody uses ends by itself. Role writer.
         pub async fn open_session(
             &mut self,
             request: impl tonic::IntoRequest<super::OpenSessionRequest>,
@@ -4838,6 +5653,32 @@ pub mod router_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("conveyor.raft.v1.Router", "OpenSession"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Keeps a session that has no commands to send: it is as if a command had come. Safe to send again.
+        /// Role writer.
+        pub async fn keep_alive(
+            &mut self,
+            request: impl tonic::IntoRequest<super::KeepAliveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeepAliveResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/KeepAlive",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "KeepAlive"));
             self.inner.unary(req, path, codec).await
         }
         /// Closes a session: what was remembered for it is forgotten. Role writer.
@@ -4913,6 +5754,396 @@ pub mod router_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("conveyor.raft.v1.Router", "Summary"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Single records, and lists in pages (PageRequest), each answer with the index that it reflects. Role
+        /// reader.
+        pub async fn get_service(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetServiceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetServiceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/GetService",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "GetService"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_services(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListServicesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListServicesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/ListServices",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "ListServices"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_pipeline(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetPipelineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetPipelineResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/GetPipeline",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "GetPipeline"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_pipelines(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPipelinesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPipelinesResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/ListPipelines",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "ListPipelines"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_sidecar(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetSidecarRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSidecarResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/GetSidecar",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "GetSidecar"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_sidecars(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListSidecarsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSidecarsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/ListSidecars",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "ListSidecars"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_assignments(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetAssignmentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetAssignmentsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/GetAssignments",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "GetAssignments"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn locate_service(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LocateServiceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LocateServiceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/LocateService",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "LocateService"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_group(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetGroupResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/GetGroup",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "GetGroup"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn list_groups(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListGroupsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListGroupsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/ListGroups",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "ListGroups"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn partition_owner(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PartitionOwnerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PartitionOwnerResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/PartitionOwner",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "PartitionOwner"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_source_offsets(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetSourceOffsetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSourceOffsetsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/GetSourceOffsets",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "GetSourceOffsets"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_group_offsets(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetGroupOffsetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetGroupOffsetsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/GetGroupOffsets",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "GetGroupOffsets"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_watermarks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetWatermarksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetWatermarksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/GetWatermarks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Router", "GetWatermarks"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_service_checkpoint(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetServiceCheckpointRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetServiceCheckpointResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/GetServiceCheckpoint",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("conveyor.raft.v1.Router", "GetServiceCheckpoint"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn get_pipeline_checkpoints(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetPipelineCheckpointsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetPipelineCheckpointsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Router/GetPipelineCheckpoints",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("conveyor.raft.v1.Router", "GetPipelineCheckpoints"),
+                );
             self.inner.unary(req, path, codec).await
         }
         /// Tells what changes in a part of the state, on any node, without polling and without loss: the state
@@ -4996,12 +6227,21 @@ pub mod router_server {
         >;
         /// Opens a session: a command that is sent again in it is applied once, at whichever node, and
         /// answered as the first time. It ends when it was quiet for ten minutes in which there was a
-        /// leader. Safe to send again: a session that nobody uses ends by itself. Role writer.
+        /// leader; KeepAlive keeps it. Safe to send again: a session that nobody uses ends by itself. Role writer.
         async fn open_session(
             &self,
             request: tonic::Request<super::OpenSessionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::OpenSessionResponse>,
+            tonic::Status,
+        >;
+        /// Keeps a session that has no commands to send: it is as if a command had come. Safe to send again.
+        /// Role writer.
+        async fn keep_alive(
+            &self,
+            request: tonic::Request<super::KeepAliveRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::KeepAliveResponse>,
             tonic::Status,
         >;
         /// Closes a session: what was remembered for it is forgotten. Role writer.
@@ -5028,6 +6268,120 @@ pub mod router_server {
             &self,
             request: tonic::Request<super::SummaryRequest>,
         ) -> std::result::Result<tonic::Response<super::SummaryResponse>, tonic::Status>;
+        /// Single records, and lists in pages (PageRequest), each answer with the index that it reflects. Role
+        /// reader.
+        async fn get_service(
+            &self,
+            request: tonic::Request<super::GetServiceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetServiceResponse>,
+            tonic::Status,
+        >;
+        async fn list_services(
+            &self,
+            request: tonic::Request<super::ListServicesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListServicesResponse>,
+            tonic::Status,
+        >;
+        async fn get_pipeline(
+            &self,
+            request: tonic::Request<super::GetPipelineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetPipelineResponse>,
+            tonic::Status,
+        >;
+        async fn list_pipelines(
+            &self,
+            request: tonic::Request<super::ListPipelinesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPipelinesResponse>,
+            tonic::Status,
+        >;
+        async fn get_sidecar(
+            &self,
+            request: tonic::Request<super::GetSidecarRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSidecarResponse>,
+            tonic::Status,
+        >;
+        async fn list_sidecars(
+            &self,
+            request: tonic::Request<super::ListSidecarsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListSidecarsResponse>,
+            tonic::Status,
+        >;
+        async fn get_assignments(
+            &self,
+            request: tonic::Request<super::GetAssignmentsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetAssignmentsResponse>,
+            tonic::Status,
+        >;
+        async fn locate_service(
+            &self,
+            request: tonic::Request<super::LocateServiceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::LocateServiceResponse>,
+            tonic::Status,
+        >;
+        async fn get_group(
+            &self,
+            request: tonic::Request<super::GetGroupRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetGroupResponse>,
+            tonic::Status,
+        >;
+        async fn list_groups(
+            &self,
+            request: tonic::Request<super::ListGroupsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListGroupsResponse>,
+            tonic::Status,
+        >;
+        async fn partition_owner(
+            &self,
+            request: tonic::Request<super::PartitionOwnerRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PartitionOwnerResponse>,
+            tonic::Status,
+        >;
+        async fn get_source_offsets(
+            &self,
+            request: tonic::Request<super::GetSourceOffsetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetSourceOffsetsResponse>,
+            tonic::Status,
+        >;
+        async fn get_group_offsets(
+            &self,
+            request: tonic::Request<super::GetGroupOffsetsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetGroupOffsetsResponse>,
+            tonic::Status,
+        >;
+        async fn get_watermarks(
+            &self,
+            request: tonic::Request<super::GetWatermarksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetWatermarksResponse>,
+            tonic::Status,
+        >;
+        async fn get_service_checkpoint(
+            &self,
+            request: tonic::Request<super::GetServiceCheckpointRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetServiceCheckpointResponse>,
+            tonic::Status,
+        >;
+        async fn get_pipeline_checkpoints(
+            &self,
+            request: tonic::Request<super::GetPipelineCheckpointsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetPipelineCheckpointsResponse>,
+            tonic::Status,
+        >;
         /// Server streaming response type for the Watch method.
         type WatchStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::WatchResponse, tonic::Status>,
@@ -5301,6 +6655,49 @@ pub mod router_server {
                     };
                     Box::pin(fut)
                 }
+                "/conveyor.raft.v1.Router/KeepAlive" => {
+                    #[allow(non_camel_case_types)]
+                    struct KeepAliveSvc<T: Router>(pub Arc<T>);
+                    impl<T: Router> tonic::server::UnaryService<super::KeepAliveRequest>
+                    for KeepAliveSvc<T> {
+                        type Response = super::KeepAliveResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::KeepAliveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::keep_alive(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = KeepAliveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/conveyor.raft.v1.Router/CloseSession" => {
                     #[allow(non_camel_case_types)]
                     struct CloseSessionSvc<T: Router>(pub Arc<T>);
@@ -5420,6 +6817,719 @@ pub mod router_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SummarySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/GetService" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetServiceSvc<T: Router>(pub Arc<T>);
+                    impl<T: Router> tonic::server::UnaryService<super::GetServiceRequest>
+                    for GetServiceSvc<T> {
+                        type Response = super::GetServiceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetServiceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::get_service(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetServiceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/ListServices" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListServicesSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::ListServicesRequest>
+                    for ListServicesSvc<T> {
+                        type Response = super::ListServicesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListServicesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::list_services(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListServicesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/GetPipeline" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetPipelineSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::GetPipelineRequest>
+                    for GetPipelineSvc<T> {
+                        type Response = super::GetPipelineResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetPipelineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::get_pipeline(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetPipelineSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/ListPipelines" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPipelinesSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::ListPipelinesRequest>
+                    for ListPipelinesSvc<T> {
+                        type Response = super::ListPipelinesResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPipelinesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::list_pipelines(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPipelinesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/GetSidecar" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSidecarSvc<T: Router>(pub Arc<T>);
+                    impl<T: Router> tonic::server::UnaryService<super::GetSidecarRequest>
+                    for GetSidecarSvc<T> {
+                        type Response = super::GetSidecarResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetSidecarRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::get_sidecar(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSidecarSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/ListSidecars" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListSidecarsSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::ListSidecarsRequest>
+                    for ListSidecarsSvc<T> {
+                        type Response = super::ListSidecarsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListSidecarsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::list_sidecars(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListSidecarsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/GetAssignments" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetAssignmentsSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::GetAssignmentsRequest>
+                    for GetAssignmentsSvc<T> {
+                        type Response = super::GetAssignmentsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetAssignmentsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::get_assignments(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetAssignmentsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/LocateService" => {
+                    #[allow(non_camel_case_types)]
+                    struct LocateServiceSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::LocateServiceRequest>
+                    for LocateServiceSvc<T> {
+                        type Response = super::LocateServiceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LocateServiceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::locate_service(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LocateServiceSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/GetGroup" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetGroupSvc<T: Router>(pub Arc<T>);
+                    impl<T: Router> tonic::server::UnaryService<super::GetGroupRequest>
+                    for GetGroupSvc<T> {
+                        type Response = super::GetGroupResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetGroupRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::get_group(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetGroupSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/ListGroups" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListGroupsSvc<T: Router>(pub Arc<T>);
+                    impl<T: Router> tonic::server::UnaryService<super::ListGroupsRequest>
+                    for ListGroupsSvc<T> {
+                        type Response = super::ListGroupsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListGroupsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::list_groups(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListGroupsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/PartitionOwner" => {
+                    #[allow(non_camel_case_types)]
+                    struct PartitionOwnerSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::PartitionOwnerRequest>
+                    for PartitionOwnerSvc<T> {
+                        type Response = super::PartitionOwnerResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PartitionOwnerRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::partition_owner(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PartitionOwnerSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/GetSourceOffsets" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetSourceOffsetsSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::GetSourceOffsetsRequest>
+                    for GetSourceOffsetsSvc<T> {
+                        type Response = super::GetSourceOffsetsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetSourceOffsetsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::get_source_offsets(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetSourceOffsetsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/GetGroupOffsets" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetGroupOffsetsSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::GetGroupOffsetsRequest>
+                    for GetGroupOffsetsSvc<T> {
+                        type Response = super::GetGroupOffsetsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetGroupOffsetsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::get_group_offsets(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetGroupOffsetsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/GetWatermarks" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetWatermarksSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::GetWatermarksRequest>
+                    for GetWatermarksSvc<T> {
+                        type Response = super::GetWatermarksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetWatermarksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::get_watermarks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetWatermarksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/GetServiceCheckpoint" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetServiceCheckpointSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::GetServiceCheckpointRequest>
+                    for GetServiceCheckpointSvc<T> {
+                        type Response = super::GetServiceCheckpointResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetServiceCheckpointRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::get_service_checkpoint(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetServiceCheckpointSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Router/GetPipelineCheckpoints" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetPipelineCheckpointsSvc<T: Router>(pub Arc<T>);
+                    impl<
+                        T: Router,
+                    > tonic::server::UnaryService<super::GetPipelineCheckpointsRequest>
+                    for GetPipelineCheckpointsSvc<T> {
+                        type Response = super::GetPipelineCheckpointsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetPipelineCheckpointsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Router>::get_pipeline_checkpoints(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetPipelineCheckpointsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

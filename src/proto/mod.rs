@@ -11,7 +11,12 @@
 #[path = "conveyor.raft.v1.rs"]
 mod generated;
 
+#[cfg(feature = "client")]
+mod reads;
+
 pub use generated::*;
+#[cfg(feature = "client")]
+pub use reads::{ListAnswer, ListRequest, ReadAnswer, ReadRequest};
 
 /// Printed as JSON, bytes are text: as they are if they are UTF-8, else in Base64 behind a mark.
 fn bytes_as_text<S: serde::Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {

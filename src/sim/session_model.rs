@@ -17,6 +17,7 @@ pub(crate) enum Part {
     Term,
     Opens,
     Closes(LogIndex),
+    Keeps(LogIndex),
     Command(InSession),
 }
 
@@ -33,6 +34,7 @@ pub(crate) fn part(entry: &Entry) -> (Part, Option<u64>) {
         EntryKind::System => match SystemEntry::decode(&entry.payload) {
             Ok(SystemEntry::OpenSession) => (Part::Opens, None),
             Ok(SystemEntry::CloseSession(session)) => (Part::Closes(session), None),
+            Ok(SystemEntry::KeepAlive(session)) => (Part::Keeps(session), None),
             Err(_) => (Part::None, None),
         },
     }
@@ -85,6 +87,13 @@ impl SessionModel {
             Part::Closes(session) => {
                 self.expire();
                 self.open.remove(&session);
+                false
+            }
+            Part::Keeps(session) => {
+                self.expire();
+                if let Some(known) = self.open.get_mut(&session) {
+                    known.used_us = self.active_us;
+                }
                 false
             }
             Part::Command(at) => {

@@ -62,6 +62,17 @@ pub trait Frozen: Send + 'static {
 /// [`StateMachine::scan`].
 pub type Found<'f> = dyn FnMut(&str, &mut dyn FnMut(&mut Vec<u8>)) -> bool + 'f;
 
+/// What a response says became of its command, for figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseKind {
+    /// It was applied.
+    Applied,
+    /// Everything was already as it asks.
+    Unchanged,
+    /// The state machine refused it.
+    Rejected,
+}
+
 /// A replicated state machine. Every node applies the same commands in the same order; the same
 /// commands must give the same state, the same responses and the same digest everywhere. So
 /// `apply` uses no clock, no randomness and no hash order but what [`ApplyContext`] gives it.
@@ -129,6 +140,19 @@ pub trait StateMachine: Send + 'static {
     /// The response in bytes that [`response_to_peer`](Self::response_to_peer) gave.
     fn response_from_peer(bytes: &[u8]) -> Option<Self::Response> {
         Self::decode_response(bytes)
+    }
+
+    /// What commands are called in figures; few, and never anything that a client chose.
+    const COMMANDS: &'static [&'static str] = &["command"];
+
+    /// A command's place in [`COMMANDS`](Self::COMMANDS).
+    fn command_kind(_command: &Self::Command) -> usize {
+        0
+    }
+
+    /// What a response says, for figures.
+    fn response_kind(_response: &Self::Response) -> ResponseKind {
+        ResponseKind::Applied
     }
 
     /// A new leader's first entry reached the state machine. The gap of log time before it, during

@@ -21,13 +21,16 @@ pub use changes::{Cause, Change, Changes};
 pub use command::{
     EventTime, LocalService, RouterCommand, SourceWatermark, StageAssignment, StageTarget, limits,
 };
-pub use contract::{ApplyContext, CommandError, Found, Frozen, RestoreError, StateMachine};
+pub use contract::{
+    ApplyContext, CommandError, Found, Frozen, ResponseKind, RestoreError, StateMachine,
+};
 pub use ordered::{Id, OrderedMap};
 pub use response::{Answer, Behind, Outcome, Rejection, RouterResponse, SidecarPipeline};
 pub use router::RouterStateMachine;
 pub use state::{
     Assignment, Checkpoints, GlobalWatermark, GroupPartition, GroupState, Health, Lease, Location,
-    Offset, PipelineState, RouterState, ServiceCheckpoint, ServiceFilter, ServiceState,
-    SidecarService, SidecarState, SourcePartition, Summary, Watermark,
+    LocationKey, Offset, PipelineCheckpoints, PipelineFilter, PipelineState, RouterState,
+    ServiceCheckpoint, ServiceFilter, ServiceState, SidecarFilter, SidecarService, SidecarState,
+    SourcePartition, Summary, Watermark,
 };
 pub use watched::StateKey;

@@ -8,11 +8,13 @@ mod backup;
 mod members;
 mod node;
 mod recover;
+mod top;
 mod watch;
 pub(crate) use backup::*;
 pub(crate) use members::*;
 pub(crate) use node::*;
 pub(crate) use recover::*;
+pub(crate) use top::*;
 pub(crate) use watch::*;
 
 /// A replicated log and state machine for Conveyor's router cluster.
@@ -47,6 +49,7 @@ pub(crate) enum Command {
     State(StateArgs),
     Watch(WatchArgs),
     Status(StatusArgs),
+    Top(TopArgs),
     Members(MembersArgs),
     TransferLeadership(TransferArgs),
     Health(HealthArgs),

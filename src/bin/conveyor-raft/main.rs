@@ -24,6 +24,7 @@ mod serve;
 mod snapshot;
 mod state;
 mod status;
+mod top;
 mod transfer;
 mod wal;
 mod watch;
@@ -77,6 +78,7 @@ async fn command(cli: Cli) -> Result<(), Failure> {
         Command::State(args) => state::run(args).await,
         Command::Watch(args) => watch::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::Top(args) => top::run(args).await,
         Command::Members(args) => members::run(args).await,
         Command::TransferLeadership(args) => transfer::run(args).await,
         Command::Backup(args) => backup::run(args).await,

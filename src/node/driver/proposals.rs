@@ -122,6 +122,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             return;
         };
         let count = proposals.len() as u64;
+        self.batches.record(count as f64);
         let time_us = self.log_time.at(now);
         let mut bytes = 0;
         let waiters = proposals.drain(..).map(|submission| {

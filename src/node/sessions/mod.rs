@@ -141,6 +141,18 @@ impl Sessions {
         known
     }
 
+    /// A session with nothing to send is still wanted. Whether there is such a session.
+    pub(crate) fn keep(&mut self, session: LogIndex, time_us: Micros) -> bool {
+        self.expire(time_us);
+        let active = self.active(time_us);
+        let Some(mut shared) = self.take(session) else {
+            return false;
+        };
+        Arc::make_mut(&mut shared).used_us = active;
+        self.put(session, shared);
+        true
+    }
+
     /// What becomes of a command. Whatever it is, its session was heard of.
     pub(crate) fn check(&mut self, time_us: Micros, at: InSession) -> Verdict {
         self.expire(time_us);

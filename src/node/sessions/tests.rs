@@ -108,6 +108,24 @@ fn f4_sessions_expire_by_the_time_in_which_somebody_led() {
 }
 
 #[test]
+fn f4_a_session_that_is_kept_outlives_its_quiet_time_and_one_that_is_not_does_not() {
+    let mut table = Sessions::new(LIMITS);
+    table.open(1, 0);
+    table.open(2, 0);
+    assert_eq!(send(&mut table, 1, at(1, 1, 1), "a"), Verdict::Apply);
+    for time_us in [90, 180, 270] {
+        assert!(table.keep(1, time_us));
+        assert_sound(&table);
+    }
+    // What it remembers is as it was.
+    assert_eq!(send(&mut table, 300, at(1, 1, 1), ""), repeat("a"));
+    assert!(!table.keep(2, 301), "nobody kept it");
+    assert_eq!(table.len(), 1);
+    assert!(table.keep(1, 400) && !table.keep(1, 501));
+    assert!(!table.keep(99, 502));
+}
+
+#[test]
 fn f4_one_session_too_many_pushes_out_the_one_that_was_quiet_for_longest() {
     let mut table = Sessions::new(LIMITS);
     for session in [1, 2, 3] {

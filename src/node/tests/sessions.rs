@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::bed::{Answer, Bed, Journal};
+use crate::config::limits;
 use crate::error::{ProposeError, SessionRefusal};
 use crate::node::envelope::InSession;
 use crate::node::replica_state::{FrozenReplica, ReplicaState};
@@ -182,6 +183,30 @@ fn f4_without_sessions_digest_and_snapshot_are_those_of_the_machine() {
     ));
     assert_eq!(one.state.digest(), one.state.machine.digest());
     assert_eq!(one.state.sessions.encode(), Vec::<u8>::new());
+}
+
+#[test]
+fn f4_a_session_that_is_kept_is_the_same_on_every_replica() {
+    let (mut kept, mut quiet) = (
+        Replica::new(RouterStateMachine::new()),
+        Replica::new(RouterStateMachine::new()),
+    );
+    let session = kept.open();
+    quiet.open();
+    let keep = SystemEntry::KeepAlive(session).encode();
+    let half = limits::SESSION_IDLE_US / 2 + SECOND;
+    for _ in 0..4 {
+        kept.time_us += half;
+        let told = kept.apply(EntryKind::System, keep.clone());
+        assert!(matches!(told, Ok(Outcome::Done)));
+    }
+    quiet.time_us += 2 * half;
+    let told = quiet.apply(EntryKind::System, keep);
+    let expired = ProposeError::Session(SessionRefusal::Expired);
+    assert!(matches!(told, Ok(Outcome::Refused(why)) if why == expired));
+    let service = RouterCommand::register_service("a", "t", "10.0.0.1:1");
+    assert!(kept.command(at(session, 1), &service).is_some());
+    assert!(quiet.command(at(session, 1), &service).is_none());
 }
 
 #[test]

@@ -11,7 +11,8 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, U
 use super::bed::Bed;
 use crate::core::RaftRole;
 use crate::node::events::{EventSink, EventsError, KEPT, NodeEvent, NodeEvents};
-use crate::node::metrics::{APPLY_NAMES, Metrics, READS_NAME};
+use crate::node::metrics::{APPLY_NAMES, BATCH_NAME, Metrics, READS_NAME};
+use crate::node::proposing::PROPOSE_NAMES;
 use crate::node::{NodeView, NodeWatch};
 use crate::types::NodeId;
 use crate::wal::SyncPolicy;
@@ -238,7 +239,8 @@ fn figures_say_what_the_status_says() {
 #[test]
 fn every_figure_is_documented() {
     let text = include_str!("../../../docs/metrics.md");
-    let more = APPLY_NAMES.iter().chain([&READS_NAME]);
+    let more = APPLY_NAMES.iter().chain([&READS_NAME, &BATCH_NAME]);
+    let more = more.chain(&PROPOSE_NAMES);
     for name in Metrics::NAMES.iter().chain(more) {
         assert!(text.contains(&format!("`{name}`")), "{name}");
     }

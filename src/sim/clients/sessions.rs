@@ -198,6 +198,12 @@ impl<W: Workload> Clients<W> {
             client.leave();
             return Ok(());
         }
+        if sessions.random.chance(30) {
+            // A word that it is still there, and nothing else.
+            let entry = SystemEntry::KeepAlive(session);
+            drop(put_system(shared, entry, place.deadline));
+            return Ok(());
+        }
         if sessions.random.chance(100)
             && let Some((seq, payload)) = client.late.take()
         {

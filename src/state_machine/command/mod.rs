@@ -3,10 +3,12 @@
 mod codec;
 mod convert;
 pub mod limits;
+mod names;
 mod validate;
 
 pub(crate) use codec::{decode, encode};
 pub(crate) use convert::{offsets_from_proto, offsets_to_proto};
+pub(crate) use names::{NAMES, nth};
 
 use std::collections::BTreeMap;
 

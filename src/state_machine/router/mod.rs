@@ -17,8 +17,8 @@ use super::digest::Canon;
 use super::response::{Answer, Outcome, Rejection, RouterResponse};
 use super::state::RouterState;
 use super::{
-    ApplyContext, Changes, CommandError, Found, Frozen, RestoreError, StateMachine, snapshot,
-    watched,
+    ApplyContext, Changes, CommandError, Found, Frozen, ResponseKind, RestoreError, StateMachine,
+    snapshot, watched,
 };
 use crate::types::Micros;
 use leases::Leases;
@@ -169,6 +169,20 @@ impl StateMachine for RouterStateMachine {
 
     fn response_from_peer(bytes: &[u8]) -> Option<RouterResponse> {
         serde_json::from_slice(bytes).ok()
+    }
+
+    const COMMANDS: &'static [&'static str] = command::NAMES;
+
+    fn command_kind(command: &RouterCommand) -> usize {
+        command::nth(command)
+    }
+
+    fn response_kind(response: &RouterResponse) -> ResponseKind {
+        match response.outcome {
+            Outcome::Applied(_) => ResponseKind::Applied,
+            Outcome::Unchanged(_) => ResponseKind::Unchanged,
+            Outcome::Rejected(_) => ResponseKind::Rejected,
+        }
     }
 
     fn begin_term(&mut self, context: &ApplyContext) {

@@ -1,6 +1,8 @@
 //! Secondary indexes: what a cascade or a read needs without a scan. Derived from the records, so
 //! neither in the snapshot nor in the digest.
 
+use std::ops::Bound;
+
 use super::keys::{FirstOf, PairKey};
 use super::{RouterState, ServiceState, SidecarState};
 use crate::state_machine::command::{EventTime, StageTarget};
@@ -35,8 +37,21 @@ impl Pairs {
         &'a self,
         first: &'k str,
     ) -> impl Iterator<Item = &'a Id> + use<'a, 'k> {
+        self.behind(first, None)
+    }
+
+    /// The second ids beside `first` that come behind `after`, in order.
+    pub(crate) fn behind<'a, 'k>(
+        &'a self,
+        first: &'k str,
+        after: Option<&'k str>,
+    ) -> impl Iterator<Item = &'a Id> + use<'a, 'k> {
+        let start = match after {
+            Some(after) => Bound::Excluded(PairKey(first, after)),
+            None => Bound::Included(PairKey(first, "")),
+        };
         self.0
-            .range(PairKey(first, "")..)
+            .range((start, Bound::Unbounded))
             .map(|((one, other), _)| (one, other))
             .take_while(move |(one, _)| ***one == *first)
             .map(|(_, other)| other)

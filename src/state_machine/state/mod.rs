@@ -2,12 +2,14 @@
 
 mod index;
 mod keys;
+mod lists;
 mod reads;
 mod records;
 
 pub(crate) use index::{Indexes, Pairs, add_location, locations};
 pub(crate) use keys::{GroupKey, SourceKey};
 pub use keys::{GroupPartition, SourcePartition};
+pub use lists::{LocationKey, PipelineCheckpoints, PipelineFilter, SidecarFilter};
 pub use reads::{GlobalWatermark, Location, ServiceFilter, Summary};
 pub(crate) use records::Record;
 

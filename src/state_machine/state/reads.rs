@@ -1,11 +1,13 @@
 //! What can be read from the state beside its maps.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::index::label_key;
+use super::lists::behind;
 use super::{
     Assignment, GroupKey, GroupState, Health, Offset, RouterState, ServiceState, SourceKey,
 };
@@ -75,6 +77,8 @@ pub struct ServiceFilter {
     pub labels: BTreeMap<String, String>,
     /// Healthy ones only.
     pub healthy_only: bool,
+    /// Those behind this id only.
+    pub after: Option<String>,
 }
 
 impl ServiceFilter {
@@ -89,6 +93,11 @@ impl ServiceFilter {
             && (!self.healthy_only || service.health == Health::Healthy)
             && (self.labels.iter()).all(|(key, value)| service.labels.get(key) == Some(value))
     }
+}
+
+/// One partition, or all.
+fn partitions(one: Option<u32>) -> RangeInclusive<u32> {
+    one.unwrap_or(0)..=one.unwrap_or(u32::MAX)
 }
 
 impl RouterState {
@@ -154,9 +163,7 @@ impl RouterState {
         source: &str,
         partition: Option<u32>,
     ) -> impl Iterator<Item = (u32, Offset)> {
-        let (from, to) = (partition.unwrap_or(0), partition.unwrap_or(u32::MAX));
-        let range = SourceKey(source, from)..=SourceKey(source, to);
-        let found = self.checkpoints.source_offsets.range(range);
+        let found = self.source_offsets_in(source, partitions(partition));
         found.map(|(key, offset)| (key.partition, *offset))
     }
 
@@ -173,9 +180,7 @@ impl RouterState {
         source: &str,
         partition: Option<u32>,
     ) -> impl Iterator<Item = GlobalWatermark> {
-        let (from, to) = (partition.unwrap_or(0), partition.unwrap_or(u32::MAX));
-        let range = SourceKey(source, from)..=SourceKey(source, to);
-        let found = self.checkpoints.watermarks.range(range);
+        let found = self.watermarks_in(source, partitions(partition));
         found.map(|(key, watermark)| watermark.of(key.partition))
     }
 
@@ -197,43 +202,15 @@ impl RouterState {
         group: &'a str,
         source: Option<&'a str>,
     ) -> impl Iterator<Item = (&'a Id, u32, Offset)> {
-        let from = GroupKey(group, source.unwrap_or(""), 0);
-        let found = self.checkpoints.group_offsets.range(from..);
-        let wanted = move |group_id: &str, source_id: &str| {
-            group_id == group && source.is_none_or(|source| source_id == source)
-        };
-        found
-            .take_while(move |(key, _)| wanted(&key.group_id, &key.source_id))
-            .map(|(key, offset)| (&key.source_id, key.partition, *offset))
+        let found = self.group_offsets_after(group, source, None);
+        found.map(|(key, offset)| (&key.source_id, key.partition, *offset))
     }
 
     /// Where services of this name are: first those that sidecars offer, then registered ones, each
     /// in the order of their ids.
     pub fn locate(&self, name: &str) -> Vec<Location> {
-        let mut found = Vec::new();
-        let offering = self.service_locations.get(name);
-        let sidecars = offering.into_iter().flat_map(|ids| ids.keys());
-        for sidecar in sidecars.filter_map(|id| self.sidecars.get(&**id)) {
-            let services = sidecar.services.iter();
-            let service = services.filter(|service| *service.service_name == *name);
-            found.extend(service.map(|service| Location {
-                service_type: service.service_type.clone(),
-                endpoint: sidecar.endpoint.clone(),
-                health: service.health,
-                service_id: None,
-                sidecar_id: Some(sidecar.sidecar_id.clone()),
-            }));
-        }
-        let registered = self.indexes.services_by_name.of(name);
-        let registered = registered.filter_map(|id| self.services.get(&**id));
-        found.extend(registered.map(|service| Location {
-            service_type: service.service_type.clone(),
-            endpoint: service.endpoint.clone(),
-            health: service.health,
-            service_id: Some(service.service_id.clone()),
-            sidecar_id: service.sidecar_id.clone(),
-        }));
-        found
+        let found = self.locations_after(name, None);
+        found.map(|(_, location)| location).collect()
     }
 
     /// The services that `filter` takes, in the order of their ids. Uses the narrowest index that
@@ -242,20 +219,20 @@ impl RouterState {
         &'a self,
         filter: &'a ServiceFilter,
     ) -> Box<dyn Iterator<Item = &'a Arc<ServiceState>> + 'a> {
-        let indexes = &self.indexes;
+        let (indexes, after) = (&self.indexes, filter.after.as_deref());
         let label = filter.labels.iter().next();
         let ids: Box<dyn Iterator<Item = &Id>> = if let Some(name) = &filter.name {
-            Box::new(indexes.services_by_name.of(name))
+            Box::new(indexes.services_by_name.behind(name, after))
         } else if let Some(group) = &filter.group_id {
-            Box::new(indexes.services_by_group.of(group))
+            Box::new(indexes.services_by_group.behind(group, after))
         } else if let Some((key, value)) = label {
             let key = label_key(key, value);
-            let ids: Vec<&Id> = indexes.services_by_label.of(&key).collect();
+            let ids: Vec<&Id> = indexes.services_by_label.behind(&key, after).collect();
             Box::new(ids.into_iter())
         } else if let Some(kind) = &filter.service_type {
-            Box::new(indexes.services_by_type.of(kind))
+            Box::new(indexes.services_by_type.behind(kind, after))
         } else {
-            Box::new(self.services.keys())
+            Box::new(behind(&self.services, after).map(|(id, _)| id))
         };
         let services = ids.filter_map(|id| self.services.get(&**id));
         Box::new(services.filter(|service| filter.takes(service)))
@@ -263,10 +240,7 @@ impl RouterState {
 
     /// What a sidecar runs, in the order of the pipelines.
     pub fn assignments(&self, sidecar: &str) -> impl Iterator<Item = &Arc<Assignment>> {
-        let sidecar = self.sidecars.get(sidecar);
-        sidecar
-            .into_iter()
-            .flat_map(|sidecar| sidecar.assignments.values())
+        self.assignments_after(sidecar, None)
     }
 
     /// The sidecars that run a pipeline, in order.

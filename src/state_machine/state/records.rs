@@ -34,6 +34,7 @@ impl From<Lease> for proto::Lease {
             lease_ms: lease.lease_ms,
             last_heartbeat_ms: lease.last_heartbeat_ms,
             renewed_us: lease.renewed_us,
+            expires_at_ms: None,
         }
     }
 }
@@ -147,48 +148,56 @@ fn full_sidecar(sidecar: &SidecarState) -> Proto {
     })
 }
 
-fn full_group(group: &GroupState) -> Proto {
-    let member = |(service, partitions): (&Id, &Arc<[u32]>)| proto::GroupMember {
-        service_id: text(service),
-        partitions: partitions.to_vec(),
-    };
-    Proto::Group(proto::GroupRecord {
-        group_id: text(&group.group_id),
-        stage_id: text(&group.stage_id),
-        generation: group.generation,
-        assigned_generation: group.assigned_generation,
-        members: group.members.iter().map(member).collect(),
-        revision: group.revision,
-    })
+impl From<&GroupState> for proto::GroupRecord {
+    fn from(group: &GroupState) -> Self {
+        let member = |(service, partitions): (&Id, &Arc<[u32]>)| proto::GroupMember {
+            service_id: text(service),
+            partitions: partitions.to_vec(),
+        };
+        Self {
+            group_id: text(&group.group_id),
+            stage_id: text(&group.stage_id),
+            generation: group.generation,
+            assigned_generation: group.assigned_generation,
+            members: group.members.iter().map(member).collect(),
+            revision: group.revision,
+        }
+    }
 }
 
-fn source_offset((key, value): (&SourcePartition, &Offset)) -> Proto {
-    Proto::SourceOffset(proto::OffsetRecord {
-        source_id: text(&key.source_id),
-        partition: key.partition,
-        offset: value.offset,
-        revision: value.revision,
-    })
+impl From<(&SourcePartition, &Offset)> for proto::OffsetRecord {
+    fn from((key, value): (&SourcePartition, &Offset)) -> Self {
+        Self {
+            source_id: text(&key.source_id),
+            partition: key.partition,
+            offset: value.offset,
+            revision: value.revision,
+        }
+    }
 }
 
-fn watermark((key, value): (&SourcePartition, &Watermark)) -> Proto {
-    Proto::Watermark(proto::WatermarkRecord {
-        source_id: text(&key.source_id),
-        partition: key.partition,
-        position: value.position,
-        event_time: value.event_time.map(Into::into),
-        revision: value.revision,
-    })
+impl From<(&SourcePartition, &Watermark)> for proto::WatermarkRecord {
+    fn from((key, value): (&SourcePartition, &Watermark)) -> Self {
+        Self {
+            source_id: text(&key.source_id),
+            partition: key.partition,
+            position: value.position,
+            event_time: value.event_time.map(Into::into),
+            revision: value.revision,
+        }
+    }
 }
 
-fn group_offset((key, value): (&GroupPartition, &Offset)) -> Proto {
-    Proto::GroupOffset(proto::GroupOffsetRecord {
-        group_id: text(&key.group_id),
-        source_id: text(&key.source_id),
-        partition: key.partition,
-        offset: value.offset,
-        revision: value.revision,
-    })
+impl From<(&GroupPartition, &Offset)> for proto::GroupOffsetRecord {
+    fn from((key, value): (&GroupPartition, &Offset)) -> Self {
+        Self {
+            group_id: text(&key.group_id),
+            source_id: text(&key.source_id),
+            partition: key.partition,
+            offset: value.offset,
+            revision: value.revision,
+        }
+    }
 }
 
 type Records<'a> = Box<dyn Iterator<Item = proto::StateRecord> + 'a>;
@@ -232,22 +241,27 @@ impl RouterState {
             (
                 "groups",
                 self.groups.len(),
-                records(self.groups.values().map(|each| full_group(each))),
+                records((self.groups.values()).map(|each| Proto::Group(each.as_ref().into()))),
             ),
             (
                 "source_offsets",
                 checkpoints.source_offsets.len(),
-                records(checkpoints.source_offsets.iter().map(source_offset)),
+                records(
+                    (checkpoints.source_offsets.iter())
+                        .map(|each| Proto::SourceOffset(each.into())),
+                ),
             ),
             (
                 "watermarks",
                 checkpoints.watermarks.len(),
-                records(checkpoints.watermarks.iter().map(watermark)),
+                records((checkpoints.watermarks.iter()).map(|each| Proto::Watermark(each.into()))),
             ),
             (
                 "group_offsets",
                 checkpoints.group_offsets.len(),
-                records(checkpoints.group_offsets.iter().map(group_offset)),
+                records(
+                    (checkpoints.group_offsets.iter()).map(|each| Proto::GroupOffset(each.into())),
+                ),
             ),
             (
                 "service_checkpoints",

@@ -1,12 +1,9 @@
 //! Records as those who watch get them: each without what has a key of its own.
 
-use std::sync::Arc;
-
 use prost::Message;
 
 use crate::proto;
 use crate::proto::watched_value::Value;
-use crate::state_machine::ordered::Id;
 use crate::state_machine::state::{
     Assignment, GroupState, Offset, PipelineState, ServiceCheckpoint, ServiceState, SidecarState,
     Watermark,
@@ -57,19 +54,7 @@ pub(crate) fn location(name: &str, sidecar: &str, out: &mut Vec<u8>) {
 }
 
 pub(crate) fn group(group: &GroupState, out: &mut Vec<u8>) {
-    let member = |(service, partitions): (&Id, &Arc<[u32]>)| proto::GroupMember {
-        service_id: service.into(),
-        partitions: partitions.to_vec(),
-    };
-    let record = proto::GroupRecord {
-        group_id: (&group.group_id).into(),
-        stage_id: (&group.stage_id).into(),
-        generation: group.generation,
-        assigned_generation: group.assigned_generation,
-        members: group.members.iter().map(member).collect(),
-        revision: group.revision,
-    };
-    write(Value::Group(record), out);
+    write(Value::Group(group.into()), out);
 }
 
 pub(crate) fn source_offset(source: &str, partition: u32, value: Offset, out: &mut Vec<u8>) {
