@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use quinn::{Connection, Endpoint, VarInt};
 use tokio::sync::Notify;
@@ -124,6 +125,11 @@ impl Peer {
             None if dialled => self.forwards.queued(),
             None => 0,
         }
+    }
+
+    /// How long the oldest append (data) or heartbeat (control) has waited for its answer.
+    pub(super) fn unanswered_for(&self, class: LinkClass) -> Option<Duration> {
+        self.lane(class.messages()?, false).unanswered_for()
     }
 
     /// Passes a proposal on, and has it dialled if it is not.

@@ -130,6 +130,8 @@ pub struct PeerTransportStats {
     pub cwnd: u64,
     /// Packets lost.
     pub lost_packets: u64,
+    /// Times that the congestion window was reduced.
+    pub congestion_events: u64,
     /// Times that the path stopped passing large packets.
     pub black_holes: u64,
     /// Datagrams sent.
@@ -148,6 +150,9 @@ pub struct PeerTransportStats {
     pub frames_received: u64,
     /// Bytes that wait to be written.
     pub queued_bytes: usize,
+    /// How long the oldest append (data) or heartbeat (control) that this node sent on it has waited for
+    /// its answer; none if nothing waits, or the peer dialled.
+    pub oldest_unanswered: Option<Duration>,
     /// Whether both ends showed certificates over TLS 1.3. Never false: no other version is
     /// compiled in, and a connection without certificates is not established.
     pub mutual_tls13: bool,
@@ -408,6 +413,7 @@ impl TransportObserver {
                 mtu: quic.path.current_mtu,
                 cwnd: quic.path.cwnd,
                 lost_packets: quic.path.lost_packets,
+                congestion_events: quic.path.congestion_events,
                 black_holes: quic.path.black_holes_detected,
                 datagrams_sent: quic.udp_tx.datagrams,
                 datagrams_received: quic.udp_rx.datagrams,
@@ -417,6 +423,10 @@ impl TransportObserver {
                 frames_sent: link.frames_out.load(Ordering::Relaxed),
                 frames_received: link.frames_in.load(Ordering::Relaxed),
                 queued_bytes: peer.queued(link.class, link.dialled),
+                oldest_unanswered: link
+                    .dialled
+                    .then(|| peer.unanswered_for(link.class))
+                    .flatten(),
                 mutual_tls13: link.connection.peer_identity().is_some(),
             }
         });
