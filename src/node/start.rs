@@ -193,6 +193,7 @@ fn start_blocking<S: StateMachine, N: RaftNetwork>(
         heartbeat_interval_ms: config.heartbeat_interval_ms,
         seed: seed(ReplicaId::new(config.node_id, log.incarnation())),
         mtu: None,
+        strict_expiry: cluster.strict_expiry,
     };
     let (network, listening, observer) =
         bind(transport, sink).map_err(|error| StartError::Transport(error.to_string()))?;

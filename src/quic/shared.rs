@@ -31,7 +31,9 @@ pub(super) struct Shared {
     pub(super) current: Mutex<Generation>,
     /// Where the next handshakes are met; none once the transport ends.
     pub(super) endpoint: Mutex<Option<Endpoint>>,
-    /// Other credentials are in force.
+    /// Dates count for connections that stand.
+    pub(super) strict_expiry: bool,
+    /// Other credentials are in force, or there is a connection more whose end is to be watched.
     pub(super) reloaded: Notify,
     pub(super) facts: Mutex<LocalFacts>,
     pub(super) sink: EventSink,
@@ -338,6 +340,10 @@ impl Shared {
         // Credentials that came after its handshake began judged only what was here.
         if link.generation != self.generation() {
             let _ = self.judge(link);
+        }
+        if self.strict_expiry {
+            // Its certificate may be the next to expire.
+            self.reloaded.notify_one();
         }
     }
 

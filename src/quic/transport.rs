@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::accept::RaftTransportService;
 use super::credentials::Credentials;
 use super::dial::Dialer;
-use super::expiry::{Expiry, LOOK};
+use super::expiry::{Expiry, LOOK, show_lists};
 use super::figures::{Figures, SHOW};
 use super::lane::lock;
 use super::limits::{ETHERNET_MTU, LOOPBACK_MTU, Tuning};
@@ -61,6 +61,10 @@ pub struct TransportOptions {
     /// Largest UDP payload to look for on the way to a peer, in bytes (1200 to 65 500). None: what
     /// the loopback interface takes if that is where the node listens, else Ethernet's 1452.
     pub mtu: Option<u16>,
+    /// Whether a connection that stands is closed when the peer's certificate expires. Without it one
+    /// that has expired opens no connection and cuts none, so that a cluster whose certificates were
+    /// forgotten goes on, and says so.
+    pub strict_expiry: bool,
 }
 
 impl TransportOptions {
@@ -77,6 +81,7 @@ impl TransportOptions {
             election_timeout_min_ms: 150,
             seed: 0,
             mtu: None,
+            strict_expiry: false,
         }
     }
 
@@ -488,6 +493,7 @@ fn new_shared(options: &TransportOptions, sink: EventSink) -> Shared {
             credentials: options.credentials.clone(),
         }),
         endpoint: Mutex::default(),
+        strict_expiry: options.strict_expiry,
         reloaded: Notify::new(),
         facts: Mutex::new(options.facts.clone()),
         sink,
@@ -547,16 +553,19 @@ fn random_epoch() -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Says when certificates in force come near their ends. Never returns.
+/// Says when certificates in force come near their ends, and cuts those off whose has come if that is
+/// wanted. Never returns.
 async fn watch_expiry(shared: &Shared) {
     let mut expiry = Expiry::default();
     loop {
         let credentials = lock(&shared.current).credentials.clone();
         let now = credentials.clock().now();
         expiry.look(shared.me.node, credentials.ends(), now);
+        show_lists(shared.me.node, credentials.lists(), now);
+        let next = shared.cut_expired(now).unwrap_or(LOOK).min(LOOK);
         let reloaded = shared.reloaded.notified();
-        // Sooner if other credentials are taken up.
-        let _ = tokio::time::timeout(LOOK, reloaded).await;
+        // Sooner if that changes.
+        let _ = tokio::time::timeout(next, reloaded).await;
     }
 }
 
