@@ -113,6 +113,7 @@ pub struct Cluster {
     pub(crate) members: Vec<Member>,
     pub(crate) single: bool,
     pub(crate) joins: bool,
+    pub(crate) strict_expiry: bool,
 }
 
 impl Cluster {
@@ -138,6 +139,7 @@ impl Cluster {
             members: members.collect(),
             single: false,
             joins: false,
+            strict_expiry: false,
         }
     }
 
@@ -172,6 +174,13 @@ impl Cluster {
     /// The address that others dial, where it differs from the listener's.
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise = Some(address.into());
+        self
+    }
+
+    /// Whether a connection to another node is closed when that one's certificate expires (off by
+    /// default: an expired certificate then opens no connection and cuts none).
+    pub fn strict_expiry(mut self, strict: bool) -> Self {
+        self.strict_expiry = strict;
         self
     }
 

@@ -473,3 +473,36 @@ fn a_rotation_that_was_cut_off_is_finished() {
     dir.ok(&["add", "--node", "4"]);
     Credentials::load(&CredentialFiles::in_dir(&dir.certs, 4)).expect("of the new CA");
 }
+
+#[test]
+fn the_first_certificates_are_good_for_as_many_days_as_asked_and_the_cas_for_longer() {
+    let dir = tempfile::tempdir().expect("directory");
+    let certs = dir.path().join("certs");
+    let certs = certs.to_str().expect("UTF-8");
+    let first = |days: &str| {
+        let args = ["certs", "init", "--cluster", "test", "--node", "1"];
+        run(&[&args[..], &["--dir", certs, "--days", days]].concat())
+    };
+    for days in ["0", "3651"] {
+        let output = first(days);
+        let said = stderr(&output);
+        assert!(
+            !output.status.success() && said.contains("1 to 3650"),
+            "{said}"
+        );
+        assert!(!Path::new(certs).exists(), "nothing is written");
+    }
+    assert!(first("20").status.success());
+    let shown = run(&["certs", "show", "--json", "--dir", certs]);
+    let shown = stdout(&shown);
+    assert!(shown.lines().count() >= 5, "{shown}");
+    for line in shown.lines() {
+        let one: Value = serde_json::from_str(line).expect("JSON");
+        let (file, days) = (one["file"].as_str(), one["days_left"].as_i64());
+        let expected = match file.expect("file").contains("-ca") {
+            true => 3649..=3650,
+            false => 19..=20,
+        };
+        assert!(expected.contains(&days.expect("days")), "{one}");
+    }
+}

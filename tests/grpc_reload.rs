@@ -4,14 +4,21 @@
 mod grpc_common;
 mod quic_common;
 
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use conveyor_raft::grpc::{EdgeIdentity, connect};
 use conveyor_raft::proto::router_client::RouterClient;
+use conveyor_raft::proto::{
+    ProposeItem, ProposeStreamRequest, ProposeStreamResponse, WatchRequest, WatchResponse,
+};
 use conveyor_raft::quic::certs::{GeneratedCerts, PemPair, generate};
 use grpc_common::{One, identity, propose, sidecar};
 use quic_common::raw::{Ca, ClientAuth, Leaf, ServerAuth, ca_of, crl};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
+use tonic::{Status, Streaming};
 
 const REVOKED: u64 = 4242;
 
@@ -76,6 +83,68 @@ async fn j3_a_revoked_client_is_cut_off_and_others_stay() {
     // It went on over its one connection: no other was begun.
     let again = one.edge.reload(&with(&[ca_pem], &[crl(&ca, REVOKED)], own));
     assert_eq!(again.expect("taken up").kept, 1);
+    one.stop().await;
+}
+
+/// A watch that has told its beginning, and a stream of proposals that was answered once.
+struct Streams {
+    watch: Streaming<WatchResponse>,
+    send: mpsc::Sender<ProposeStreamRequest>,
+    answers: Streaming<ProposeStreamResponse>,
+}
+
+impl Streams {
+    async fn open(router: &mut RouterClient<Channel>) -> Self {
+        let watch = router.watch(WatchRequest::default()).await.expect("let in");
+        let (send, receive) = mpsc::channel(1);
+        let answers = router.propose_stream(ReceiverStream::new(receive)).await;
+        let mut streams = Self {
+            watch: watch.into_inner(),
+            send,
+            answers: answers.expect("let in").into_inner(),
+        };
+        streams.both().await.expect("they carry");
+        streams
+    }
+
+    /// A command through the one comes out at the other.
+    async fn both(&mut self) -> Result<(), Status> {
+        let item = ProposeItem {
+            command: Some(sidecar("streamed").into()),
+            ..ProposeItem::default()
+        };
+        let sent = self.send.send(ProposeStreamRequest { items: vec![item] });
+        // Refused only if the stream has ended, which its answers tell better.
+        let _ = sent.await;
+        let ended = || Status::cancelled("ended");
+        in_time(self.answers.message()).await?.ok_or_else(ended)?;
+        in_time(self.watch.message()).await?.ok_or_else(ended)?;
+        Ok(())
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    let patience = Duration::from_secs(10);
+    tokio::time::timeout(patience, work).await.expect("in time")
+}
+
+/// What was opened before the certificate was revoked ends with it, and not only the next call.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j3_open_streams_of_a_revoked_client_end_and_those_of_others_go_on() {
+    let one = One::start().await;
+    let ca = ca_of(one.certs.ca.client_ca());
+    let own = &one.certs.nodes[0].edge;
+    let ca_pem = one.certs.ca.client_ca().cert.as_str();
+    let of = |name, serial| identity(&one.certs, &client(&one.certs, name, serial, &ca));
+    let mut good = router(&one, &of("good", 7)).await.expect("let in");
+    let mut bad = router(&one, &of("bad", REVOKED)).await.expect("let in");
+    let mut stay = Streams::open(&mut good).await;
+    let mut end = Streams::open(&mut bad).await;
+    let report = one.edge.reload(&with(&[ca_pem], &[crl(&ca, REVOKED)], own));
+    assert_eq!(report.expect("taken up").closed, 1);
+    in_time(async { while let Ok(Some(_)) = end.watch.message().await {} }).await;
+    in_time(async { while let Ok(Some(_)) = end.answers.message().await {} }).await;
+    stay.both().await.expect("goes on");
     one.stop().await;
 }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use conveyor_raft::quic::certs::{CertsError, InitOptions, generate, init};
+use conveyor_raft::quic::certs::{CertsError, InitOptions, LEAF_DAYS, generate, init};
 use conveyor_raft::quic::{
     CredentialFiles, Credentials, CredentialsError, Identity, IdentityError, Role,
 };
@@ -20,6 +20,7 @@ fn options() -> InitOptions {
         label: "prod".to_owned(),
         nodes: vec![1, 2, 3],
         hosts: vec!["node.example".to_owned(), "10.0.0.1".to_owned()],
+        days: LEAF_DAYS,
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod quic_common;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use quic_common::{Node, WAIT, certs};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 const MIB: usize = 1 << 20;
 
@@ -243,6 +245,60 @@ fn i6_flood_trickle() {
         address: bed.three.address.to_string(),
     }]);
     let (_connection, _send, _recv) = bed.peer(3);
+}
+
+/// Who begins one connection after the other and says nothing on any: with a good certificate, so that each
+/// handshake is carried through, and as a stranger. What all of them may have at once is bounded, the dialers'
+/// own share, which is in this process too, included.
+#[test]
+fn i6_flood_handshakes() {
+    let _alone = ALONE.lock();
+    let mut bed = Bed::new();
+    // The healthy link is there before.
+    bed.meanwhile(0, || true);
+    let (begun, to) = (Arc::new(AtomicU64::new(0)), bed.one.address);
+    let name = peer_name(bed.certs.ca.cluster(), 1);
+    let good = &bed.certs.nodes[1].peer;
+    // One for all: each has receive buffers of megabytes.
+    let endpoint = bed.runtime.block_on(async { client_endpoint() });
+    let floods: Vec<_> = (0..96)
+        .map(|nth| {
+            let pair = Some(good).filter(|_| nth % 3 > 0);
+            let tls = client_tls(&bed.certs.ca.peer_ca().cert, pair);
+            let crypto = QuicClientConfig::try_from(tls).expect("suite");
+            let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+            // A dialer that was refused remembers for three of its time-outs, so that is to be short.
+            let mut transport = quinn::TransportConfig::default();
+            transport.initial_rtt(Duration::from_millis(5));
+            config.transport_config(Arc::new(transport));
+            let (begun, name, endpoint) = (Arc::clone(&begun), name.clone(), endpoint.clone());
+            bed.runtime.spawn(async move {
+                loop {
+                    begun.fetch_add(1, Ordering::Relaxed);
+                    let connecting = endpoint.connect_with(config.clone(), to, &name);
+                    let connecting = timeout(WAIT, connecting.expect("dialled"));
+                    // Kept for a while, so that many are there at once.
+                    if let Ok(Ok(connection)) = connecting.await {
+                        let _ = timeout(Duration::from_millis(200), connection.closed()).await;
+                    }
+                }
+            })
+        })
+        .collect();
+    let end = Instant::now() + Duration::from_secs(3);
+    let (most, longest) = bed.meanwhile(0, || Instant::now() > end);
+    floods.iter().for_each(tokio::task::JoinHandle::abort);
+    let begun = begun.load(Ordering::Relaxed);
+    let refusals = bed.one.transport.refusals();
+    println!(
+        "handshakes: {begun} begun, {} KiB more, longest answer {longest:?}, {refusals:?}",
+        most >> 10
+    );
+    assert!(begun > 200, "{begun}");
+    let full = refusals.iter().any(|(why, _)| *why == "overloaded");
+    assert!(full, "more than may be under way: {refusals:?}");
+    assert!(most < 48 * MIB, "{most}");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
 }
 
 #[test]

@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use conveyor_raft::network::{LinkClass, RaftNetwork, SendOutcome};
+use conveyor_raft::quic::PeerTransportStats;
 use conveyor_raft::types::LogId;
 use metrics::{
-    Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
+    Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
     set_global_recorder,
 };
-use quic_common::{append, certs, mesh};
+use quic_common::{append, certs, mesh, run_of};
 
 /// Figures by name and labels, as `name{label=value,...}` without the prefix.
 #[derive(Clone, Default)]
@@ -40,6 +42,12 @@ impl Seen {
         fitting.map(|(_, cell)| cell.load(Ordering::Relaxed)).sum()
     }
 
+    /// How many figures have this in their text.
+    fn names(&self, part: &str) -> usize {
+        let seen = self.0.lock().expect("lock");
+        seen.keys().filter(|name| name.contains(part)).count()
+    }
+
     fn gauge(&self, parts: &[&str]) -> f64 {
         f64::from_bits(self.sum(parts))
     }
@@ -64,6 +72,16 @@ impl Seen {
     }
 }
 
+/// A histogram of which only the number of records counts.
+struct Records(Arc<AtomicU64>);
+
+impl HistogramFn for Records {
+    fn record(&self, value: f64) {
+        assert!(value > 0.0 && value < 60.0, "seconds: {value}");
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Recorder for Seen {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
@@ -74,8 +92,8 @@ impl Recorder for Seen {
     fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
         Gauge::from_arc(self.cell(key))
     }
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(Arc::new(Records(self.cell(key))))
     }
 }
 
@@ -111,10 +129,50 @@ fn figures_of_peers_and_connections_are_shown() {
         assert!(seen.sum(&[&of("datagrams_total")[..], &[dir]].concat()) > 0);
         assert!(seen.sum(&[&of("bytes_total")[..], &[dir]].concat()) > 500);
     }
+    let hands = "handshake_seconds";
+    for side in ["side=dialled", "side=accepted"] {
+        assert_eq!(seen.wait(&with(&[hands, "class=data", side]), 1), 1);
+    }
+    let state = with(&["state{", "class=data"]);
+    assert_eq!(seen.gauge(&state), 3.0, "up");
+    assert_eq!(
+        seen.gauge(&with(&["state{", "class=bulk"])),
+        0.0,
+        "not wanted"
+    );
+    // Nobody answers these appends.
+    assert!(seen.gauge(&of("oldest_unacked_seconds")) > 1.0);
+    let links = one.transport.stats();
+    let waits = |link: &PeerTransportStats| link.oldest_unanswered.is_some();
+    let waiting: Vec<_> = links.iter().filter(|link| waits(link)).collect();
+    assert_eq!(waiting.len(), 1, "{waiting:?}");
+    assert_eq!(
+        (waiting[0].class, waiting[0].dialled),
+        (LinkClass::Data, true)
+    );
     let data = with(&["connects_total", "class=data"]);
     assert_eq!(seen.sum(&data), 1);
     assert_eq!(one.transport.observer().connects(2), 1);
+    // It takes nothing: what came is not dealt with, and what is queued for it waits for 2 s.
+    let run = run_of(LogId::new(1, 1), 1, 1 << 20);
+    let (mut seq, end) = (6, Instant::now() + Duration::from_secs(20));
+    while seen.sum(&with(&["stalls_total", "class=data"])) == 0 {
+        let more = append(epoch, seq, LogId::new(1, 1), 1);
+        let outcome = one.transport.send(2, &more, std::slice::from_ref(&run));
+        seq += u64::from(outcome == SendOutcome::Sent);
+        assert!(Instant::now() < end, "no stall after {seq} appends");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(
+        seen.names("congestion_events_total") >= 8,
+        "of each connection"
+    );
     drop(two);
+    let end = Instant::now() + Duration::from_secs(10);
+    while seen.gauge(&state) == 3.0 {
+        assert!(Instant::now() < end, "no longer up");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     assert!(seen.wait(&with(&["downs_total", "class=data", "reason=shutdown"]), 1) >= 1);
     let ends = one.transport.observer().certificate_ends();
     let names: Vec<_> = ends.iter().map(|(name, _)| name.as_str()).collect();

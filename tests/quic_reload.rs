@@ -288,3 +288,57 @@ fn j3_an_expired_certificate_opens_no_connection_and_cuts_none() {
     let report = nodes[0].transport.reload(revoking).expect("taken up");
     assert_eq!((report.kept, report.revoked), (0, 4));
 }
+
+/// Certificates good for thirty days, by a clock that is some seconds before their end.
+#[test]
+fn j3_with_strict_expiry_an_expired_certificate_cuts_its_holders_connections() {
+    const LEFT: u64 = 4;
+    let bed = Bed::new(&[1, 2, 3]);
+    let ahead = Duration::from_secs(30 * 24 * 60 * 60 - LEFT);
+    let pairs = [1, 2, 3].map(|node| match node {
+        2 => bed.pairs[1].clone(),
+        _ => {
+            let mut leaf = Leaf::peer(bed.certs.ca.cluster(), node);
+            leaf.valid = (-1, 300);
+            leaf.signed_by(&bed.ca)
+        }
+    });
+    let start = |id: NodeId| {
+        let pair = &pairs[id as usize - 1];
+        let credentials = Credentials::from_pem_with_clock(
+            bed.certs.ca.peer_ca().cert.as_bytes(),
+            pair.cert.as_bytes(),
+            pair.key.as_bytes(),
+            crl(&bed.ca, 1).as_bytes(),
+            Arc::new(move || SystemTime::now() + ahead),
+        );
+        let mut options = options(&bed.certs, id);
+        options.credentials = credentials.expect("not expired yet");
+        // Only node 1 is strict: 3 keeps what it has with 2.
+        options.strict_expiry = id == 1;
+        Node::with(options)
+    };
+    let mut nodes: Vec<_> = [1, 2, 3].map(start).into();
+    let peers: Vec<_> = nodes.iter().map(Node::peer).collect();
+    for node in &mut nodes {
+        node.transport.set_peers(&peers);
+    }
+    nodes[0].both_up(2);
+    let (_, reason) = nodes[0].down(2, Class::Data);
+    assert_eq!(reason, "closed", "by this node, and not for its silence");
+    // It does not come back, and node 1 and 3, whose certificates are good, stay connected.
+    let back = nodes[0].wait_for(QUIET, |event| match event {
+        NetworkEvent::Up { peer, .. } if peer.node == 2 => Some(()),
+        NetworkEvent::Down { node: 3, .. } => panic!("node 3 is good"),
+        _ => None,
+    });
+    assert_eq!(back, None);
+    stays(&nodes[0], 3);
+    let links = nodes[2].transport.stats();
+    assert!(
+        links.iter().any(|link| link.peer.node == 2),
+        "3 is not strict"
+    );
+    let gone = nodes[0].transport.stats();
+    assert!(gone.iter().all(|link| link.peer.node != 2), "{gone:?}");
+}

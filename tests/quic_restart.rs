@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use conveyor_raft::core::Class;
 use conveyor_raft::network::{PeerAddress, RaftNetwork};
-use conveyor_raft::quic::certs::{InitOptions, init};
+use conveyor_raft::quic::certs::{InitOptions, LEAF_DAYS, init};
 use conveyor_raft::quic::{CredentialFiles, Credentials, TransportOptions};
 use conveyor_raft::types::Incarnation;
 use quic_common::{Node, loopback};
@@ -84,6 +84,7 @@ fn setup(idle: Duration) -> (tempfile::TempDir, Node, Victim) {
         label: "test".to_owned(),
         nodes: vec![1, 2],
         hosts: vec![],
+        days: LEAF_DAYS,
     };
     init(dir.path(), &options).expect("certificates");
     let victim = Victim::start(dir.path(), None);

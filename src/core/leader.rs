@@ -64,7 +64,7 @@ impl RaftCore {
         let patience = self.settings.election_timeout_max;
         for peer in self.peers.values_mut() {
             if peer.silence_ends(patience).is_some_and(|end| now >= end) {
-                peer.probe();
+                peer.silent();
             }
         }
         if !self.hears_quorum(now) {
@@ -209,6 +209,9 @@ impl RaftCore {
         }
         peer.answered_data();
         if !peer.window.answered(now, ack.seq) {
+            if ack.status == AppendStatus::Matched && ack.match_index <= last {
+                peer.matched_late(ack.seq, ack.match_index);
+            }
             return;
         }
         peer.last_contact = now;
@@ -291,6 +294,11 @@ impl RaftCore {
             count: 0,
         };
         let max_bytes = room.min(self.settings.max_append_bytes);
+        let last = if peer.bare.is_some() {
+            prev_index
+        } else {
+            last
+        };
         out.push(Output::Replicate {
             to: member.node,
             append,

@@ -43,6 +43,8 @@ pub(super) struct Peer {
     pub(super) next: LogIndex,
     pub(super) progress: Progress,
     pub(super) window: Window,
+    /// It did not answer in time: since the append of this number none carries entries.
+    pub(super) bare: Option<u64>,
     /// The transport refused; wait until it says that there is room.
     pub(super) refused: bool,
     /// The newest round of reads whose heartbeat it answered in this term.
@@ -74,6 +76,7 @@ impl Default for Peer {
             next: 1,
             progress: Progress::Probe { outstanding: None },
             window: Window::default(),
+            bare: None,
             refused: false,
             read_round: 0,
             lease_until: 0,
@@ -140,7 +143,23 @@ impl Peer {
         self.probe_at(next);
     }
 
-    /// Forget what was sent: after a lost epoch or a silence (hazard B9).
+    /// No answer came in time (hazard B9). What was sent may be lost, or on its way over a slow link, where
+    /// the same entries once more would queue up behind it, and that again and again. So it is asked
+    /// without entries how far it is; the answer follows all that is under way on the stream.
+    pub(super) fn silent(&mut self) {
+        if self.receives().is_some() {
+            return self.probe();
+        }
+        if self.progress == Progress::Replicate {
+            self.next = self.match_index + 1;
+        }
+        self.progress = Progress::Probe { outstanding: None };
+        self.window.give_up();
+        self.bare.get_or_insert(self.data_seq);
+        self.refused = false;
+    }
+
+    /// Forget what was sent: after a lost epoch, or where nothing more can come of it.
     pub(super) fn probe(&mut self) {
         if self.progress == Progress::Replicate {
             self.next = self.match_index + 1;
@@ -166,6 +185,7 @@ impl Peer {
         self.next = next;
         self.progress = Progress::Probe { outstanding: None };
         self.window.clear();
+        self.bare = None;
     }
 
     /// An append up to `last` left, of a log that ends at `end`.
@@ -187,6 +207,21 @@ impl Peer {
         self.match_index = self.match_index.max(index);
         self.next = self.next.max(self.match_index + 1);
         self.progress = Progress::Replicate;
+        self.bare = None;
+    }
+
+    /// An append that was given up arrived after all: its answer is of this stream and term, so it is
+    /// true. Entries leave again once an append without any is answered: then nothing older is under way.
+    pub(super) fn matched_late(&mut self, seq: u64, index: LogIndex) {
+        if !self.window.answered_late(seq) {
+            return;
+        }
+        let probes = matches!(self.progress, Progress::Probe { .. });
+        if probes && self.bare.is_some_and(|first| seq >= first) {
+            return self.matched(index);
+        }
+        self.match_index = self.match_index.max(index);
+        self.next = self.next.max(self.match_index + 1);
     }
 
     /// The snapshot that it is sent.

@@ -32,6 +32,8 @@ pub(super) struct Inflight {
 pub(super) struct Window {
     appends: VecDeque<Inflight>,
     bytes: usize,
+    /// The first and the last of those given up on this stream whose answer may still come.
+    late: Option<(u64, u64)>,
     /// A moving mean of how long answers take; it outlives a window that is given up.
     answers_take: Micros,
     /// The last append could not take all that there was.
@@ -81,10 +83,40 @@ impl Window {
         true
     }
 
-    /// What is under way counts no more.
+    /// What is under way counts no more, and no answer to it comes.
     pub(super) fn clear(&mut self) {
         self.appends.clear();
-        (self.bytes, self.cut) = (0, false);
+        (self.bytes, self.cut, self.late) = (0, false, None);
+    }
+
+    /// What is under way is not waited for any longer. It may arrive all the same.
+    pub(super) fn give_up(&mut self) {
+        let under_way = self.appends.front().zip(self.appends.back());
+        let under_way = under_way.map(|(oldest, newest)| (oldest.seq, newest.seq));
+        let late = match (self.late, under_way) {
+            (Some((first, _)), Some((_, last))) => Some((first, last)),
+            (before, now) => before.or(now),
+        };
+        self.clear();
+        self.late = late;
+    }
+
+    /// An answer to one that was given up, as [`answered`](Self::answered).
+    pub(super) fn answered_late(&mut self, seq: u64) -> bool {
+        let Some((first, last)) = self.late else {
+            return false;
+        };
+        let is = (first..=last).contains(&seq);
+        if is {
+            self.late = (seq < last).then_some((seq + 1, last));
+        }
+        is
+    }
+
+    /// Whether an answer to one that was given up may come, and up to which number.
+    #[cfg(test)]
+    pub(super) fn late(&self) -> Option<(u64, u64)> {
+        self.late
     }
 
     /// Since when the oldest has had no answer.

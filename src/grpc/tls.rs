@@ -148,6 +148,11 @@ impl EdgeIdentity {
     }
 
     /// The certificate that the other end will see first.
+    /// The revocation lists.
+    pub(super) fn crls(&self) -> &[CertificateRevocationListDer<'static>] {
+        &self.crls
+    }
+
     pub(super) fn end_entity(&self) -> Option<&CertificateDer<'static>> {
         self.chain.first()
     }

@@ -42,6 +42,7 @@ struct State {
     acceptor: TlsAcceptor,
     verifier: Arc<dyn ClientCertVerifier>,
     ends: Vec<(String, UnixTime)>,
+    lists: Vec<(String, UnixTime)>,
     next: u64,
     live: HashMap<u64, Live>,
 }
@@ -76,6 +77,7 @@ impl Trust {
                 acceptor: TlsAcceptor::from(identity.server(Arc::clone(&verifier))?),
                 verifier,
                 ends: ends(identity),
+                lists: expiry::lists("client-ca", identity.crls()),
                 next: 0,
                 live: HashMap::new(),
             }),
@@ -98,6 +100,7 @@ impl Trust {
         state.generation += 1;
         (state.acceptor, state.verifier) = (acceptor, verifier);
         state.ends = ends(identity);
+        state.lists = expiry::lists("client-ca", identity.crls());
         let judged = state.live.iter().filter_map(|(id, live)| {
             let fallen = judge(&*state.verifier, &live.chain).err()?;
             Some((*id, fallen))
@@ -158,8 +161,12 @@ impl Trust {
     pub(super) async fn watch_expiry(&self) {
         let mut expiry = Expiry::default();
         loop {
-            let ends = self.state().ends.clone();
+            let (ends, lists) = {
+                let state = self.state();
+                (state.ends.clone(), state.lists.clone())
+            };
             expiry.look(self.node, &ends, UnixTime::now());
+            expiry::show_lists(self.node, &lists, UnixTime::now());
             wait(LOOK, &self.reloaded).await;
         }
     }

@@ -17,12 +17,15 @@ use super::shell::{start_applier, start_driver, start_snapshotters};
 use crate::config::{Cluster, RaftConfig, limits};
 use crate::core::{FEATURES, FoundingList, RaftCore, Settings};
 use crate::error::StartError;
-use crate::network::{LocalFacts, NetworkEvent, PeerAddress, RaftNetwork};
-use crate::quic::{RaftTransport, TransportOptions};
+use crate::network::{EventSink, LocalFacts, NetworkEvent, PeerAddress, RaftNetwork};
+use crate::quic::{RaftTransport, TransportError, TransportObserver, TransportOptions};
 use crate::snapshot::{SnapshotFolder, SnapshotOptions};
 use crate::state_machine::{RouterStateMachine, StateMachine};
 use crate::types::{ClusterId, Incarnation, ReplicaId};
 use crate::wal::{LogIdentity, LogOptions, LogStorage, MappedDir, Medium};
+
+/// A network, where it listens, and who tells its figures.
+type Bound<N> = (N, SocketAddr, TransportObserver);
 
 /// Sets up a node beyond what [`RaftConfig`] says. Begins with [`RaftNode::builder`].
 #[derive(Clone, Debug)]
@@ -82,12 +85,32 @@ impl NodeBuilder {
         state_machine: S,
         cluster: Cluster,
     ) -> Result<RaftNode<S>, StartError> {
+        self.start_over(state_machine, cluster, |options, sink| {
+            let transport = RaftTransport::bind(options, sink)?;
+            let (address, observer) = (transport.local_addr(), transport.observer());
+            Ok((transport, address, observer))
+        })
+        .await
+    }
+
+    /// As [`start`](Self::start), over a network that the caller makes of what the node's transport would
+    /// be made of: tests put a network in memory under it, or another one in its place. With the address
+    /// that it listens on, and a transport's observer for the figures.
+    #[doc(hidden)]
+    pub async fn start_over<S: StateMachine, N: RaftNetwork>(
+        self,
+        state_machine: S,
+        cluster: Cluster,
+        bind: impl FnOnce(TransportOptions, EventSink) -> Result<Bound<N>, TransportError>
+        + Send
+        + 'static,
+    ) -> Result<RaftNode<S>, StartError> {
         self.config.validate()?;
         self.snapshots.validate()?;
         cluster.validate(self.config.node_id)?;
         let (done, result) = tokio::sync::oneshot::channel();
         let start = move || {
-            let _ = done.send(start_blocking(self, state_machine, cluster));
+            let _ = done.send(start_blocking(self, state_machine, cluster, bind));
         };
         let name = "raft-start".to_owned();
         std::thread::Builder::new()
@@ -129,10 +152,11 @@ impl<S: StateMachine> RaftNode<S> {
     }
 }
 
-fn start_blocking<S: StateMachine>(
+fn start_blocking<S: StateMachine, N: RaftNetwork>(
     builder: NodeBuilder,
     machine: S,
     cluster: Cluster,
+    bind: impl FnOnce(TransportOptions, EventSink) -> Result<Bound<N>, TransportError>,
 ) -> Result<RaftNode<S>, StartError> {
     let NodeBuilder {
         config,
@@ -169,11 +193,10 @@ fn start_blocking<S: StateMachine>(
         heartbeat_interval_ms: config.heartbeat_interval_ms,
         seed: seed(ReplicaId::new(config.node_id, log.incarnation())),
         mtu: None,
+        strict_expiry: cluster.strict_expiry,
     };
-    let network = RaftTransport::bind(transport, sink)
-        .map_err(|error| StartError::Transport(error.to_string()))?;
-    let listening = network.local_addr();
-    let observer = network.observer();
+    let (network, listening, observer) =
+        bind(transport, sink).map_err(|error| StartError::Transport(error.to_string()))?;
     let placement = Placement {
         cluster,
         facts,

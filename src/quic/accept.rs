@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
 
+use super::figures::shook_hands;
 use super::forwarded::answer;
 use super::handshake::{in_time, peer_node, read_hello, send_hello};
 use super::lane::lock;
@@ -89,6 +91,7 @@ async fn receive(shared: Arc<Shared>, incoming: Incoming, handshake: Handshake) 
     let remote = incoming.remote_address();
     let mut who = Who::Address(remote.ip());
     let mut known = None;
+    let begun = Instant::now();
     // Read before the handshake begins: if the number is new, so are the rules of the handshake.
     let generation = shared.generation();
     let accepted = in_time(async {
@@ -101,7 +104,11 @@ async fn receive(shared: Arc<Shared>, incoming: Incoming, handshake: Handshake) 
     .await;
     drop(handshake);
     match accepted {
-        Ok(accepted) => serve(&shared, accepted).await,
+        Ok(accepted) => {
+            let link = (accepted.hello.node, accepted.hello.class);
+            shook_hands(shared.me.node, link, false, begun.elapsed());
+            serve(&shared, accepted).await;
+        }
         Err(reason) => {
             if let Some(connection) = known {
                 let code = match &reason {
@@ -187,6 +194,9 @@ async fn serve(shared: &Shared, accepted: Accepted) {
         Some(class) => serve_streams(shared, &link, class, hello.epoch, (send, recv)).await,
         None => {
             let end = answer(shared, &link, &mut send, &mut recv).await;
+            if matches!(end, End::Stalled) {
+                shared.peer(link.peer.node).tally.stalled(link.class);
+            }
             end_of(shared, &link, &end);
         }
     }

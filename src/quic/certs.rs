@@ -435,8 +435,16 @@ pub fn generate(
     nodes: &[NodeId],
     hosts: &[String],
 ) -> Result<GeneratedCerts, CertsError> {
+    issue_all(ClusterCa::generate(label)?, nodes, hosts)
+}
+
+/// What a new cluster needs.
+fn issue_all(
+    ca: ClusterCa,
+    nodes: &[NodeId],
+    hosts: &[String],
+) -> Result<GeneratedCerts, CertsError> {
     check_ids(nodes)?;
-    let ca = ClusterCa::generate(label)?;
     let nodes = nodes
         .iter()
         .map(|&node| ca.issue_node(node, hosts))

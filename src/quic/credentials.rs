@@ -14,7 +14,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 
-use super::expiry::ends;
+use super::expiry::{ends, lists};
 use super::identity::{Identity, IdentityError, Role};
 use super::tls::{Clock, Fallen, Trust, Verifiers, provider};
 use crate::types::{ClusterId, NodeId};
@@ -121,6 +121,8 @@ struct Inner {
     clock: Clock,
     /// Name and end of each certificate that a connection of this node hangs on.
     ends: Vec<(String, UnixTime)>,
+    /// Name and time of issue of each revocation list.
+    lists: Vec<(String, UnixTime)>,
 }
 
 /// The same four things as PEM text.
@@ -226,6 +228,7 @@ impl Credentials {
         };
         let node = Identity::peer_of(leaf, identity.cluster)?;
         let ends = ends(("peer", Some(leaf)), ("peer-ca", &cas));
+        let lists = lists("peer-ca", &crls);
         let mut roots = RootCertStore::empty();
         for ca in cas {
             roots
@@ -257,6 +260,7 @@ impl Credentials {
             verifiers,
             clock,
             ends,
+            lists,
         })))
     }
 
@@ -270,15 +274,17 @@ impl Credentials {
         self.0.node
     }
 
-    /// Whether a connection to `node`, which showed `chain` when it began, may stand.
+    /// Whether a connection to `node`, which showed `chain` when it began, may stand; with `strict` not
+    /// if that has expired.
     pub(crate) fn judge(
         &self,
         chain: &[CertificateDer<'_>],
         node: NodeId,
         dialled: bool,
+        strict: bool,
     ) -> Result<(), Fallen> {
         let now = self.0.clock.now();
-        self.0.verifiers.judge(chain, node, dialled, now)
+        self.0.verifiers.judge(chain, (node, dialled), now, strict)
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -289,6 +295,11 @@ impl Credentials {
     /// `peer-ca-2` and so on) are good.
     pub(crate) fn ends(&self) -> &[(String, UnixTime)] {
         &self.0.ends
+    }
+
+    /// Since when each revocation list is: `peer-ca`, then `peer-ca-2` and so on.
+    pub(crate) fn lists(&self) -> &[(String, UnixTime)] {
+        &self.0.lists
     }
 
     pub(crate) fn server(&self) -> Arc<QuicServerConfig> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint, NoneTokenStore, RecvStream, SendStream, VarInt};
 
+use super::figures::shook_hands;
 use super::forward::Asker;
 use super::handshake::{in_time, peer_node, read_hello, send_hello};
 use super::identity::peer_dns_name;
@@ -20,6 +21,7 @@ use super::limits::{
 use super::refusals::{Reason, Who};
 use super::shared::{Link, Peer, Shared, close};
 use super::stream::{End, Io, Registered};
+use super::tally::Stage;
 use crate::core::Class;
 use crate::network::{LinkClass, NetworkEvent, PeerAddress, PeerFacts};
 use crate::types::ReplicaId;
@@ -108,11 +110,13 @@ impl Dialer {
 
     async fn dial_on(mut self) {
         loop {
+            self.peer.tally.is_at(self.class, Stage::Down);
             let Some(target) = self.peer.target(self.class) else {
                 self.peer.changed(self.class).notified().await;
                 continue;
             };
             let (peer, class) = (Arc::clone(&self.peer), self.class);
+            peer.tally.is_at(class, Stage::Dialling);
             let dialled = tokio::select! {
                 dialled = self.dial(&target) => dialled,
                 () = outdated(&peer, class, &target) => continue,
@@ -121,6 +125,7 @@ impl Dialer {
                 Ok(dialled) => {
                     let since = Instant::now();
                     peer.tally.connected(class);
+                    peer.tally.is_at(class, Stage::Up);
                     let reason = match class.messages() {
                         Some(class) => self.serve(dialled, &target, class).await,
                         None => self.pass_on(dialled, &target).await,
@@ -134,6 +139,7 @@ impl Dialer {
                 }
                 Err(reason) => reason,
             };
+            peer.tally.is_at(class, Stage::Down);
             peer.tally.down(class, reason.name());
             let wait = self.wait_after(&reason);
             self.note(&reason, wait);
@@ -227,12 +233,19 @@ impl Dialer {
         let epoch = self.epoch;
         self.epoch = self.epoch.wrapping_add(1);
         let mut known = None;
+        let begun = Instant::now();
+        self.peer.tally.is_at(self.class, Stage::Dialling);
         let result = in_time(async {
             let connection = connecting.await?;
             known = Some(connection.clone());
+            self.peer.tally.is_at(self.class, Stage::Hello);
             self.exchange(connection, generation, target, epoch).await
         })
         .await;
+        if result.is_ok() {
+            let link = (self.peer.node, self.class);
+            shook_hands(shared.me.node, link, true, begun.elapsed());
+        }
         if let (Err(reason), Some(connection)) = (&result, &known) {
             let code = match reason {
                 Reason::Ours(code, _) => *code,
@@ -393,7 +406,10 @@ impl Dialer {
         };
         let (code, reason) = match end {
             Ok(End::Malformed(malformed)) => (malformed.code(), malformed.into()),
-            Ok(End::Stalled) => (CloseCode::Stalled, End::Stalled.reason()),
+            Ok(End::Stalled) => {
+                self.peer.tally.stalled(self.class);
+                (CloseCode::Stalled, End::Stalled.reason())
+            }
             Ok(end) => (CloseCode::Shutdown, end.reason()),
             Err(reason) => (CloseCode::Shutdown, reason),
         };

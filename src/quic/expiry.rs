@@ -1,16 +1,18 @@
-//! How long certificates are good: a gauge for each, and a line of the log 30, 7 and 1 days ahead.
+//! How long certificates are good: a gauge for each, and a line of the log 30, 7 and 1 days ahead. How old
+//! revocation lists are: a gauge for each, and no more, since a forgotten list must stop nobody.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use metrics::{describe_gauge, gauge};
-use rustls_pki_types::{CertificateDer, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
 
-use super::tls::validity;
+use super::tls::{issued, validity};
 use crate::types::NodeId;
 
 const DAY: u64 = 24 * 60 * 60;
 const GAUGE: &str = "conveyor_raft_cert_not_after_timestamp_seconds";
+const AGE: &str = "conveyor_raft_crl_age_seconds";
 /// How often the dates are looked at.
 pub(crate) const LOOK: Duration = Duration::from_secs(60);
 
@@ -28,6 +30,30 @@ pub(crate) fn ends(
     let all = own.into_iter().chain(cas);
     all.filter_map(|(name, certificate)| Some((name, validity(certificate)?.1)))
         .collect()
+}
+
+/// Since when each revocation list is: `ca`, then `ca-2` and so on, in the order of the file.
+pub(crate) fn lists(
+    ca: &str,
+    crls: &[CertificateRevocationListDer<'_>],
+) -> Vec<(String, UnixTime)> {
+    let named = crls.iter().zip(1..).map(|(one, nth)| match nth {
+        1 => (ca.to_owned(), one),
+        _ => (format!("{ca}-{nth}"), one),
+    });
+    named
+        .filter_map(|(name, list)| Some((name, issued(list)?)))
+        .collect()
+}
+
+/// Sets the gauges of how old revocation lists are.
+pub(crate) fn show_lists(node: NodeId, lists: &[(String, UnixTime)], now: UnixTime) {
+    describe_gauge!(AGE, "how long ago a revocation list was issued");
+    for (crl, since) in lists {
+        let labels = [("node", node.to_string()), ("crl", crl.clone())];
+        let age = now.as_secs().saturating_sub(since.as_secs());
+        gauge!(AGE, &labels).set(age as f64);
+    }
 }
 
 /// How near the end is.
@@ -151,7 +177,11 @@ mod tests {
             metrics::Counter::noop()
         }
         fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> metrics::Gauge {
-            assert_eq!(key.name(), GAUGE);
+            let other = match key.name() {
+                GAUGE => "cert",
+                AGE => "crl",
+                name => panic!("{name}"),
+            };
             let label = |name: &str| {
                 let mut labels = key.labels();
                 let label = labels.find(|label| label.key() == name);
@@ -159,7 +189,7 @@ mod tests {
             };
             assert_eq!(label("node"), "7");
             let mut gauges = self.0.lock().expect("lock");
-            let gauge = gauges.entry(label("cert")).or_default();
+            let gauge = gauges.entry(label(other)).or_default();
             metrics::Gauge::from_arc(Arc::clone(gauge))
         }
         fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> metrics::Histogram {
@@ -180,6 +210,24 @@ mod tests {
         assert_eq!(value("peer"), (365 * DAY) as f64);
         assert_eq!(value("peer-ca"), (3650 * DAY) as f64);
         assert_eq!(gauges.len(), 2);
+    }
+
+    #[test]
+    fn each_revocation_list_has_a_gauge_of_its_age() {
+        let gauges = Gauges::default();
+        let lists = [
+            ("peer-ca".to_owned(), at(3)),
+            ("peer-ca-2".to_owned(), at(9)),
+        ];
+        metrics::with_local_recorder(&gauges, || show_lists(7, &lists, at(5)));
+        let gauges = gauges.0.lock().expect("lock");
+        let value = |crl: &str| f64::from_bits(gauges[crl].load(Ordering::Relaxed));
+        assert_eq!(value("peer-ca"), (2 * DAY) as f64);
+        assert_eq!(
+            value("peer-ca-2"),
+            0.0,
+            "a clock that lags makes nothing negative"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
 use super::lane::lock;
 use super::shared::{Link, Shared};
@@ -34,6 +34,13 @@ names! {
     CWND = "cwnd_bytes", describe_gauge, "congestion window";
     MTU = "mtu_bytes", describe_gauge, "largest UDP payload found to pass";
     QUEUE = "queue_bytes", describe_gauge, "bytes that wait to be written";
+    UNACKED = "oldest_unacked_seconds", describe_gauge,
+        "how long the oldest append or heartbeat has waited for its answer, 0 if none waits";
+    STATE = "state", describe_gauge, "of a dialled class: 0 down, 1 dialling, 2 hellos, 3 up";
+    HANDSHAKE = "handshake_seconds", describe_histogram, "handshake and hellos together";
+    CONGESTION = "congestion_events_total", describe_counter,
+        "times the congestion window was reduced";
+    STALLS = "stalls_total", describe_counter, "streams given up because the peer took nothing";
     EPOCH = "epoch", describe_gauge, "the stream's epoch, modulo 2^32";
     LOST = "lost_packets_total", describe_counter, "packets lost";
     HOLES = "black_holes_total", describe_counter, "times the path stopped passing large packets";
@@ -49,6 +56,7 @@ names! {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
     lost: u64,
+    congestion: u64,
     holes: u64,
     /// Sent, received.
     bytes: [u64; 2],
@@ -60,6 +68,7 @@ impl Link {
         let quic = self.connection.stats();
         Totals {
             lost: quic.path.lost_packets,
+            congestion: quic.path.congestion_events,
             holes: quic.path.black_holes_detected,
             bytes: [quic.udp_tx.bytes, quic.udp_rx.bytes],
             datagrams: [quic.udp_tx.datagrams, quic.udp_rx.datagrams],
@@ -88,13 +97,7 @@ pub(super) struct LinkId {
 
 impl LinkId {
     fn labels(&self, node: NodeId) -> Vec<(&'static str, String)> {
-        let side = if self.dialled { "dialled" } else { "accepted" };
-        vec![
-            ("node", node.to_string()),
-            ("peer", self.peer.to_string()),
-            ("class", self.class.name().to_owned()),
-            ("side", side.to_owned()),
-        ]
+        labels(node, self.peer, self.class, self.dialled)
     }
 }
 
@@ -108,7 +111,33 @@ pub(super) struct Figures {
     frames: HashMap<(NodeId, usize, usize), u64>,
     connects: HashMap<(NodeId, LinkClass), u64>,
     downs: HashMap<(NodeId, LinkClass, &'static str), u64>,
+    stalls: HashMap<(NodeId, LinkClass), u64>,
     refusals: HashMap<&'static str, u64>,
+}
+
+/// Shows how long handshake and hellos of a connection took.
+pub(super) fn shook_hands(
+    node: NodeId,
+    (peer, class): (NodeId, LinkClass),
+    dialled: bool,
+    took: Duration,
+) {
+    histogram!(HANDSHAKE, &labels(node, peer, class, dialled)).record(took.as_secs_f64());
+}
+
+fn labels(
+    node: NodeId,
+    peer: NodeId,
+    class: LinkClass,
+    dialled: bool,
+) -> Vec<(&'static str, String)> {
+    let side = if dialled { "dialled" } else { "accepted" };
+    vec![
+        ("node", node.to_string()),
+        ("peer", peer.to_string()),
+        ("class", class.name().to_owned()),
+        ("side", side.to_owned()),
+    ]
 }
 
 /// How much more a total is than when it was last asked for.
@@ -137,6 +166,10 @@ impl Figures {
             gauge!(CWND, &labels).set(path.cwnd as f64);
             gauge!(MTU, &labels).set(f64::from(path.current_mtu));
             gauge!(QUEUE, &labels).set(queued as f64);
+            if link.dialled && link.class.messages().is_some() {
+                let oldest = peer.unanswered_for(link.class).unwrap_or_default();
+                gauge!(UNACKED, &labels).set(oldest.as_secs_f64());
+            }
             gauge!(EPOCH, &labels).set(f64::from(link.epoch() as u32));
         }
         self.show_peers(shared);
@@ -151,6 +184,8 @@ impl Figures {
         let before = self.links.insert(id, now).unwrap_or_default();
         let labels = id.labels(node);
         counter!(LOST, &labels).increment(now.lost.saturating_sub(before.lost));
+        let reduced = now.congestion.saturating_sub(before.congestion);
+        counter!(CONGESTION, &labels).increment(reduced);
         counter!(HOLES, &labels).increment(now.holes.saturating_sub(before.holes));
         for (dir, name) in DIRECTIONS.into_iter().enumerate() {
             let mut labels = labels.clone();
@@ -187,6 +222,13 @@ impl Figures {
             for (class, total) in LinkClass::ALL.into_iter().zip(peer.tally.connects()) {
                 let more = since(&mut self.connects, (peer.node, class), total);
                 counter!(CONNECTS, &with(&[("class", class.name())])).increment(more);
+            }
+            for (class, stage) in LinkClass::ALL.into_iter().zip(peer.tally.stages()) {
+                gauge!(STATE, &with(&[("class", class.name())])).set(f64::from(stage));
+            }
+            for (class, total) in LinkClass::ALL.into_iter().zip(peer.tally.stalls()) {
+                let more = since(&mut self.stalls, (peer.node, class), total);
+                counter!(STALLS, &with(&[("class", class.name())])).increment(more);
             }
             for ((class, reason), total) in peer.tally.downs() {
                 let more = since(&mut self.downs, (peer.node, class, reason), total);

@@ -1,7 +1,11 @@
-//! What must hold for any certificate, CA bundle and revocation list. For fuzzers, and for tests on a
-//! fixed budget; hidden, and only there for them.
+//! What must hold for any certificate, CA bundle and revocation list, and for an endpoint that is up,
+//! whatever datagrams reach it. For fuzzers, and for tests on a fixed budget; hidden, and only there for
+//! them.
 
-use std::sync::{Arc, OnceLock};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
@@ -10,7 +14,12 @@ use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyD
 use super::certs::generate;
 use super::credentials::Credentials;
 use super::identity::Identity;
+use super::lane::lock;
 use super::tls::{Clock, provider};
+use super::{RaftTransport, TransportOptions};
+use crate::core::{Class, Heartbeat, Message};
+use crate::network::{NetworkEvent, PeerAddress, RaftNetwork, SendOutcome};
+use crate::types::{Incarnation, NodeId};
 
 /// Bytes of one edit: which part, where, and what is written there.
 const EDIT: usize = 4;
@@ -123,6 +132,154 @@ pub fn trust(bytes: &[u8]) -> Result<(), String> {
     }
 }
 
+/// A node's endpoint that is up, a peer that is connected to it, and a socket that is nobody's.
+struct Live {
+    node: RaftTransport,
+    peer: RaftTransport,
+    /// Of the peer's control stream to the node.
+    epoch: u64,
+    seq: u64,
+    beats: Receiver<u64>,
+    stranger: UdpSocket,
+    /// The first datagram of a dialer. Its keys follow from what is in it, so it is one for any acceptor.
+    first: Vec<u8>,
+}
+
+/// Longer than a healthy link needs on any machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn live() -> Result<&'static Mutex<Live>, String> {
+    static LIVE: OnceLock<Result<Mutex<Live>, String>> = OnceLock::new();
+    let live = LIVE.get_or_init(|| Live::start().map(Mutex::new));
+    live.as_ref().map_err(Clone::clone)
+}
+
+impl Live {
+    fn start() -> Result<Self, String> {
+        let text = |error: &dyn std::error::Error| error.to_string();
+        let certs = generate("fuzz", &[1, 2], &[]).map_err(|error| text(&error))?;
+        let start = |id: NodeId, sink| {
+            let credentials = certs.credentials(id).map_err(|error| text(&error))?;
+            let options = TransportOptions {
+                idle_timeout: Duration::from_secs(10),
+                ..TransportOptions::new(nowhere(), credentials, Incarnation([id as u8; 16]))
+            };
+            RaftTransport::bind(options, sink).map_err(|error| text(&error))
+        };
+        let ((beat, beats), (up, ups)) = (channel(), channel());
+        let (beat, up) = (Mutex::new(beat), Mutex::new(up));
+        let node = start(
+            1,
+            Arc::new(move |events: &mut Vec<NetworkEvent>| {
+                for event in events.drain(..) {
+                    if let NetworkEvent::Message {
+                        message: Message::Heartbeat(came),
+                        ..
+                    } = event
+                    {
+                        let _ = lock(&beat).send(came.seq);
+                    }
+                }
+            }),
+        )?;
+        let mut peer = start(
+            2,
+            Arc::new(move |events: &mut Vec<NetworkEvent>| {
+                for event in events.drain(..) {
+                    if let NetworkEvent::Up {
+                        class: Class::Control,
+                        epoch,
+                        ..
+                    } = event
+                    {
+                        let _ = lock(&up).send(epoch);
+                    }
+                }
+            }),
+        )?;
+        let stranger = UdpSocket::bind(nowhere()).map_err(|error| text(&error))?;
+        let own = stranger.local_addr().map_err(|error| text(&error))?;
+        let at = |node, address: SocketAddr| PeerAddress {
+            node,
+            incarnation: None,
+            address: address.to_string(),
+        };
+        let one = at(1, node.local_addr());
+        peer.set_peers(&[one.clone(), at(3, own)]);
+        let timeout = stranger.set_read_timeout(Some(PATIENCE));
+        timeout.map_err(|error| text(&error))?;
+        let mut first = vec![0; 2048];
+        let len = stranger.recv(&mut first).map_err(|error| text(&error))?;
+        first.truncate(len);
+        peer.set_peers(&[one]);
+        let epoch = ups.recv_timeout(PATIENCE).map_err(|error| text(&error))?;
+        Ok(Self {
+            node,
+            peer,
+            epoch,
+            seq: 0,
+            beats,
+            stranger,
+            first,
+        })
+    }
+
+    /// The link that was there before still carries, and in order.
+    fn check(&mut self) -> Result<(), String> {
+        self.seq += 1;
+        let beat = Message::Heartbeat(Heartbeat {
+            term: 1,
+            epoch: self.epoch,
+            seq: self.seq,
+            commit: 0,
+            sent_at: 0,
+            read_id: 0,
+            digest_index: 0,
+            digest: 0,
+        });
+        match self.peer.send(1, &beat, &[]) {
+            SendOutcome::Sent => {}
+            other => return Err(format!("the healthy link takes nothing: {other:?}")),
+        }
+        match self.beats.recv_timeout(PATIENCE) {
+            Ok(seq) if seq == self.seq => Ok(()),
+            other => Err(format!(
+                "{other:?} came for {} on the healthy link",
+                self.seq
+            )),
+        }
+    }
+}
+
+fn nowhere() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+}
+
+/// Datagrams to the endpoint of a node that is up: what the bytes are, padded or not, and the first one of a
+/// real dialer, whole, damaged or cut. It lives, and who was connected stays so.
+///
+/// # Errors
+/// What does not hold.
+pub fn datagrams(bytes: &[u8]) -> Result<(), String> {
+    let mut live = lock(live()?);
+    let mut rest = bytes;
+    while let [what, len, tail @ ..] = rest {
+        let (piece, after) = tail.split_at(usize::from(*len).min(tail.len()));
+        rest = after;
+        let mut datagram = match what & 1 {
+            0 => piece.to_vec(),
+            _ => edited(&live.first, (what >> 1) & 3, piece),
+        };
+        // Short ones are thrown away before anything is looked at.
+        if what & 8 != 0 {
+            datagram.resize(1200.max(datagram.len()), 0);
+        }
+        let sent = live.stranger.send_to(&datagram, live.node.local_addr());
+        sent.map_err(|error| error.to_string())?;
+    }
+    live.check()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::shared::SplitMix;
@@ -172,6 +329,41 @@ mod tests {
             }
             trust(&bytes).unwrap_or_else(|why| panic!("{why}: {bytes:?}"));
         }
+    }
+
+    #[test]
+    fn i4_datagrams_into_a_live_endpoint() {
+        let mut random = SplitMix(3);
+        for _ in 0..runs(400) {
+            let mut bytes = Vec::new();
+            for _ in 0..=random.up_to(7) {
+                let len = random.up_to(24) as usize;
+                bytes.extend([random.next() as u8, len as u8]);
+                bytes.extend((0..len).map(|_| random.next() as u8));
+                // A long header, or a short one, of QUIC's first version.
+                if let Some(start) = bytes.len().checked_sub(len).filter(|_| len > 5) {
+                    bytes[start] = [0xc3, 0x43, 0xe3, 0xf0][random.up_to(3) as usize];
+                    bytes[start + 1..start + 5].copy_from_slice(&[0, 0, 0, 1]);
+                }
+            }
+            datagrams(&bytes).unwrap_or_else(|why| panic!("{why}: {bytes:?}"));
+        }
+    }
+
+    /// Whole, it is answered, or the other test shows nothing.
+    #[test]
+    fn the_datagram_that_is_damaged_is_good() {
+        datagrams(&[1, 0]).expect("holds");
+        let live = lock(live().expect("up"));
+        let mut answer = [0; 2048];
+        // The peer whose datagram it was may still try.
+        let len = loop {
+            let (len, from) = live.stranger.recv_from(&mut answer).expect("answered");
+            if from == live.node.local_addr() {
+                break len;
+            }
+        };
+        assert!(len >= 1200, "the first flight of a handshake: {len} bytes");
     }
 
     /// Undamaged they are taken, or the other test shows nothing.

@@ -4,12 +4,16 @@
 //! each stream opens it with its epoch, and what is still queued when that epoch ends is dropped
 //! (the core asks again).
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
-use super::limits::{CHUNK, COPY_BELOW, QUEUE_BYTES, QUEUE_CONTROL, QUEUE_FRAMES, QUEUE_REPLIES};
+use super::limits::{
+    CHUNK, COPY_BELOW, QUEUE_BYTES, QUEUE_CONTROL, QUEUE_FRAMES, QUEUE_REPLIES, UNANSWERED,
+};
 use crate::core::{Class, Message};
 use crate::network::SendOutcome;
 use crate::wire::{HEADER, Kind, MAX_FIXED, encode_into};
@@ -40,6 +44,8 @@ struct State {
     frames: usize,
     told_full: bool,
     writer_waits: bool,
+    /// Appends and heartbeats that were queued and have no answer, oldest first: number, and since when.
+    unanswered: VecDeque<(u64, Instant)>,
 }
 
 /// What a writer got.
@@ -60,6 +66,24 @@ fn epoch_of(message: &Message) -> Option<u64> {
         Message::AppendAck(m) => Some(m.epoch),
         Message::Heartbeat(m) => Some(m.epoch),
         Message::HeartbeatReply(m) => Some(m.epoch),
+        _ => None,
+    }
+}
+
+/// The number of a message that the peer answers by that number.
+fn asked(message: &Message) -> Option<u64> {
+    match message {
+        Message::Append(m) => Some(m.seq),
+        Message::Heartbeat(m) => Some(m.seq),
+        _ => None,
+    }
+}
+
+/// The epoch and the number of the message that this one answers.
+fn answers(message: &Message) -> Option<(u64, u64)> {
+    match message {
+        Message::AppendAck(m) => Some((m.epoch, m.seq)),
+        Message::HeartbeatReply(m) => Some((m.epoch, m.seq)),
         _ => None,
     }
 }
@@ -120,6 +144,9 @@ impl Lane {
             state.told_full = true;
             return SendOutcome::Full;
         }
+        if let Some(seq) = asked(message) {
+            state.asked(seq);
+        }
         let wake = std::mem::take(&mut state.writer_waits);
         drop(state);
         if wake {
@@ -179,6 +206,24 @@ impl Lane {
         room && std::mem::take(&mut state.told_full)
     }
 
+    /// Notes what came back: an answer stands for all that was asked before.
+    pub(super) fn answered(&self, reply: &Message) {
+        let Some((epoch, seq)) = answers(reply) else {
+            return;
+        };
+        let mut state = lock(&self.state);
+        if state.epoch == Some(epoch) {
+            let left = state.unanswered.partition_point(|(asked, _)| *asked <= seq);
+            state.unanswered.drain(..left);
+        }
+    }
+
+    /// How long the oldest append or heartbeat has waited for its answer.
+    pub(super) fn unanswered_for(&self) -> Option<Duration> {
+        let state = lock(&self.state);
+        state.unanswered.front().map(|(_, since)| since.elapsed())
+    }
+
     /// Bytes that wait to be written.
     pub(super) fn queued(&self) -> usize {
         lock(&self.state).bytes
@@ -186,6 +231,14 @@ impl Lane {
 }
 
 impl State {
+    /// Bounded whatever the peer does: the oldest is what is asked for, and those in the middle give way.
+    fn asked(&mut self, seq: u64) {
+        if self.unanswered.len() >= UNANSWERED {
+            self.unanswered.remove(1);
+        }
+        self.unanswered.push_back((seq, Instant::now()));
+    }
+
     fn push_data(&mut self, message: &Message, body: &[Bytes], frames: usize) -> bool {
         let len: usize = body.iter().map(Bytes::len).sum();
         // The frame of the largest entry fits at least an empty queue.
@@ -247,7 +300,7 @@ pub(super) fn splice(run: &Bytes, chunks: &mut Vec<Bytes>, tail: &mut BytesMut) 
 mod tests {
     use super::*;
     use crate::config::limits::MAX_FRAME_BODY;
-    use crate::core::{AppendEntries, Heartbeat, VoteRequest};
+    use crate::core::{AppendAck, AppendEntries, AppendStatus, Heartbeat, VoteRequest};
     use crate::types::{Incarnation, LogId};
 
     fn append(epoch: u64) -> Message {
@@ -382,6 +435,55 @@ mod tests {
         lane.close(8);
         assert_eq!(lane.push(&append(8), &[]), SendOutcome::Down);
         assert!(burst.is_empty());
+    }
+
+    fn reply(epoch: u64, seq: u64) -> Message {
+        Message::AppendAck(AppendAck {
+            term: 1,
+            incarnation: Incarnation([1; 16]),
+            epoch,
+            seq,
+            match_index: 0,
+            conflict: LogId::default(),
+            sent_at: 0,
+            status: AppendStatus::Matched,
+            state: Default::default(),
+        })
+    }
+
+    #[test]
+    fn the_oldest_that_waits_for_an_answer_is_known_and_bounded() {
+        let lane = Lane::new(Class::Data, false);
+        lane.open(7);
+        assert_eq!(lane.unanswered_for(), None);
+        let number = |seq| {
+            let Message::Append(append) = append(7) else {
+                panic!("an append");
+            };
+            Message::Append(AppendEntries { seq, ..append })
+        };
+        for seq in 1..=3 {
+            assert_eq!(lane.push(&number(seq), &[]), SendOutcome::Sent);
+        }
+        lane.answered(&reply(6, 3));
+        lane.answered(&reply(7, 2));
+        assert_eq!(
+            lock(&lane.state).unanswered.len(),
+            1,
+            "an answer of this epoch"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(lane.unanswered_for() >= Some(Duration::from_millis(2)));
+        for seq in 4..2 * UNANSWERED as u64 {
+            lock(&lane.state).asked(seq);
+        }
+        assert_eq!(lock(&lane.state).unanswered.len(), UNANSWERED);
+        assert_eq!(lock(&lane.state).unanswered[0].0, 3, "the oldest stays");
+        lane.answered(&reply(7, 2 * UNANSWERED as u64));
+        assert_eq!(lane.unanswered_for(), None);
+        lock(&lane.state).asked(9);
+        lane.open(8);
+        assert_eq!(lane.unanswered_for(), None, "another epoch begins without");
     }
 
     #[test]

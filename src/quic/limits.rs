@@ -41,6 +41,8 @@ pub(super) const QUEUE_FRAMES: usize = MAX_INFLIGHT_APPENDS;
 pub(super) const QUEUE_REPLIES: usize = 1024;
 /// Control frames queued for one stream.
 pub(super) const QUEUE_CONTROL: usize = 64;
+/// Appends and heartbeats of one stream without an answer whose times are kept, for the figures.
+pub(super) const UNANSWERED: usize = 2 * MAX_INFLIGHT_APPENDS;
 /// Body bytes of a peer's appends that may wait for the core; then reading stops. Two of the
 /// largest frames.
 pub(super) const UNREAD_BYTES: usize = 2 * MAX_FRAME_BODY;

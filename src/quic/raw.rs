@@ -1,11 +1,13 @@
 //! A bare quinn connection with the settings of [`RaftTransport`](super::RaftTransport): its
 //! certificates and their verification, windows, MTU and socket. For benchmarks, which ask what the
-//! transport adds to it; hidden, and only there for them.
+//! transport adds to it, and tests that put the classes of messages on one connection; hidden, and only
+//! there for them.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 
-use quinn::{Connection, Endpoint};
+use quinn::{AsyncUdpSocket, Connection, Endpoint};
 
 use super::TransportOptions;
 use super::dial::client_config;
@@ -31,6 +33,14 @@ impl RawEnd {
     pub fn bind(options: TransportOptions) -> io::Result<Self> {
         let socket = UdpSocket::bind(options.listen)?;
         let socket = SplitSocket::new(socket, payload(&options))?;
+        Self::over(options, socket)
+    }
+
+    /// The same over a socket that the caller has. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If the endpoint cannot be set up.
+    pub fn over(options: TransportOptions, socket: Arc<dyn AsyncUdpSocket>) -> io::Result<Self> {
         let endpoint = new_endpoint(&options, socket)?;
         Ok(Self { options, endpoint })
     }

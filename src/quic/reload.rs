@@ -4,15 +4,17 @@
 //! after it, and every connection that stands is judged by it: what it still trusts goes on
 //! undisturbed.
 
+use std::time::Duration;
+
 use quinn::ServerConfig;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::credentials::Credentials;
 use super::lane::lock;
 use super::limits::{Side, Tuning, transport_config};
 use super::refusals::{Reason, Who};
 use super::shared::{Link, Shared};
-use super::tls::Fallen;
+use super::tls::{Fallen, validity};
 use crate::types::{ClusterId, NodeId};
 use crate::wire::CloseCode;
 
@@ -69,6 +71,13 @@ pub(super) fn server_config(credentials: &Credentials, tuning: Tuning) -> Server
     server
 }
 
+/// What the other end showed when the connection began.
+fn chain_of(link: &Link) -> Vec<CertificateDer<'static>> {
+    let identity = link.connection.peer_identity();
+    let chain = identity.and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    chain.map(|chain| *chain).unwrap_or_default()
+}
+
 impl Shared {
     /// The number of the generation in force.
     pub(super) fn generation(&self) -> u64 {
@@ -91,14 +100,7 @@ impl Shared {
             current.credentials = new;
             report.generation = current.number;
         }
-        let links = lock(&self.links).clone();
-        for link in links {
-            match self.judge(&link) {
-                Ok(()) => report.kept += 1,
-                Err(Fallen::Revoked) => report.revoked += 1,
-                Err(Fallen::Untrusted(_)) => report.untrusted += 1,
-            }
-        }
+        self.judge_all(&mut report);
         // Whoever waits after a refusal may be let in now.
         let peers: Vec<_> = lock(&self.peers).values().cloned().collect();
         peers.iter().for_each(|peer| peer.wake());
@@ -113,15 +115,40 @@ impl Shared {
         Ok(report)
     }
 
+    fn judge_all(&self, report: &mut ReloadReport) {
+        let links = lock(&self.links).clone();
+        for link in links {
+            match self.judge(&link) {
+                Ok(()) => report.kept += 1,
+                Err(Fallen::Revoked) => report.revoked += 1,
+                Err(Fallen::Untrusted(_)) => report.untrusted += 1,
+            }
+        }
+    }
+
+    /// Where dates count for connections that stand: closes those whose certificate has expired, and says
+    /// how long it is until the next one does.
+    pub(super) fn cut_expired(&self, now: UnixTime) -> Option<Duration> {
+        if !self.strict_expiry {
+            return None;
+        }
+        self.judge_all(&mut ReloadReport::default());
+        let links = lock(&self.links).clone();
+        let chains = links.iter().map(|link| chain_of(link));
+        let ends = chains.filter_map(|chain| Some(validity(chain.first()?)?.1.as_secs()));
+        // The last second of a certificate is one of its own.
+        let next = ends
+            .map(|end| end + 1)
+            .filter(|end| *end > now.as_secs())
+            .min()?;
+        Some(Duration::from_secs(next - now.as_secs()))
+    }
+
     /// Judges a live connection by the credentials in force, and closes it if it falls.
     pub(super) fn judge(&self, link: &Link) -> Result<(), Fallen> {
         let credentials = lock(&self.current).credentials.clone();
-        let chain = link
-            .connection
-            .peer_identity()
-            .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok())
-            .unwrap_or_default();
-        let judged = credentials.judge(&chain, link.peer.node, link.dialled);
+        let (chain, strict) = (chain_of(link), self.strict_expiry);
+        let judged = credentials.judge(&chain, link.peer.node, link.dialled, strict);
         let Err(fallen) = &judged else {
             return judged;
         };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use quinn::{Connection, Endpoint, VarInt};
 use tokio::sync::Notify;
@@ -30,7 +31,9 @@ pub(super) struct Shared {
     pub(super) current: Mutex<Generation>,
     /// Where the next handshakes are met; none once the transport ends.
     pub(super) endpoint: Mutex<Option<Endpoint>>,
-    /// Other credentials are in force.
+    /// Dates count for connections that stand.
+    pub(super) strict_expiry: bool,
+    /// Other credentials are in force, or there is a connection more whose end is to be watched.
     pub(super) reloaded: Notify,
     pub(super) facts: Mutex<LocalFacts>,
     pub(super) sink: EventSink,
@@ -124,6 +127,11 @@ impl Peer {
             None if dialled => self.forwards.queued(),
             None => 0,
         }
+    }
+
+    /// How long the oldest append (data) or heartbeat (control) has waited for its answer.
+    pub(super) fn unanswered_for(&self, class: LinkClass) -> Option<Duration> {
+        self.lane(class.messages()?, false).unanswered_for()
     }
 
     /// Passes a proposal on, and has it dialled if it is not.
@@ -332,6 +340,10 @@ impl Shared {
         // Credentials that came after its handshake began judged only what was here.
         if link.generation != self.generation() {
             let _ = self.judge(link);
+        }
+        if self.strict_expiry {
+            // Its certificate may be the next to expire.
+            self.reloaded.notify_one();
         }
     }
 

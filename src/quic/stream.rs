@@ -92,7 +92,11 @@ impl Io<'_> {
     async fn write_burst(&self, send: &mut SendStream, burst: &mut [Bytes]) -> Result<(), End> {
         let mut rest = burst;
         while !rest.is_empty() {
-            let written = write_some(send, rest).await?;
+            let written = write_some(send, rest).await.inspect_err(|end| {
+                if matches!(end, End::Stalled) {
+                    self.peer.tally.stalled(self.link.class);
+                }
+            })?;
             if self.lane().written(self.epoch, written.bytes) && self.link.dialled {
                 self.shared.emit(NetworkEvent::Writable {
                     node: self.peer.node,
@@ -145,6 +149,9 @@ impl Io<'_> {
             };
             order.check(&frame.message)?;
             self.peer.tally.received(place(Kind::of(&frame.message)), 1);
+            if self.link.dialled {
+                self.lane().answered(&frame.message);
+            }
             events.push(NetworkEvent::Message {
                 from: self.link.peer,
                 message: frame.message,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::lane::lock;
 use crate::network::LinkClass;
@@ -30,6 +30,20 @@ pub(super) fn kind_name(place: usize) -> &'static str {
     }
 }
 
+/// How far this node is with its connection to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Stage {
+    /// None is there, and none is tried.
+    Down = 0,
+    /// The handshake is under way.
+    Dialling = 1,
+    /// The handshake is done, the hellos are not.
+    Hello = 2,
+    /// Frames flow.
+    Up = 3,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Tally {
@@ -37,6 +51,10 @@ pub(super) struct Tally {
     received: [AtomicU64; KINDS],
     /// Connections that this node made, by class.
     connects: [AtomicU64; LinkClass::ALL.len()],
+    /// Streams given up because the peer took nothing, by class, on connections of either side.
+    stalls: [AtomicU64; LinkClass::ALL.len()],
+    /// [`Stage`]s by class.
+    stages: [AtomicU8; LinkClass::ALL.len()],
     /// How those ended.
     downs: Mutex<BTreeMap<(LinkClass, &'static str), u64>>,
 }
@@ -47,6 +65,8 @@ impl Default for Tally {
             sent: [const { AtomicU64::new(0) }; KINDS],
             received: [const { AtomicU64::new(0) }; KINDS],
             connects: Default::default(),
+            stalls: Default::default(),
+            stages: Default::default(),
             downs: Mutex::default(),
         }
     }
@@ -78,6 +98,16 @@ impl Tally {
         add(&self.connects, class as usize, 1);
     }
 
+    pub(super) fn stalled(&self, class: LinkClass) {
+        add(&self.stalls, class as usize, 1);
+    }
+
+    pub(super) fn is_at(&self, class: LinkClass, stage: Stage) {
+        if let Some(at) = self.stages.get(class as usize) {
+            at.store(stage as u8, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn down(&self, class: LinkClass, reason: &'static str) {
         *lock(&self.downs).entry((class, reason)).or_default() += 1;
     }
@@ -90,6 +120,17 @@ impl Tally {
     /// By class.
     pub(super) fn connects(&self) -> [u64; LinkClass::ALL.len()] {
         read(&self.connects)
+    }
+
+    /// By class.
+    pub(super) fn stalls(&self) -> [u64; LinkClass::ALL.len()] {
+        read(&self.stalls)
+    }
+
+    /// By class: the number of the [`Stage`].
+    pub(super) fn stages(&self) -> [u8; LinkClass::ALL.len()] {
+        let stages = self.stages.each_ref();
+        stages.map(|stage| stage.load(Ordering::Relaxed))
     }
 
     pub(super) fn downs(&self) -> Vec<((LinkClass, &'static str), u64)> {

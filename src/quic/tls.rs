@@ -171,14 +171,14 @@ pub(crate) struct Verifiers {
 }
 
 impl Verifiers {
-    /// What the handshake checked, but not the dates: an expired certificate opens no connection
-    /// and cuts none (hazard J3).
+    /// What the handshake checked, but not the dates, unless those count too (`strict`): an expired
+    /// certificate opens no connection and cuts none (hazard J3).
     pub(crate) fn judge(
         &self,
         chain: &[CertificateDer<'_>],
-        node: NodeId,
-        dialled: bool,
+        (node, dialled): (NodeId, bool),
         now: UnixTime,
+        strict: bool,
     ) -> Result<(), Fallen> {
         let [leaf, intermediates @ ..] = chain else {
             return Err(Fallen::Untrusted("no certificate".to_owned()));
@@ -195,7 +195,11 @@ impl Verifiers {
                 .verify_server_cert(leaf, intermediates, &name, &[], at);
             checked.map(drop)
         };
-        judge_without_dates(leaf, now, verify)
+        judge_without_dates(leaf, now, verify)?;
+        match strict {
+            true => verify(now).map_err(|error| Fallen::Untrusted(error.to_string())),
+            false => Ok(()),
+        }
     }
 }
 
@@ -240,6 +244,13 @@ pub(crate) fn validity(certificate: &CertificateDer<'_>) -> Option<(UnixTime, Un
     };
     let validity = parsed.validity();
     Some((unix(validity.not_before), unix(validity.not_after)))
+}
+
+/// When a revocation list was issued.
+pub(crate) fn issued(list: &CertificateRevocationListDer<'_>) -> Option<UnixTime> {
+    let (_, parsed) = x509_parser::parse_x509_crl(list).ok()?;
+    let seconds = u64::try_from(parsed.last_update().timestamp()).unwrap_or(0);
+    Some(UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
 }
 
 /// The stock client verifier, and after it the certificate's name: a peer of this cluster.

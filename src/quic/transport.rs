@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use super::accept::RaftTransportService;
 use super::credentials::Credentials;
 use super::dial::Dialer;
-use super::expiry::{Expiry, LOOK};
+use super::expiry::{Expiry, LOOK, show_lists};
 use super::figures::{Figures, SHOW};
 use super::lane::lock;
 use super::limits::{ETHERNET_MTU, LOOPBACK_MTU, Tuning};
@@ -61,6 +61,10 @@ pub struct TransportOptions {
     /// Largest UDP payload to look for on the way to a peer, in bytes (1200 to 65 500). None: what
     /// the loopback interface takes if that is where the node listens, else Ethernet's 1452.
     pub mtu: Option<u16>,
+    /// Whether a connection that stands is closed when the peer's certificate expires. Without it one
+    /// that has expired opens no connection and cuts none, so that a cluster whose certificates were
+    /// forgotten goes on, and says so.
+    pub strict_expiry: bool,
 }
 
 impl TransportOptions {
@@ -77,6 +81,7 @@ impl TransportOptions {
             election_timeout_min_ms: 150,
             seed: 0,
             mtu: None,
+            strict_expiry: false,
         }
     }
 
@@ -130,6 +135,8 @@ pub struct PeerTransportStats {
     pub cwnd: u64,
     /// Packets lost.
     pub lost_packets: u64,
+    /// Times that the congestion window was reduced.
+    pub congestion_events: u64,
     /// Times that the path stopped passing large packets.
     pub black_holes: u64,
     /// Datagrams sent.
@@ -148,6 +155,9 @@ pub struct PeerTransportStats {
     pub frames_received: u64,
     /// Bytes that wait to be written.
     pub queued_bytes: usize,
+    /// How long the oldest append (data) or heartbeat (control) that this node sent on it has waited for
+    /// its answer; none if nothing waits, or the peer dialled.
+    pub oldest_unanswered: Option<Duration>,
     /// Whether both ends showed certificates over TLS 1.3. Never false: no other version is
     /// compiled in, and a connection without certificates is not established.
     pub mutual_tls13: bool,
@@ -408,6 +418,7 @@ impl TransportObserver {
                 mtu: quic.path.current_mtu,
                 cwnd: quic.path.cwnd,
                 lost_packets: quic.path.lost_packets,
+                congestion_events: quic.path.congestion_events,
                 black_holes: quic.path.black_holes_detected,
                 datagrams_sent: quic.udp_tx.datagrams,
                 datagrams_received: quic.udp_rx.datagrams,
@@ -417,6 +428,10 @@ impl TransportObserver {
                 frames_sent: link.frames_out.load(Ordering::Relaxed),
                 frames_received: link.frames_in.load(Ordering::Relaxed),
                 queued_bytes: peer.queued(link.class, link.dialled),
+                oldest_unanswered: link
+                    .dialled
+                    .then(|| peer.unanswered_for(link.class))
+                    .flatten(),
                 mutual_tls13: link.connection.peer_identity().is_some(),
             }
         });
@@ -478,6 +493,7 @@ fn new_shared(options: &TransportOptions, sink: EventSink) -> Shared {
             credentials: options.credentials.clone(),
         }),
         endpoint: Mutex::default(),
+        strict_expiry: options.strict_expiry,
         reloaded: Notify::new(),
         facts: Mutex::new(options.facts.clone()),
         sink,
@@ -537,16 +553,19 @@ fn random_epoch() -> io::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Says when certificates in force come near their ends. Never returns.
+/// Says when certificates in force come near their ends, and cuts those off whose has come if that is
+/// wanted. Never returns.
 async fn watch_expiry(shared: &Shared) {
     let mut expiry = Expiry::default();
     loop {
         let credentials = lock(&shared.current).credentials.clone();
         let now = credentials.clock().now();
         expiry.look(shared.me.node, credentials.ends(), now);
+        show_lists(shared.me.node, credentials.lists(), now);
+        let next = shared.cut_expired(now).unwrap_or(LOOK).min(LOOK);
         let reloaded = shared.reloaded.notified();
-        // Sooner if other credentials are taken up.
-        let _ = tokio::time::timeout(LOOK, reloaded).await;
+        // Sooner if that changes.
+        let _ = tokio::time::timeout(next, reloaded).await;
     }
 }
 

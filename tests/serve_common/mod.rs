@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_conveyor-raft");
 
 /// Enough for a loaded machine; a healthy one needs a fraction.
@@ -210,18 +212,39 @@ impl Running {
         }
     }
 
+    fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("runs"))
+    }
+
     /// Has it take up its certificates at once.
     pub(crate) fn hang_up(&self) {
-        let child = self.child.as_ref().expect("runs");
-        let pid = rustix::process::Pid::from_child(child);
-        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("signal");
+        kill_process(self.pid(), Signal::HUP).expect("signal");
+    }
+
+    /// It does nothing any more, and nobody is told.
+    pub(crate) fn freeze(&self) {
+        kill_process(self.pid(), Signal::STOP).expect("signal");
+    }
+
+    /// It goes on where it was.
+    pub(crate) fn thaw(&self) {
+        kill_process(self.pid(), Signal::CONT).expect("signal");
+    }
+
+    /// A figure of `/proc/PID/status` that is given in kB, such as `VmRSS`; in bytes.
+    pub(crate) fn memory(&self, figure: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = fs::read_to_string(path).expect("it runs");
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix(figure)?.strip_prefix(':'));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.expect(figure).parse::<u64>().expect("a number") << 10
     }
 
     /// As an operator or a supervisor does.
     pub(crate) fn terminate(mut self) -> ExitStatus {
+        kill_process(self.pid(), Signal::TERM).expect("signal");
         let mut child = self.child.take().expect("runs");
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal");
         let give_up = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = child.try_wait().expect("wait") {

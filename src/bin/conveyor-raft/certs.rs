@@ -38,6 +38,7 @@ fn make(args: CertsInitArgs) -> Result<(), Failure> {
         label: args.cluster,
         nodes: args.nodes,
         hosts: hosts(args.hosts),
+        days: args.validity.days,
     };
     let report = init(&args.dir, &options)?;
     if print(&report, args.json) {

@@ -354,6 +354,9 @@ pub(crate) struct CertsInitArgs {
     #[arg(long = "host", value_name = "NAME|IP")]
     pub(crate) hosts: Vec<String>,
 
+    #[command(flatten)]
+    pub(crate) validity: Validity,
+
     /// Print what was made as one JSON object
     #[arg(long)]
     pub(crate) json: bool,

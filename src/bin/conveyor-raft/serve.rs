@@ -179,6 +179,7 @@ pub(crate) async fn cluster(
             }
         }
     };
+    let cluster = cluster.strict_expiry(peers.strict_expiry);
     Ok(match &peers.advertise {
         Some(address) => cluster.advertise(address),
         None => cluster,

@@ -8,7 +8,7 @@ use super::election::led;
 use super::net::Faults;
 use super::script::{PACED, Script, beat_reply, heartbeat, image, matched, replica, summary};
 use super::seeds::{converged, leader, recovers};
-use crate::types::{LogId, LogIndex, ReplicaId, Term};
+use crate::types::{LogId, LogIndex, Micros, ReplicaId, Term};
 
 /// Commits put out so far.
 fn commits(one: &Script) -> Vec<LogIndex> {
@@ -461,6 +461,79 @@ fn b9_a_window_without_answers_is_probed_again() {
     }
     let again = one.appends_to(2).last().expect("entry 4").prev;
     assert_eq!(again, lost.prev);
+}
+
+/// Appends to node 2, and the last entry that each may have.
+fn offers(one: &Script) -> Vec<(AppendEntries, LogIndex)> {
+    let offer = |output: &Output| match output {
+        Output::Replicate {
+            to: 2,
+            append,
+            last,
+            ..
+        } => Some((*append, *last)),
+        _ => None,
+    };
+    one.out.iter().filter_map(offer).collect()
+}
+
+/// The peer answers heartbeats and nothing else for `time`; the appends that it is sent meanwhile.
+fn silence(one: &mut Script, time: Micros) -> Vec<AppendEntries> {
+    let (begun, before) = (one.now, offers(one).len());
+    while one.now - begun < time {
+        one.time_out();
+        for peer in [2, 3] {
+            one.tell(peer, Message::HeartbeatReply(beat_reply(peer, 3, 7)));
+        }
+        one.settle();
+    }
+    let asked = offers(one).split_off(before);
+    let bare = |(append, last): &(AppendEntries, LogIndex)| append.prev.index == *last;
+    assert!(asked.iter().all(bare), "no entries: {asked:?}");
+    asked.into_iter().map(|(append, _)| append).collect()
+}
+
+#[test]
+fn b9_an_append_slower_than_every_timeout_is_not_sent_again_and_counts_when_it_arrives() {
+    let mut one = leading(&[1, 2]);
+    ack(&mut one, 2, 3);
+    one.feed(Input::Propose { count: 1 });
+    one.settle();
+    let (slow, last) = *offers(&one).last().expect("entry 4");
+    assert_eq!((slow.prev.index, last), (3, 4));
+    let asked = silence(&mut one, 5 * T_MAX);
+    assert!(asked.len() > 2, "{asked:?}");
+    assert!(asked.iter().all(|append| append.prev == slow.prev));
+    one.tell(2, Message::AppendAck(matched(2, slow, 4)));
+    assert_eq!(one.core.match_of(2), 4);
+    // What was asked first is answered late too; from then on entries leave again.
+    one.feed(Input::Propose { count: 1 });
+    one.settle();
+    let before = offers(&one).len();
+    one.tell(2, Message::AppendAck(matched(2, asked[0], 3)));
+    one.settle();
+    let next = offers(&one).split_off(before);
+    assert_eq!(next.len(), 1, "{next:?}");
+    assert_eq!((next[0].0.prev.index, next[0].1), (4, 5));
+}
+
+#[test]
+fn b9_entries_that_were_lost_are_sent_again_once_the_peer_says_how_far_it_is() {
+    let mut one = leading(&[1, 2]);
+    ack(&mut one, 2, 3);
+    one.feed(Input::Propose { count: 1 });
+    one.settle();
+    let lost = *one.appends_to(2).last().expect("entry 4");
+    let asked = silence(&mut one, 2 * T_MAX);
+    let newest = *asked.last().expect("asked");
+    one.tell(2, Message::AppendAck(matched(2, newest, 3)));
+    one.settle();
+    let (again, last) = *offers(&one).last().expect("entry 4");
+    assert_eq!((again.prev, last), (lost.prev, 4));
+    // And what answers the lost one after all, twice, is inert by then.
+    one.tell(2, Message::AppendAck(matched(2, again, 4)));
+    one.tell(2, Message::AppendAck(matched(2, lost, 4)));
+    assert_eq!(one.core.match_of(2), 4);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::inspect::{CertificateInfo, read_text, show};
 use super::rotate::{issues_next, next_stem, reissue};
-use super::{CertsError, ClusterCa, GeneratedCerts, NodeCerts, PemPair, check_ids, generate};
+use super::{CertsError, ClusterCa, GeneratedCerts, NodeCerts, PemPair, check_ids, issue_all};
 use crate::quic::identity::{ClientRole, Role};
 use crate::types::{ClusterId, NodeId};
 
@@ -21,6 +21,9 @@ pub struct InitOptions {
     /// DNS names and IP addresses by which clients reach the nodes' edges; none means this
     /// machine only.
     pub hosts: Vec<String>,
+    /// How long the certificates of nodes and of the operator are good, in days, 1 to 3650;
+    /// [`LEAF_DAYS`](super::LEAF_DAYS) is usual. The CAs are good for ten years whatever this says.
+    pub days: u32,
 }
 
 /// What [`init`] or [`add_nodes`] wrote.
@@ -46,10 +49,11 @@ pub struct CertsReport {
 /// `cluster.toml` comes last.
 ///
 /// # Errors
-/// If a name, id or host is malformed, if any of the files exists already, or if writing fails;
-/// then nothing is left behind.
+/// If a name, id, host or the number of days is wrong, if any of the files exists already, or if
+/// writing fails; then nothing is left behind.
 pub fn init(dir: impl AsRef<Path>, options: &InitOptions) -> Result<CertsReport, CertsError> {
-    let certs = generate(&options.label, &options.nodes, &options.hosts)?;
+    let ca = ClusterCa::generate(&options.label)?.days(options.days)?;
+    let certs = issue_all(ca, &options.nodes, &options.hosts)?;
     write_all(dir.as_ref(), certs.ca.cluster(), &plan(&certs))
 }
 

@@ -82,6 +82,9 @@ pub(crate) struct Peers {
     /// With an empty directory it waits to be added, and founds nothing.
     #[serde(default)]
     pub(crate) join: bool,
+    /// Connections that stand end with the peer's certificate.
+    #[serde(default)]
+    pub(crate) strict_expiry: bool,
     pub(crate) ca: PathBuf,
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,

@@ -98,7 +98,7 @@ fn is_text(section: &str, key: &str) -> bool {
         (section, key),
         ("node", "id")
             | ("raft" | "wal" | "snapshots", _)
-            | ("peers", "list" | "single" | "join")
+            | ("peers", "list" | "single" | "join" | "strict_expiry")
             | ("edge", "roles" | "max_message_bytes" | "max_connections")
     ) && (section != "backup" || key == "dir")
 }

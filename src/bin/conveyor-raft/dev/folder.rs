@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use conveyor_raft::quic::certs::{InitOptions, init};
+use conveyor_raft::quic::certs::{InitOptions, LEAF_DAYS, init};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Failure};
@@ -94,6 +94,7 @@ fn make(dir: &Path, nodes: u64) -> Result<Vec<Ports>, Failure> {
         label: "dev".to_owned(),
         nodes: (1..=nodes).collect(),
         hosts: ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into(),
+        days: LEAF_DAYS,
     };
     init(dir.join("certs"), &options)?;
     let note = Note {

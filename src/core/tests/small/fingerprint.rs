@@ -126,7 +126,10 @@ impl World {
                 let peer = core.peers.get(&from.node);
                 let waits = |peer: &Peer| {
                     let oldest = peer.window.appends().next();
-                    peer.data == Some(ack.epoch) && oldest.is_some_and(|sent| sent.seq <= ack.seq)
+                    let awaited = oldest.is_some_and(|sent| sent.seq <= ack.seq);
+                    let late = peer.window.late();
+                    let late = late.is_some_and(|(first, last)| (first..=last).contains(&ack.seq));
+                    peer.data == Some(ack.epoch) && (awaited || late)
                 };
                 core.is_leader() && core.term() == ack.term && peer.is_some_and(waits)
             }
@@ -206,6 +209,8 @@ fn of_peer(print: &mut Print, peer: &Peer) {
         peer.control.unwrap_or(0),
         peer.refused.into(),
     ]);
+    let (first, last) = peer.window.late().unwrap_or_default();
+    print.all(&[first, last, peer.bare.map_or(0, |seq| seq + 1)]);
     let seqs = peer
         .window
         .appends()
