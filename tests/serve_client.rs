@@ -1,11 +1,15 @@
-//! The Rust client against three real processes that are killed, and moved off leadership, again and
-//! again: what its sessions send is applied exactly once.
+//! The Rust client against three real processes that are killed, moved off leadership, and cut off from
+//! each other, again and again: what its sessions send is applied exactly once.
+//!
+//! `CONVEYOR_CLIENT_ROUNDS` says how often, 4 times without it.
 #![cfg(feature = "cli")]
 
 #[path = "serve_common/client.rs"]
 mod caller;
 mod common;
 mod serve_common;
+#[path = "serve_common/wires.rs"]
+mod wires;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,9 +29,16 @@ use conveyor_raft::proto::{
 };
 use serve_common::{PATIENCE, Running, Site};
 use tokio::task::JoinSet;
+use wires::Wires;
 
-const ROUNDS: usize = 4;
 const WORKERS: u64 = 16;
+/// Those that never send again what became of unknown outcome.
+const FORGETFUL: u64 = 4;
+
+fn rounds() -> u64 {
+    let set = std::env::var("CONVEYOR_CLIENT_ROUNDS").ok();
+    set.map_or(4, |rounds| rounds.parse().expect("a number"))
+}
 
 fn identity(site: &Site) -> EdgeIdentity {
     let certs = site.path("certs");
@@ -76,6 +87,8 @@ struct Load {
     /// Of those that go one by one.
     returned: AtomicU64,
     duplicates: AtomicU64,
+    /// Times that a deadline came first.
+    unknown: AtomicU64,
 }
 
 impl Load {
@@ -98,6 +111,7 @@ impl Load {
                     // None or all of it: sent again with its number until that is known.
                     Err(ClientError::Unknown { .. } | ClientError::Deadline { .. }) => {
                         assert!(Instant::now() < give_up, "no outcome");
+                        self.unknown.fetch_add(1, Ordering::Relaxed);
                     }
                     Err(error) => panic!("{error}"),
                 }
@@ -106,6 +120,21 @@ impl Load {
             self.returned.fetch_add(1, Ordering::Relaxed);
         }
         versions
+    }
+
+    /// The same without sending anything again: the versions, and how many outcomes stayed unknown.
+    async fn forgetful(self: Arc<Self>, worker: u64) -> (Vec<u64>, u64) {
+        let (mut versions, mut unknown) = (Vec::new(), 0);
+        while !self.stop.load(Ordering::Relaxed) {
+            let unique = format!("{worker}/{}", versions.len() as u64 + unknown);
+            match self.session.propose(count("r", unique)).await {
+                Ok(response) => versions.push(self.note(&response)),
+                Err(error) if error.certainty() == Certainty::NotApplied => {}
+                Err(ClientError::Unknown { .. }) => unknown += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        (versions, unknown)
     }
 
     /// Batches, of a session of their own.
@@ -143,18 +172,91 @@ async fn transfer(client: &Client) -> Result<u64, ClientError> {
     Ok(transferred.await?.into_inner().leader_id)
 }
 
+/// A majority that can talk to each other stays, and so do the calls; then nobody can, and they end
+/// without an outcome until it is over.
+async fn partitions(wires: &Wires, load: &Load, round: u64, leader: u64) {
+    let others: Vec<u64> = (1..=3).filter(|node| *node != leader).collect();
+    let (alone, all) = ([leader], [1, 2, 3]);
+    let what = match round % 4 {
+        0 => {
+            wires.cut(&alone, &others);
+            wires.cut(&others, &alone);
+            "alone"
+        }
+        1 => {
+            wires.cut(&others, &alone);
+            "deaf"
+        }
+        2 => {
+            wires.cut(&alone, &others);
+            "dumb"
+        }
+        _ => {
+            let one = &others[(round / 4 % 2) as usize..][..1];
+            wires.cut(&alone, one);
+            wires.cut(one, &alone);
+            "without one follower"
+        }
+    };
+    load.flows().await;
+    wires.cut(&all, &all);
+    let before = load.unknown.load(Ordering::Relaxed);
+    let give_up = Instant::now() + PATIENCE;
+    while load.unknown.load(Ordering::Relaxed) < before + WORKERS {
+        assert!(Instant::now() < give_up, "calls return without a majority");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    wires.heal();
+    println!("node {leader} was {what}, then all were alone");
+    load.flows().await;
+}
+
+async fn kill_and_transfer(site: &Site, nodes: &mut Vec<Running>, load: &Load, long: &Client) {
+    let leader = Caller::new(site).leader().await;
+    let at = nodes.iter().position(|running| running.node == leader);
+    let killed = nodes.swap_remove(at.expect("runs"));
+    killed.kill();
+    load.flows().await;
+    nodes.push(site.start(leader));
+    load.flows().await;
+    // Whoever leads may refuse while the one that was killed is not back yet.
+    match transfer(long).await {
+        Ok(now) => println!("node {leader} killed; node {now} leads by transfer"),
+        Err(why) => println!("node {leader} killed; not transferred: {why}"),
+    }
+    load.flows().await;
+}
+
+fn assert_counts_up_from_2(versions: &[u64]) {
+    let expected: Vec<_> = (2..2 + versions.len() as u64).collect();
+    assert_eq!(versions, expected);
+}
+
+async fn versions(client: &Client) -> (u64, [u64; 3]) {
+    let state = client.state(ReadConsistency::Linearizable);
+    let state = state.await.expect("read");
+    let version_of = |id: &str| {
+        let mut records = state.records.iter();
+        let version = records.find_map(|record| match &record.record {
+            Some(Record::Pipeline(it)) if it.pipeline_id == id => Some(it.version),
+            _ => None,
+        });
+        version.expect("the pipeline")
+    };
+    (state.index, ["p", "q", "r"].map(version_of))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn f4_what_a_session_sends_is_applied_once_over_kill_9_and_transfers() {
+async fn f4_what_a_session_sends_is_applied_once_over_kill_9_transfers_and_partitions() {
     let _turn = common::real_time_turn();
-    let site = Site::new(3);
+    let mut site = Site::new(3);
+    let wires = Wires::between(&mut site).await;
     let mut nodes: Vec<_> = (1..=3).map(|node| site.start(node)).collect();
     // Short for single commands, so that some are left unknown and sent again by hand.
-    let (short, long) = (
-        client(&site, Duration::from_millis(700)),
-        client(&site, PATIENCE),
-    );
+    let short = client(&site, Duration::from_millis(700));
+    let long = client(&site, PATIENCE);
     let batches = long.open_session().await.expect("a session");
-    for pipeline in ["p", "q"] {
+    for pipeline in ["p", "q", "r"] {
         batches.propose(create(pipeline)).await.expect("created");
     }
     let load = Arc::new(Load {
@@ -162,61 +264,62 @@ async fn f4_what_a_session_sends_is_applied_once_over_kill_9_and_transfers() {
         stop: AtomicBool::new(false),
         returned: AtomicU64::new(0),
         duplicates: AtomicU64::new(0),
+        unknown: AtomicU64::new(0),
     });
     let mut workers: JoinSet<Vec<u64>> = JoinSet::new();
     for worker in 0..WORKERS {
         workers.spawn(Arc::clone(&load).one_by_one(worker));
     }
+    let mut forgetful: JoinSet<(Vec<u64>, u64)> = JoinSet::new();
+    for worker in 0..FORGETFUL {
+        forgetful.spawn(Arc::clone(&load).forgetful(worker));
+    }
     let batches = tokio::spawn(Arc::clone(&load).batches(batches));
 
     let caller = Caller::new(&site);
-    for _ in 0..ROUNDS {
+    for round in 0..rounds() {
         load.flows().await;
-        let leader = caller.leader().await;
-        let at = nodes.iter().position(|running| running.node == leader);
-        let killed: Running = nodes.swap_remove(at.expect("runs"));
-        killed.kill();
-        load.flows().await;
-        nodes.push(site.start(leader));
-        load.flows().await;
-        // Whoever leads may refuse while the one that was killed is not back yet.
-        match transfer(&long).await {
-            Ok(now) => println!("node {leader} killed; node {now} leads by transfer"),
-            Err(why) => println!("node {leader} killed; not transferred: {why}"),
-        }
+        kill_and_transfer(&site, &mut nodes, &load, &long).await;
+        partitions(&wires, &load, round, caller.leader().await).await;
     }
-    load.flows().await;
     load.stop.store(true, Ordering::Relaxed);
 
-    let mut versions: Vec<u64> = workers.join_all().await.concat();
-    versions.sort_unstable();
-    let calls = versions.len() as u64;
-    assert_eq!(versions, (2..2 + calls).collect::<Vec<_>>(), "each its own");
+    let mut one_by_one: Vec<u64> = workers.join_all().await.concat();
+    one_by_one.sort_unstable();
+    assert_counts_up_from_2(&one_by_one);
     let in_batches = batches.await.expect("ended");
-    let of_batches = in_batches.len() as u64;
-    let in_order = (2..2 + of_batches).collect::<Vec<_>>();
-    assert_eq!(in_batches, in_order, "in the order of the batches");
+    assert_counts_up_from_2(&in_batches);
+    let (mut answered, mut unknown) = (Vec::new(), 0);
+    for (versions, left) in forgetful.join_all().await {
+        answered.extend(versions);
+        unknown += left;
+    }
+    let sent_once = answered.len() as u64;
+    answered.sort_unstable();
+    answered.dedup();
+    assert_eq!(answered.len() as u64, sent_once, "each its own");
 
-    let state = long
-        .state(ReadConsistency::Linearizable)
-        .await
-        .expect("read");
-    let version_of = |id: &str| {
-        state
-            .records
-            .iter()
-            .find_map(|record| match &record.record {
-                Some(Record::Pipeline(it)) if it.pipeline_id == id => Some(it.version),
-                _ => None,
-            })
-    };
-    assert_eq!(version_of("p"), Some(1 + calls), "as many as returned");
-    assert_eq!(version_of("q"), Some(1 + of_batches));
-    println!(
-        "{calls} calls and {of_batches} in batches, {} answered by an earlier try",
-        load.duplicates.load(Ordering::Relaxed)
+    let (index, [p, q, r]) = versions(&long).await;
+    assert_eq!(p, 1 + one_by_one.len() as u64, "as many as returned");
+    assert_eq!(q, 1 + in_batches.len() as u64);
+    // Each of those whose outcome nobody asked for again counts once or not at all.
+    assert!(
+        (1 + sent_once..=1 + sent_once + unknown).contains(&r),
+        "{r} after {sent_once} calls and {unknown} of unknown outcome"
     );
-    caller.agree(state.index).await;
+    let (passed, lost) = wires.datagrams();
+    println!(
+        "{} calls and {} in batches, {} answered by an earlier try, {} times unknown; \
+         {sent_once} calls not sent again and {unknown} unknown, of which {} were applied; \
+         {passed} datagrams passed, {lost} lost",
+        one_by_one.len(),
+        in_batches.len(),
+        load.duplicates.load(Ordering::Relaxed),
+        load.unknown.load(Ordering::Relaxed),
+        r - 1 - sent_once
+    );
+    assert!(lost > 0 && passed > lost, "the nodes talk over the wires");
+    caller.agree(index).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -47,6 +47,8 @@ pub(crate) struct Site {
     pub(crate) dir: tempfile::TempDir,
     /// By node, from 1: the peer port and the client port.
     pub(crate) ports: Vec<(u16, u16)>,
+    /// The same: where its peers find it, if not at its own port.
+    fronts: Vec<u16>,
 }
 
 impl Site {
@@ -74,6 +76,7 @@ impl Site {
         };
         let site = Self {
             ports: held.iter().map(port).collect(),
+            fronts: Vec::new(),
             dir,
         };
         for node in all {
@@ -112,22 +115,39 @@ impl Site {
         self.dir.path().join(name)
     }
 
+    /// Peers find each other at these ports, by node, from the next start on.
+    pub(crate) fn found_at(&mut self, fronts: Vec<u16>) {
+        self.fronts = fronts;
+        (1..=self.ports.len() as u64).for_each(|node| self.write_config(node, "certs"));
+    }
+
+    /// Where peers find a node.
+    fn front(&self, node: u64) -> u16 {
+        let at = node as usize - 1;
+        self.fronts.get(at).copied().unwrap_or(self.ports[at].0)
+    }
+
     pub(crate) fn write_config(&self, node: u64, certs: &str) {
         self.write(node, certs, self.ports.len() as u64, false);
     }
 
     fn write(&self, node: u64, certs: &str, founders: u64, join: bool) {
         let (peers, clients) = self.ports[node as usize - 1];
-        let list = (1..)
-            .zip(self.ports.iter().take(founders as usize))
-            .map(|(id, (peers, _))| format!("{{ id = {id}, addr = \"127.0.0.1:{peers}\" }}"));
+        let list = (1..=founders).map(|id| {
+            let front = self.front(id);
+            format!("{{ id = {id}, addr = \"127.0.0.1:{front}\" }}")
+        });
         let list = match self.ports.len() {
             1 => "single = true".to_owned(),
             _ => format!("list = [{}]", list.collect::<Vec<_>>().join(", ")),
         };
+        let advertise = match self.fronts.get(node as usize - 1) {
+            Some(front) => format!("advertise = \"127.0.0.1:{front}\"\n"),
+            None => String::new(),
+        };
         let text = format!(
             "[node]\nid = {node}\ndata_dir = \"data-{node}\"\n\
-             [peers]\nlisten = \"127.0.0.1:{peers}\"\n{list}\njoin = {join}\n\
+             [peers]\nlisten = \"127.0.0.1:{peers}\"\n{advertise}{list}\njoin = {join}\n\
              ca = \"{certs}/peer-ca.pem\"\ncrl = \"{certs}/peer-ca.crl\"\n\
              cert = \"{certs}/node-{node}/peer.pem\"\nkey = \"{certs}/node-{node}/peer.key\"\n\
              [edge]\nlisten = \"127.0.0.1:{clients}\"\n\
