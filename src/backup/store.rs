@@ -122,6 +122,11 @@ impl SnapshotStore {
         Ok(store)
     }
 
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The limits that it was opened with.
     pub fn limits(&self) -> BackupLimits {
         self.limits

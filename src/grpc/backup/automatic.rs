@@ -9,7 +9,7 @@ use crate::backup::{Automatic, Compression};
 
 use super::{BackupServiceImpl, blocking};
 
-/// How often it is looked whether one is due, at least.
+/// How often it is looked whether one is due, at least; more often where they are made more often.
 const LOOK: Duration = Duration::from_secs(10);
 /// And at most; the first look comes this long after the start.
 const REST: Duration = Duration::from_millis(200);
@@ -26,29 +26,35 @@ impl BackupServiceImpl {
         // Told from the start: an alert on what never came would not be one.
         let failures = counter!(FAILURES, "node" => node);
         failures.increment(0);
+        let look = automatic.every.clamp(REST, LOOK);
         let mut rest = REST;
         loop {
             tokio::time::sleep(rest).await;
             rest = match self.make_if_due(automatic).await {
-                Ok(rest) => rest.clamp(REST, LOOK),
+                Ok(wait) => wait.unwrap_or(look).clamp(REST, LOOK),
                 Err(status) => {
                     failures.increment(1);
-                    tracing::error!(why = status.message(), "no backup was made by itself");
-                    LOOK
+                    tracing::error!(
+                        why = status.message(),
+                        dir = %self.store.dir().display(),
+                        again_in_s = look.as_secs_f64(),
+                        "no backup was made by itself; see that the directory of [backup] is there, can be \
+                         written and has room"
+                    );
+                    look
                 }
             };
         }
     }
 
-    /// When to look again.
-    async fn make_if_due(&self, automatic: Automatic) -> Result<Duration, Status> {
+    /// When the next is due; none while there is nothing new to keep.
+    async fn make_if_due(&self, automatic: Automatic) -> Result<Option<Duration>, Status> {
         let index = self.node.applied_index();
         let store = self.store.clone();
         let due = blocking(move || automatic.due(&store, index, SystemTime::now())).await?;
         match due {
-            None => return Ok(LOOK),
-            Some(wait) if !wait.is_zero() => return Ok(wait),
-            Some(_) => {}
+            Some(wait) if wait.is_zero() => {}
+            later => return Ok(later),
         }
         let applied = self.node.applied();
         let id = Automatic::name(applied.id.index, applied.time_us);
@@ -62,6 +68,6 @@ impl BackupServiceImpl {
         for snapshot in gone {
             tracing::info!(%snapshot, "an old backup was removed");
         }
-        Ok(automatic.every)
+        Ok(Some(automatic.every))
     }
 }
