@@ -173,8 +173,10 @@ async fn transfer(client: &Client) -> Result<u64, ClientError> {
 }
 
 /// A majority that can talk to each other stays, and so do the calls; then nobody can, and they end
-/// without an outcome until it is over.
-async fn partitions(wires: &Wires, load: &Load, round: u64, leader: u64) {
+/// without an outcome until it is over. Returns who led last.
+async fn partitions(site: &Site, wires: &Wires, load: &Load, round: u64) -> u64 {
+    let caller = Caller::new(site);
+    let leader = caller.leader().await;
     let others: Vec<u64> = (1..=3).filter(|node| *node != leader).collect();
     let (alone, all) = ([leader], [1, 2, 3]);
     let what = match round % 4 {
@@ -199,6 +201,7 @@ async fn partitions(wires: &Wires, load: &Load, round: u64, leader: u64) {
         }
     };
     load.flows().await;
+    let last = caller.leader().await;
     wires.cut(&all, &all);
     let before = load.unknown.load(Ordering::Relaxed);
     let give_up = Instant::now() + PATIENCE;
@@ -206,16 +209,35 @@ async fn partitions(wires: &Wires, load: &Load, round: u64, leader: u64) {
         assert!(Instant::now() < give_up, "calls return without a majority");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    wires.heal();
     println!("node {leader} was {what}, then all were alone");
+    last
+}
+
+/// What the last leader alone has is lost if it comes back later than another one leads.
+async fn heal(
+    site: &Site,
+    nodes: &mut Vec<Running>,
+    wires: &Wires,
+    load: &Load,
+    dies: Option<u64>,
+) {
+    if let Some(dies) = dies {
+        kill(nodes, dies);
+    }
+    wires.heal();
     load.flows().await;
+    nodes.extend(dies.map(|node| site.start(node)));
+    load.flows().await;
+}
+
+fn kill(nodes: &mut Vec<Running>, node: u64) {
+    let at = nodes.iter().position(|running| running.node == node);
+    nodes.swap_remove(at.expect("runs")).kill();
 }
 
 async fn kill_and_transfer(site: &Site, nodes: &mut Vec<Running>, load: &Load, long: &Client) {
     let leader = Caller::new(site).leader().await;
-    let at = nodes.iter().position(|running| running.node == leader);
-    let killed = nodes.swap_remove(at.expect("runs"));
-    killed.kill();
+    kill(nodes, leader);
     load.flows().await;
     nodes.push(site.start(leader));
     load.flows().await;
@@ -280,7 +302,9 @@ async fn f4_what_a_session_sends_is_applied_once_over_kill_9_transfers_and_parti
     for round in 0..rounds() {
         load.flows().await;
         kill_and_transfer(&site, &mut nodes, &load, &long).await;
-        partitions(&wires, &load, round, caller.leader().await).await;
+        let last = partitions(&site, &wires, &load, round).await;
+        let dies = (round % 2 == 1).then_some(last);
+        heal(&site, &mut nodes, &wires, &load, dies).await;
     }
     load.stop.store(true, Ordering::Relaxed);
 
