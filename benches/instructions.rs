@@ -7,9 +7,9 @@
 //! * `apply/KIND`: batches of router commands from their bytes to their responses, the state shown to
 //!   readers after each.
 //! * `commit/NODES`: router commands through a whole cluster, 64 at a time: encoded, through the driver
-//!   and the core into the leader's log, as frames to the followers and into theirs, acknowledged,
-//!   committed, applied on every node and answered; on the RAM file system, without threads, sockets
-//!   and encryption.
+//!   and the core into the leader's log, to the followers, verified and into theirs, acknowledged,
+//!   committed, applied on every node and answered; on the RAM file system, without threads, the
+//!   frames' headers, sockets and encryption.
 //!
 //! Without arguments each is done once, and their names are printed.
 

@@ -20,9 +20,9 @@ mod hello;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use assemble::Assembler;
 #[cfg(any(test, feature = "sim"))]
-pub(crate) use assemble::Received;
-pub(crate) use assemble::{Assembler, carry};
+pub(crate) use assemble::{Received, carry};
 pub(crate) use code::{CloseCode, Redial, SLOW_RETRY};
 pub(crate) use forward::{ForwardAssembler, ForwardFrame, ForwardRequest, encode_reply};
 pub(crate) use frame::{Kind, MAX_FIXED, encode_into};

@@ -10,9 +10,10 @@ use super::{
     EventSink, Forward, Held, LocalFacts, NetworkEvent, PeerAddress, PeerFacts, RaftNetwork,
     SendOutcome, Unsent,
 };
+use crate::config::limits;
 use crate::core::{Class, Message};
-use crate::types::{NodeId, ReplicaId};
-use crate::wire::carry;
+use crate::entry::EntryBatch;
+use crate::types::{LogId, NodeId, ReplicaId};
 
 const CLASSES: [Class; 3] = [Class::Control, Class::Data, Class::Bulk];
 
@@ -160,15 +161,21 @@ impl RaftNetwork for InProcessNetwork {
         let (Some(_), Some(target)) = (stream, hub.ports.get(&to)) else {
             return SendOutcome::Down;
         };
-        let Ok(received) = carry(message, body) else {
+        let Some(entries) = batch(message, body) else {
             return SendOutcome::Down;
         };
+        let chunk = match message {
+            Message::SnapshotChunk(_) => body.to_vec(),
+            _ => Vec::new(),
+        };
+        let held = Held::default();
+        let (from, message) = (self.me, *message);
         (target.sink)(&mut vec![NetworkEvent::Message {
-            from: self.me,
-            message: received.message,
-            entries: received.entries,
-            chunk: received.chunk,
-            held: Held::default(),
+            from,
+            message,
+            entries,
+            chunk,
+            held,
         }]);
         SendOutcome::Sent
     }
@@ -228,4 +235,17 @@ impl Drop for InProcessNetwork {
             hub.ports.remove(&self.me.node);
         }
     }
+}
+
+/// What the receiver's transport would make of the frame.
+fn batch(message: &Message, body: &[Bytes]) -> Option<EntryBatch> {
+    let (prev, count) = match message {
+        Message::Append(append) => (append.prev, append.count),
+        Message::Found(_) => (LogId::default(), 1),
+        _ => return Some(EntryBatch::default()),
+    };
+    if count > limits::MAX_FRAME_ENTRIES {
+        return None;
+    }
+    EntryBatch::verify(body.to_vec(), prev, count, limits::MAX_ENTRY).ok()
 }

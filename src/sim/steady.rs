@@ -1,5 +1,5 @@
 //! A cluster without faults in one thread, on whatever medium: to count what the whole way of a
-//! command takes but for threads, sockets and encryption.
+//! command takes but for threads, the frames' headers, sockets and encryption.
 
 use std::sync::Arc;
 
@@ -27,8 +27,8 @@ struct Node<S: StateMachine, M: Medium> {
     lanes: Lanes<S::Response>,
 }
 
-/// See the module. The driver, the core, the codec of the frames between nodes, the log and the state
-/// machine are those of a node; time is virtual.
+/// See the module. The driver, the core, the log and the state machine are those of a node, entries
+/// are verified as they come in, and time is virtual.
 ///
 /// The medium must do its work by itself, on the caller's thread if it is to be counted.
 pub struct SteadyCluster<S: StateMachine, M: Medium> {

@@ -1,9 +1,11 @@
 //! Cuts a stream's chunks, whose edges fall anywhere, into frames without joining them.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::chunks::Chunks;
-use super::frame::{Head, MAX_FIXED, encode_into};
+#[cfg(any(test, feature = "sim"))]
+use super::frame::encode_into;
+use super::frame::{Head, MAX_FIXED};
 use super::{FrameLimits, HEADER, Malformed};
 use crate::core::{Class, Message};
 use crate::entry::EntryBatch;
@@ -18,12 +20,13 @@ pub(crate) struct Received {
     pub(crate) chunk: Vec<Bytes>,
 }
 
-/// What the other end of a stream makes of a message: for networks without streams.
+/// What the other end of a stream makes of a message: for a network that is simulated.
 ///
 /// # Errors
 /// What a transport would close the stream for.
+#[cfg(any(test, feature = "sim"))]
 pub(crate) fn carry(message: &Message, body: &[Bytes]) -> Result<Received, Malformed> {
-    let mut head = BytesMut::new();
+    let mut head = bytes::BytesMut::new();
     encode_into(message, body.iter().map(Bytes::len).sum(), &mut head);
     let limits = FrameLimits::default();
     let mut assembler = Assembler::new(message.class(), message.is_reply(), limits);
