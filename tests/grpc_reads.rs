@@ -55,6 +55,13 @@ async fn fill(one: &One) -> u64 {
     index
 }
 
+/// Sidecars of these names.
+async fn register(one: &One, names: impl IntoIterator<Item = String>) {
+    for name in names {
+        one.node.propose(sidecar(&name)).await.expect("applied");
+    }
+}
+
 fn client(one: &One) -> Client {
     let pair = one.certs.ca.issue_client(ClientRole::Reader, "caller");
     let identity = identity(&one.certs, &pair.expect("client"));
@@ -390,12 +397,7 @@ async fn offsets_watermarks_and_checkpoints_are_those_asked_for() {
 #[tokio::test]
 async fn all_pages_of_a_list_are_of_one_index() {
     let one = One::start().await;
-    for n in 0..25 {
-        one.node
-            .propose(sidecar(&format!("s-{n:02}")))
-            .await
-            .expect("applied");
-    }
+    register(&one, (0..25).map(|n| format!("s-{n:02}"))).await;
     let client = client(&one);
     let mut pages = client
         .list_sidecars(SidecarFilter::default(), LATEST)
@@ -426,12 +428,7 @@ async fn all_pages_of_a_list_are_of_one_index() {
 #[tokio::test]
 async fn a_list_whose_state_is_gone_says_so_and_is_begun_again() {
     let one = One::start().await;
-    for n in 0..3 {
-        one.node
-            .propose(sidecar(&format!("s-{n}")))
-            .await
-            .expect("applied");
-    }
+    register(&one, (0..3).map(|n| format!("s-{n}"))).await;
     let client = client(&one);
     let list = || {
         client
@@ -455,10 +452,7 @@ async fn a_list_whose_state_is_gone_says_so_and_is_begun_again() {
         .into_inner();
     // More lists of other states than the node keeps.
     for n in 0..16 {
-        one.node
-            .propose(sidecar(&format!("t-{n}")))
-            .await
-            .expect("applied");
+        register(&one, [format!("t-{n}")]).await;
         list().next().await.expect("a page").expect("the first");
     }
     let now = one
@@ -503,12 +497,7 @@ async fn groups(
 #[tokio::test]
 async fn reads_are_refused_with_what_is_wrong() {
     let one = One::start().await;
-    for n in 0..3 {
-        one.node
-            .propose(sidecar(&format!("s-{n}")))
-            .await
-            .expect("applied");
-    }
+    register(&one, (0..3).map(|n| format!("s-{n}"))).await;
     let mut router = one.router(ClientRole::Reader).await;
     let latest = ReadOptions {
         at_least_index: 0,

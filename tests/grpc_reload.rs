@@ -65,23 +65,51 @@ async fn is_cut(router: &mut RouterClient<Channel>) -> bool {
     false
 }
 
+/// Two connected clients, one of which is about to be revoked.
+struct Two {
+    good: RouterClient<Channel>,
+    bad: RouterClient<Channel>,
+    revoking: EdgeIdentity,
+}
+
+/// A certificate of the edge's own client authority.
+fn client_of(one: &One, name: &'static str, serial: u64) -> EdgeIdentity {
+    let ca = ca_of(one.certs.ca.client_ca());
+    identity(&one.certs, &client(&one.certs, name, serial, &ca))
+}
+
+impl Two {
+    async fn connect(one: &One) -> Self {
+        let authority = one.certs.ca.client_ca();
+        let list = crl(&ca_of(authority), REVOKED);
+        let own = &one.certs.nodes[0].edge;
+        let of = async |name, serial| router(one, &client_of(one, name, serial)).await;
+        Self {
+            good: of("good", 7).await.expect("let in"),
+            bad: of("bad", REVOKED).await.expect("let in"),
+            revoking: with(&[authority.cert.as_str()], &[list], own),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn j3_a_revoked_client_is_cut_off_and_others_stay() {
     let one = One::start().await;
-    let ca = ca_of(one.certs.ca.client_ca());
-    let own = &one.certs.nodes[0].edge;
-    let ca_pem = one.certs.ca.client_ca().cert.as_str();
-    let of = |name, serial| identity(&one.certs, &client(&one.certs, name, serial, &ca));
-    let mut good = router(&one, &of("good", 7)).await.expect("let in");
-    let mut bad = router(&one, &of("bad", REVOKED)).await.expect("let in");
-    let report = one.edge.reload(&with(&[ca_pem], &[crl(&ca, REVOKED)], own));
+    let mut two = Two::connect(&one).await;
+    let report = one.edge.reload(&two.revoking);
     let report = report.expect("taken up");
     assert_eq!((report.kept, report.closed), (1, 1));
-    assert!(is_cut(&mut bad).await);
-    assert!(router(&one, &of("bad", REVOKED)).await.is_none());
-    propose(&mut good, sidecar("good")).await.expect("goes on");
+    assert!(is_cut(&mut two.bad).await);
+    assert!(
+        router(&one, &client_of(&one, "bad", REVOKED))
+            .await
+            .is_none()
+    );
+    propose(&mut two.good, sidecar("good"))
+        .await
+        .expect("goes on");
     // It went on over its one connection: no other was begun.
-    let again = one.edge.reload(&with(&[ca_pem], &[crl(&ca, REVOKED)], own));
+    let again = one.edge.reload(&two.revoking);
     assert_eq!(again.expect("taken up").kept, 1);
     one.stop().await;
 }
@@ -132,15 +160,10 @@ async fn in_time<T>(work: impl Future<Output = T>) -> T {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn j3_open_streams_of_a_revoked_client_end_and_those_of_others_go_on() {
     let one = One::start().await;
-    let ca = ca_of(one.certs.ca.client_ca());
-    let own = &one.certs.nodes[0].edge;
-    let ca_pem = one.certs.ca.client_ca().cert.as_str();
-    let of = |name, serial| identity(&one.certs, &client(&one.certs, name, serial, &ca));
-    let mut good = router(&one, &of("good", 7)).await.expect("let in");
-    let mut bad = router(&one, &of("bad", REVOKED)).await.expect("let in");
-    let mut stay = Streams::open(&mut good).await;
-    let mut end = Streams::open(&mut bad).await;
-    let report = one.edge.reload(&with(&[ca_pem], &[crl(&ca, REVOKED)], own));
+    let mut two = Two::connect(&one).await;
+    let mut stay = Streams::open(&mut two.good).await;
+    let mut end = Streams::open(&mut two.bad).await;
+    let report = one.edge.reload(&two.revoking);
     assert_eq!(report.expect("taken up").closed, 1);
     in_time(async { while let Ok(Some(_)) = end.watch.message().await {} }).await;
     in_time(async { while let Ok(Some(_)) = end.answers.message().await {} }).await;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -22,6 +22,10 @@ use crate::types::{Entry, LogId, LogIndex, Micros};
 /// Bytes of entries that are applied again, at most, if the state machine panics. The state before them
 /// is kept, and keeping one makes what is changed next cost a copy, see [`live`].
 const KEPT_ENTRIES: usize = 8 << 20;
+
+/// A state machine that takes so long for an entry has its state shown after each piece of work: beside
+/// that the copy is nothing, and who looks need not wait for the next command.
+const SLOW_ENTRY: Duration = Duration::from_millis(1);
 
 /// Work for the applier, in order.
 pub(crate) enum ApplyJob<S: StateMachine> {
@@ -178,9 +182,12 @@ impl<S: StateMachine> Applier<S> {
                 self.keep(live);
                 runs.into_iter()
                     .try_for_each(|run| self.apply_run(live, run))?;
+                let (count, took) = (live.at.index - before, begun.elapsed());
+                if took >= SLOW_ENTRY * count as u32 {
+                    self.shared.live.show(live);
+                }
                 self.publish(live);
-                self.metrics
-                    .applied(live.at.index - before, begun.elapsed());
+                self.metrics.applied(count, took);
             }
             ApplyJob::Freeze(reply) => {
                 let frozen = FrozenState {

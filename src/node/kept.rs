@@ -15,8 +15,8 @@ pub(crate) struct Kept {
     sessions: Sessions,
     at: LogId,
     time_us: Micros,
-    runs: Vec<Bytes>,
-    bytes: usize,
+    /// The entries since, whole frames. A copy: the log's own bytes would keep its segments mapped.
+    since: Vec<u8>,
 }
 
 impl Kept {
@@ -27,20 +27,18 @@ impl Kept {
             sessions: live.state.sessions.clone(),
             at: live.at,
             time_us: live.time_us,
-            runs: Vec::new(),
-            bytes: 0,
+            since: Vec::new(),
         }
     }
 
-    /// This was applied.
-    pub(crate) fn add(&mut self, run: &Bytes) {
-        self.runs.push(run.clone());
-        self.bytes += run.len();
+    /// These are about to be applied.
+    pub(crate) fn add(&mut self, run: &[u8]) {
+        self.since.extend_from_slice(run);
     }
 
-    /// Bytes of the entries applied since.
+    /// Bytes of the entries since.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.since.len()
     }
 
     /// Makes the state again as it was after entry `last`; entries that are `skipped` were not applied.
@@ -61,7 +59,7 @@ impl Kept {
         restored.map_err(|error| error.to_string())?;
         live.state.sessions = self.sessions;
         (live.at, live.time_us) = (self.at, self.time_us);
-        for entry in self.runs.into_iter().flat_map(entries) {
+        for entry in entries(Bytes::from(self.since)) {
             let entry = entry.map_err(|error| error.to_string())?;
             if entry.id.index > last {
                 break;

@@ -179,3 +179,36 @@ impl<S: StateMachine, M: Medium> SteadyCluster<S, M> {
         busy
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state_machine::{Outcome, RouterCommand, RouterStateMachine};
+    use crate::wal::{Memory, MemoryDisk};
+
+    #[test]
+    fn every_node_of_a_steady_cluster_has_what_was_answered() {
+        let options = LogOptions {
+            segment_bytes: 8 << 20,
+            ..LogOptions::default()
+        };
+        let disks = [(); 3].map(|()| MemoryDisk::new());
+        let medium = |node: NodeId, sink| Memory::new(&disks[node as usize - 1], sink);
+        let cluster = SteadyCluster::start(3, &options, RouterStateMachine::new, medium);
+        let mut cluster = cluster.expect("a leader");
+        for round in 2..=4 {
+            let commands = (0..100).map(|nth| RouterCommand::sized(round * 100 + nth, 100, 128));
+            let commands: Vec<_> = commands.collect();
+            let responses = cluster.commit(&commands).expect("committed");
+            let applied = |outcome: &Outcome| matches!(outcome, Outcome::Applied(_));
+            assert_eq!(responses.len(), 100);
+            assert!(responses.iter().all(|response| applied(&response.outcome)));
+        }
+        let digest = cluster.settle().expect("equal");
+        for Node { node, .. } in &cluster.nodes {
+            let applied = node.shared.applied();
+            assert_eq!(applied.digest, digest);
+            assert_eq!(applied.view.checkpoints.source_offsets.len(), 100);
+        }
+    }
+}

@@ -30,7 +30,7 @@ use crate::wal::{Crash, Lane, LogOptions, LogStorage, Memory, MemoryDisk, Steppe
 pub(super) static BEGUN: AtomicBool = AtomicBool::new(false);
 pub(super) static LET_GO: AtomicBool = AtomicBool::new(false);
 
-/// Remembers every command. Refuses none; panics at "panic", having changed nothing, at "half" half
+/// Remembers every command, for "nap N" only after N milliseconds. Refuses none; panics at "panic", having changed nothing, at "half" half
 /// way, and at "blind" only when it is looked at.
 #[derive(Clone, Default)]
 pub(super) struct Journal(Vec<String>);
@@ -61,6 +61,10 @@ impl StateMachine for Journal {
             while !LET_GO.load(Ordering::SeqCst) {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
+        }
+        if let Some(ms) = command.strip_prefix("nap ") {
+            let ms = ms.parse().expect("milliseconds");
+            std::thread::sleep(std::time::Duration::from_millis(ms));
         }
         let half = command == "half";
         self.0.push(command);

@@ -385,31 +385,72 @@ fn c11_who_looks_beside_a_busy_state_machine_sees_all_that_was_answered() {
     }
 }
 
+/// What a slow state machine has answered is seen at once, whatever it is doing now.
+#[test]
+fn c11_who_looks_beside_a_slow_state_machine_does_not_wait_for_its_next_command() {
+    let alone = Alone::new();
+    let (jobs, queue) = mpsc::channel();
+    start_applier(Arc::clone(&alone.shared), queue).expect("a thread");
+    let nap = Duration::from_secs(3);
+    let begun = Instant::now();
+    jobs.send(replay(1, &["nap 20"])).expect("the thread lives");
+    jobs.send(replay(2, &["nap 3000"]))
+        .expect("the thread lives");
+    while alone.shared.applied_index() < 1 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(alone.shows(), (1, vec!["nap 20".into()]));
+    assert!(begun.elapsed() < nap, "{:?}", begun.elapsed());
+    jobs.send(ApplyJob::Stop).expect("the thread lives");
+}
+
 /// Readers take what is there between two entries of a long piece of work.
 #[test]
 fn c11_who_looks_during_a_long_piece_of_work_sees_a_whole_entry_of_it() {
-    let mut alone = Alone::new();
-    let commands: Vec<String> = (1..=20_000).map(|number| format!("{number}")).collect();
-    let commands: Vec<&str> = commands.iter().map(String::as_str).collect();
-    let (first, rest) = (alone.job(1, &commands[..1]), replay(2, &commands[1..]));
-    let mut applier = Applier::new(Arc::clone(&alone.shared));
-    assert_eq!(applier.run(first), Ok(()));
+    const LAST: LogIndex = 20_000;
+    let alone = Alone::new();
+    let (jobs, queue) = mpsc::channel();
+    start_applier(Arc::clone(&alone.shared), queue).expect("a thread");
+    jobs.send(replay(1, &["a"])).expect("the thread lives");
+    while alone.shared.applied_index() < 1 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Nobody has looked at the first entry yet, and does while the second takes its time.
+    let mut long = vec!["b"; LAST as usize - 1];
+    long[0] = "nap 1000";
+    jobs.send(replay(2, &long)).expect("the thread lives");
+    std::thread::sleep(Duration::from_millis(100));
+    let mut seen = alone.shared.applied().id.index;
+    assert!(seen < LAST, "it waited for all of the work");
+    while seen < LAST {
+        let applied = alone.shared.applied();
+        let (index, length) = (applied.id.index, applied.view.len() as LogIndex);
+        assert_eq!(index, length, "index and state belong together");
+        assert!(index >= seen, "{index} after {seen}");
+        seen = index;
+    }
+    jobs.send(ApplyJob::Stop).expect("the thread lives");
+}
+
+/// Who found the state taken looks once it is free, whatever it was taken for.
+#[test]
+fn c11_who_looks_while_the_state_is_frozen_sees_it_afterwards() {
+    let alone = Alone::new();
+    let (jobs, queue) = mpsc::channel();
+    start_applier(Arc::clone(&alone.shared), queue).expect("a thread");
+    jobs.send(replay(1, &["a"])).expect("the thread lives");
+    let (begin, begun) = mpsc::channel();
+    let freeze = ApplyJob::Freeze(Box::new(move |_| {
+        drop(begin.send(()));
+        std::thread::sleep(Duration::from_millis(500));
+    }));
+    jobs.send(freeze).expect("the thread lives");
+    begun.recv().expect("it is being frozen");
+    let (tell, told) = mpsc::channel();
     let shared = Arc::clone(&alone.shared);
-    let reader = std::thread::spawn(move || {
-        let mut seen = 0;
-        loop {
-            let applied = shared.applied();
-            let (index, length) = (applied.id.index, applied.view.len() as LogIndex);
-            assert_eq!(index, length, "index and state belong together");
-            assert!(index >= seen, "{index} after {seen}");
-            seen = index;
-            if index == 20_000 {
-                return;
-            }
-        }
-    });
-    assert_eq!(applier.run(rest), Ok(()));
-    reader.join().expect("it never saw anything else");
+    std::thread::spawn(move || tell.send(shared.applied().id.index));
+    assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(1));
+    jobs.send(ApplyJob::Stop).expect("the thread lives");
 }
 
 #[test]
