@@ -441,7 +441,7 @@ fn c11_who_looks_while_the_state_is_frozen_sees_it_afterwards() {
     jobs.send(replay(1, &["a"])).expect("the thread lives");
     let (begin, begun) = mpsc::channel();
     let freeze = ApplyJob::Freeze(Box::new(move |_| {
-        drop(begin.send(()));
+        begin.send(()).expect("somebody waits");
         std::thread::sleep(Duration::from_millis(500));
     }));
     jobs.send(freeze).expect("the thread lives");
