@@ -89,14 +89,15 @@ impl BackupServiceImpl {
             sha256,
         };
         tracing::info!(caller, snapshot = %id, size = expected.len, "audit: UploadSnapshot");
+        let from = first.offset;
         let (send, chunks) = mpsc::channel(AHEAD);
         let (store, job) = (self.store.clone(), self.job.another());
         let _waits = job.cancel_on_drop();
         let mut work = std::pin::pin!(blocking(move || {
-            let mut arriving = Arriving::new(&id, chunks);
+            let mut arriving = Arriving::new(&id, from, chunks);
             let taken = store.receive(
                 &id,
-                &mut arriving,
+                (from, &mut arriving),
                 expected,
                 &job,
                 RouterStateMachine::new(),
@@ -109,17 +110,18 @@ impl BackupServiceImpl {
             })
         }));
         let forward = async move {
-            let mut chunk = first;
+            let mut chunk = Ok(first);
             loop {
-                let last = chunk.is_last;
+                let last = chunk.as_ref().map_or(true, |chunk| chunk.is_last);
                 // An error means that the work has ended, and says why itself.
                 if send.send(chunk).await.is_err() || last {
                     return Ok(());
                 }
-                match next(&mut stream).await? {
-                    Some(more) => chunk = more,
-                    None => return Err(invalid("chunk", "the stream ended before the last chunk")),
-                }
+                // A stream that breaks ends the work without a word: what came is kept.
+                chunk = match next(&mut stream).await? {
+                    Some(more) => Ok(more),
+                    None => Err(invalid("chunk", "the stream ended before the last chunk")),
+                };
             }
         };
         let broken = tokio::select! {
@@ -127,7 +129,7 @@ impl BackupServiceImpl {
             taken = &mut work => return taken?,
             forwarded = forward => forwarded.err(),
         };
-        // Who is told that it failed may try again at once: by then nothing of it is there.
+        // Who is told that it failed may try again, or go on, at once: by then nobody works on it.
         let taken = work.await;
         match broken {
             Some(why) => Err(why),
@@ -146,7 +148,7 @@ async fn next(stream: &mut Streaming<SnapshotChunk>) -> Result<Option<SnapshotCh
 /// The bytes of a file that comes in chunks.
 struct Arriving {
     id: String,
-    chunks: mpsc::Receiver<SnapshotChunk>,
+    chunks: mpsc::Receiver<Result<SnapshotChunk, Status>>,
     /// Where the next one has to begin.
     at: u64,
     ended: bool,
@@ -157,11 +159,15 @@ struct Arriving {
 }
 
 impl Arriving {
-    fn new(id: &SnapshotId, chunks: mpsc::Receiver<SnapshotChunk>) -> Self {
+    fn new(
+        id: &SnapshotId,
+        at: u64,
+        chunks: mpsc::Receiver<Result<SnapshotChunk, Status>>,
+    ) -> Self {
         Self {
             id: id.to_string(),
             chunks,
-            at: 0,
+            at,
             ended: false,
             data: Vec::new(),
             given: 0,
@@ -197,10 +203,14 @@ impl Read for Arriving {
             let Some(chunk) = self.chunks.blocking_recv() else {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             };
-            if let Err(wrong) = self.check(&chunk) {
-                self.wrong = Some(wrong);
-                return Err(io::ErrorKind::InvalidData.into());
-            }
+            let checked = chunk.and_then(|chunk| self.check(&chunk).map(|()| chunk));
+            let chunk = match checked {
+                Ok(chunk) => chunk,
+                Err(wrong) => {
+                    self.wrong = Some(wrong);
+                    return Err(io::ErrorKind::InvalidData.into());
+                }
+            };
             self.at += chunk.data.len() as u64;
             self.ended = chunk.is_last;
             self.data = chunk.data;

@@ -205,6 +205,8 @@ pub(crate) struct Backup {
     pub(crate) max_bytes: u64,
     pub(crate) max_ratio: u64,
     pub(crate) bytes_per_second: u64,
+    /// What came of an upload that broke off is kept for so long.
+    pub(crate) keep_uploads_s: u64,
 }
 
 impl Default for Backup {
@@ -217,6 +219,7 @@ impl Default for Backup {
             max_bytes: limits.max_bytes,
             max_ratio: limits.max_ratio,
             bytes_per_second: limits.bytes_per_second,
+            keep_uploads_s: limits.keep_uploads.as_secs(),
         }
     }
 }
@@ -237,6 +240,7 @@ impl Backup {
                     max_bytes: self.max_bytes,
                     max_ratio: self.max_ratio,
                     bytes_per_second: self.bytes_per_second,
+                    keep_uploads: Duration::from_secs(self.keep_uploads_s),
                 },
                 automatic: every.map(|every| Automatic {
                     every,
