@@ -188,7 +188,10 @@ impl SnapshotStore {
                 "what is kept of it is of another file; begin at 0, or use another id".to_owned()
             }
             Some(kept) if kept.len != from => {
-                format!("{} bytes of it are kept, and that many come before", kept.len)
+                format!(
+                    "{} bytes of it are kept, and that many come before",
+                    kept.len
+                )
             }
             Some(kept) => match kept.file().metadata() {
                 Ok(metadata) if metadata.len() == kept.len => String::new(),

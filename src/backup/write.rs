@@ -182,8 +182,7 @@ impl SnapshotStore {
     /// Gives the file at `path` its name. Its directory is still to be synced.
     fn publish(&self, id: &SnapshotId, path: &Path, job: &Job) -> Result<(), SnapshotError> {
         // Checks take a while, and whoever went away meanwhile expects nothing of it.
-        job.step(0)
-            .map_err(|error| self.explain(id, path, error))?;
+        job.step(0).map_err(|error| self.explain(id, path, error))?;
         // A hard link refuses to replace what another call put there meanwhile; a rename would not.
         fs::hard_link(path, self.path(id, SUFFIX)).map_err(|error| self.explain(id, path, error))
     }

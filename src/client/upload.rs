@@ -254,7 +254,11 @@ impl Source {
                 crc32: crc32fast::hash(&data),
                 is_last: next >= self.size,
                 total_size: if first { self.size } else { 0 },
-                sha256: if first { self.sha256.clone() } else { Vec::new() },
+                sha256: if first {
+                    self.sha256.clone()
+                } else {
+                    Vec::new()
+                },
                 data,
             };
             let last = chunk.is_last;

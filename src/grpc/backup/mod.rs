@@ -25,8 +25,9 @@ use crate::node::RaftNode;
 use crate::proto::backup_server::Backup;
 use crate::proto::{
     CreateSnapshotRequest, DamagedSnapshot, DeleteSnapshotRequest, DeleteSnapshotResponse,
-    GetStateMetadataRequest, GetUploadRequest, GetUploadResponse, ListSnapshotsRequest, ListSnapshotsResponse, RestoreSnapshotRequest,
-    RestoreSnapshotResponse, SnapshotChunk, SnapshotMetadata, StateMetadata, StreamSnapshotRequest,
+    GetStateMetadataRequest, GetUploadRequest, GetUploadResponse, ListSnapshotsRequest,
+    ListSnapshotsResponse, RestoreSnapshotRequest, RestoreSnapshotResponse, SnapshotChunk,
+    SnapshotMetadata, StateMetadata, StreamSnapshotRequest,
 };
 use crate::state_machine::{RouterState, RouterStateMachine, StateMachine};
 use crate::types::ReplicaId;

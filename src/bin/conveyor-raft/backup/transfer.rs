@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use conveyor_raft::client::{ClientError, UploadOptions, upload_backup};
-use conveyor_raft::proto::backup_client::BackupClient;
 use conveyor_raft::proto::StreamSnapshotRequest;
+use conveyor_raft::proto::backup_client::BackupClient;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ring::digest::{Context as Hash, SHA256};
 use tonic::transport::Channel;
