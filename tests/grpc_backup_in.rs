@@ -311,6 +311,17 @@ async fn a_client_that_goes_away_gives_its_place_back_and_leaves_what_it_can_go_
     }
     // What they sent is there for them, or for nobody if they say so.
     for snapshot_id in ["a", "b"].map(str::to_owned) {
+        let known = GetUploadRequest {
+            snapshot_id: snapshot_id.clone(),
+        };
+        loop {
+            let known = client.get_upload(known.clone()).await;
+            if !known.expect("answered").into_inner().under_way {
+                break;
+            }
+            assert!(Instant::now() < give_up, "it has seen the end");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let given_up = client.delete_snapshot(DeleteSnapshotRequest { snapshot_id });
         given_up.await.expect("given up");
     }

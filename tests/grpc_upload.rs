@@ -80,7 +80,7 @@ fn files(one: &One) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn j3_an_upload_goes_on_over_connections_that_break() {
+async fn an_upload_goes_on_over_connections_that_break() {
     let (one, two) = (One::start().await, One::start().await);
     let (made, file) = backup_of(&one).await;
     // Nothing of the second two thirds would arrive if each try began anew.
@@ -126,7 +126,7 @@ async fn j3_an_upload_goes_on_over_connections_that_break() {
 }
 
 #[tokio::test]
-async fn j3_an_upload_that_gets_no_further_ends_and_another_call_goes_on() {
+async fn an_upload_that_gets_no_further_ends_and_another_call_goes_on() {
     let (one, two) = (One::start().await, One::start().await);
     let (made, file) = backup_of(&one).await;
     // Enough for the handshake and the question where to go on.
@@ -218,7 +218,7 @@ async fn goes_on(backup: &mut BackupClient<Channel>, first: SnapshotChunk) -> St
 }
 
 #[tokio::test]
-async fn j3_who_goes_on_at_the_wrong_place_or_with_another_file_is_refused() {
+async fn who_goes_on_at_the_wrong_place_or_with_another_file_is_refused() {
     let one = One::start().await;
     let (_, file) = backup_of(&one).await;
     let file = fs::read(file).expect("file");
@@ -259,7 +259,7 @@ async fn j3_who_goes_on_at_the_wrong_place_or_with_another_file_is_refused() {
 }
 
 #[tokio::test]
-async fn j3_what_is_kept_of_an_upload_goes_by_age_without_anybody_asking() {
+async fn what_is_kept_of_an_upload_goes_by_age_without_anybody_asking() {
     let one = One::start_with(|options| {
         if let Some(backup) = &mut options.backup {
             backup.limits.keep_uploads = Duration::from_secs(1);

@@ -124,7 +124,7 @@ fn breaks_off(store: &SnapshotStore, name: &str, to: usize, whole: &[u8]) {
 }
 
 #[test]
-fn j3_an_upload_that_breaks_off_anywhere_goes_on_to_the_same_state() {
+fn an_upload_that_breaks_off_anywhere_goes_on_to_the_same_state() {
     let (whole, digest) = backup(1);
     let (dir, store) = store(LIMITS);
     let end = whole.len();
@@ -154,7 +154,7 @@ fn j3_an_upload_that_breaks_off_anywhere_goes_on_to_the_same_state() {
 }
 
 #[test]
-fn j3_an_upload_that_is_given_up_while_it_is_checked_goes_on_with_nothing_more() {
+fn an_upload_that_is_given_up_while_it_is_checked_goes_on_with_nothing_more() {
     let (whole, digest) = backup(1);
     let (dir, store) = store(LIMITS);
     let job = Job::at_rate(1 << 30);
@@ -181,7 +181,7 @@ fn j3_an_upload_that_is_given_up_while_it_is_checked_goes_on_with_nothing_more()
 }
 
 #[test]
-fn j3_two_files_are_never_mixed() {
+fn two_files_are_never_mixed() {
     let ((whole, digest), (other, other_digest)) = (backup(1), backup(2));
     let (dir, store) = store(LIMITS);
     let half = whole.len() / 2;
@@ -222,7 +222,7 @@ fn j3_two_files_are_never_mixed() {
 }
 
 #[test]
-fn j3_what_is_kept_is_bounded_in_number_bytes_and_time() {
+fn what_is_kept_is_bounded_in_number_bytes_and_time() {
     let (whole, _) = backup(1);
     let (dir, few) = store(LIMITS);
     for name in ["a", "b", "c", "d", "e"] {
@@ -267,7 +267,7 @@ fn j3_what_is_kept_is_bounded_in_number_bytes_and_time() {
 }
 
 #[test]
-fn j3_what_a_crash_left_of_an_upload_is_gone_at_the_next_start() {
+fn what_a_crash_left_of_an_upload_is_gone_at_the_next_start() {
     let (whole, _) = backup(1);
     let (dir, first) = store(LIMITS);
     breaks_off(&first, "a", 1000, &whole);
@@ -280,7 +280,7 @@ fn j3_what_a_crash_left_of_an_upload_is_gone_at_the_next_start() {
 }
 
 #[test]
-fn j3_one_at_a_time_under_one_name() {
+fn one_at_a_time_under_one_name() {
     let (whole, _) = backup(1);
     let (dir, store) = store(LIMITS);
     /// Looks at the store while it gives its bytes.
