@@ -544,7 +544,7 @@ pub mod backup_client {
         /// Brings a snapshot's file to this node. The first chunk has the id, total_size and sha256; chunks come
         /// in order, and the last one says so. A file that was compressed whole, by gzip or zstd, is kept as it
         /// was before. The answer comes when the file is on disk and everything in it was checked. What is
-        /// refused leaves nothing. If the stream breaks before, what came is kept for a while, and whoever sends
+        /// refused leaves nothing. If the stream breaks or ends before, what came is kept for a while, and whoever sends
         /// the same file (total_size, sha256) under the same id again may go on: its first chunk has as offset
         /// what GetUpload says. With any other offset but 0, or of another file, it is refused; 0 begins anew.
         pub async fn upload_snapshot(
@@ -684,7 +684,7 @@ pub mod backup_server {
         /// Brings a snapshot's file to this node. The first chunk has the id, total_size and sha256; chunks come
         /// in order, and the last one says so. A file that was compressed whole, by gzip or zstd, is kept as it
         /// was before. The answer comes when the file is on disk and everything in it was checked. What is
-        /// refused leaves nothing. If the stream breaks before, what came is kept for a while, and whoever sends
+        /// refused leaves nothing. If the stream breaks or ends before, what came is kept for a while, and whoever sends
         /// the same file (total_size, sha256) under the same id again may go on: its first chunk has as offset
         /// what GetUpload says. With any other offset but 0, or of another file, it is refused; 0 begins anew.
         async fn upload_snapshot(

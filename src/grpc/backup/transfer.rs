@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::backup::{Job, Listed, SnapshotId, SnapshotReader, Sum};
 use crate::proto::SnapshotChunk;
@@ -110,18 +110,19 @@ impl BackupServiceImpl {
             })
         }));
         let forward = async move {
-            let mut chunk = Ok(first);
+            let mut chunk = first;
             loop {
-                let last = chunk.as_ref().map_or(true, |chunk| chunk.is_last);
+                let last = chunk.is_last;
                 // An error means that the work has ended, and says why itself.
                 if send.send(chunk).await.is_err() || last {
                     return Ok(());
                 }
-                // A stream that breaks ends the work without a word: what came is kept.
-                chunk = match next(&mut stream).await? {
-                    Some(more) => Ok(more),
-                    None => Err(invalid("chunk", "the stream ended before the last chunk")),
-                };
+                // A stream that breaks looks like one that ends to tonic, or not, by how it breaks. Either
+                // ends the work without a word, and what came is kept.
+                match next(&mut stream).await? {
+                    Some(more) => chunk = more,
+                    None => return Err(invalid("chunk", "the stream ended before the last chunk")),
+                }
             }
         };
         let broken = tokio::select! {
@@ -130,10 +131,11 @@ impl BackupServiceImpl {
             forwarded = forward => forwarded.err(),
         };
         // Who is told that it failed may try again, or go on, at once: by then nobody works on it.
-        let taken = work.await;
-        match broken {
-            Some(why) => Err(why),
-            None => taken?,
+        let taken = work.await?;
+        match (broken, taken) {
+            // Cut off for want of more: what ended the stream is the reason. Any other the work had before.
+            (Some(why), Err(cut)) if cut.code() == Code::Cancelled => Err(why),
+            (_, taken) => taken,
         }
     }
 }
@@ -148,7 +150,7 @@ async fn next(stream: &mut Streaming<SnapshotChunk>) -> Result<Option<SnapshotCh
 /// The bytes of a file that comes in chunks.
 struct Arriving {
     id: String,
-    chunks: mpsc::Receiver<Result<SnapshotChunk, Status>>,
+    chunks: mpsc::Receiver<SnapshotChunk>,
     /// Where the next one has to begin.
     at: u64,
     ended: bool,
@@ -159,11 +161,7 @@ struct Arriving {
 }
 
 impl Arriving {
-    fn new(
-        id: &SnapshotId,
-        at: u64,
-        chunks: mpsc::Receiver<Result<SnapshotChunk, Status>>,
-    ) -> Self {
+    fn new(id: &SnapshotId, at: u64, chunks: mpsc::Receiver<SnapshotChunk>) -> Self {
         Self {
             id: id.to_string(),
             chunks,
@@ -203,14 +201,10 @@ impl Read for Arriving {
             let Some(chunk) = self.chunks.blocking_recv() else {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             };
-            let checked = chunk.and_then(|chunk| self.check(&chunk).map(|()| chunk));
-            let chunk = match checked {
-                Ok(chunk) => chunk,
-                Err(wrong) => {
-                    self.wrong = Some(wrong);
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-            };
+            if let Err(wrong) = self.check(&chunk) {
+                self.wrong = Some(wrong);
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             self.at += chunk.data.len() as u64;
             self.ended = chunk.is_last;
             self.data = chunk.data;
