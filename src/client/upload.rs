@@ -145,6 +145,7 @@ impl Uploading {
         };
         let source = Arc::clone(&self.source);
         let same = known.total_size == source.size && known.sha256 == source.sha256;
+        let ended = known.finished.is_some();
         if let Some(finished) = known.finished.filter(|_| same && self.tried) {
             return Ok(Some(finished));
         }
@@ -152,7 +153,8 @@ impl Uploading {
             let busy = Status::unavailable("another upload of this name is under way");
             return self.broke_off(&busy, false).await;
         }
-        let from = match same && known.received <= source.size {
+        // One that an earlier call ended holds its name: the node says so to who begins anew.
+        let from = match same && !ended && known.received <= source.size {
             true => known.received,
             false => 0,
         };
