@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use conveyor_raft::network::LinkClass;
 use conveyor_raft::quic::certs::GeneratedCerts;
-use conveyor_raft::quic::raw::RawEnd;
+use conveyor_raft::quic::raw::{Adjust, RawEnd};
+use conveyor_raft::types::NodeId;
 use quinn::{RecvStream, SendStream};
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::ring::{self, cipher_suite};
@@ -33,11 +34,45 @@ const REQUEST: usize = 256;
 const REPLY: usize = 112;
 const CHUNK: usize = 256 << 10;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) enum Floor {
-    Quinn { mtu: u16 },
+    Quinn(Settings),
     Tls,
     Tcp,
+}
+
+/// How a bare quinn connection differs from ours.
+#[derive(Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) mtu: u16,
+    /// Longest chunk that is handed over to be sent.
+    pub(crate) chunk: usize,
+    /// Chunks taken at a time; none: the bytes are copied out.
+    pub(crate) read: usize,
+    /// Over quinn's own socket.
+    pub(crate) plain: bool,
+    pub(crate) adjust: Adjust,
+}
+
+impl Settings {
+    pub(crate) fn ours(mtu: u16) -> Self {
+        Self {
+            mtu,
+            chunk: CHUNK,
+            read: 32,
+            plain: false,
+            adjust: |_| {},
+        }
+    }
+
+    fn end(&self, certs: &GeneratedCerts, id: NodeId) -> io::Result<RawEnd> {
+        let options = options(certs, id, self.mtu);
+        let end = match self.plain {
+            true => RawEnd::bind_plain(options),
+            false => RawEnd::bind(options),
+        };
+        Ok(end?.adjusted(self.adjust))
+    }
 }
 
 /// One end of a connection.
@@ -45,8 +80,7 @@ enum Way {
     Quinn {
         send: SendStream,
         recv: RecvStream,
-        /// Its drop would end the connection.
-        _end: Box<RawEnd>,
+        end: Box<RawEnd>,
     },
     Stream(
         Box<dyn AsyncWrite + Send + Unpin>,
@@ -81,6 +115,9 @@ impl Way {
     /// Reads what is there; 0 is the end.
     async fn read_some(&mut self, chunks: &mut [Bytes], buffer: &mut [u8]) -> io::Result<usize> {
         match self {
+            Self::Quinn { recv, .. } if chunks.is_empty() => {
+                Ok(recv.read(buffer).await?.unwrap_or(0))
+            }
             Self::Quinn { recv, .. } => {
                 let count = recv.read_chunks(chunks).await?.unwrap_or(0);
                 Ok(chunks[..count].iter().map(Bytes::len).sum())
@@ -101,6 +138,7 @@ enum Job {
     Stream {
         size: usize,
         frames: u64,
+        chunk: usize,
     },
     Echo {
         window: u64,
@@ -142,7 +180,11 @@ impl Wire {
             let (certs, meter) = (Arc::clone(certs), Arc::clone(&meter));
             thread("floor-server", move || async move {
                 let way = accept(floor, &certs, addresses).await?;
-                serve(way, with, &meter).await
+                let read = match floor {
+                    Floor::Quinn(settings) => settings.read,
+                    _ => 0,
+                };
+                serve(way, with, read, &meter).await
             })
         };
         let client = {
@@ -153,6 +195,9 @@ impl Wire {
                 way.write(&Bytes::from_static(&[1])).await?;
                 while let Some(job) = todo.recv().await {
                     work(&mut way, job).await?;
+                }
+                if let Way::Quinn { end, .. } = way {
+                    end.close().await;
                 }
                 Ok(())
             })
@@ -192,8 +237,12 @@ impl Drop for Wire {
 
 async fn work(way: &mut Way, job: Job) -> io::Result<()> {
     match job {
-        Job::Stream { size, frames } => {
-            let chunk = Bytes::from(vec![7; size.min(CHUNK)]);
+        Job::Stream {
+            size,
+            frames,
+            chunk,
+        } => {
+            let chunk = Bytes::from(vec![7; size.min(chunk)]);
             for _ in 0..frames * (size / chunk.len()) as u64 {
                 way.write(&chunk).await?;
             }
@@ -225,9 +274,9 @@ async fn work(way: &mut Way, job: Job) -> io::Result<()> {
     Ok(())
 }
 
-async fn serve(mut way: Way, with: Use, meter: &Meter) -> io::Result<()> {
+async fn serve(mut way: Way, with: Use, read: usize, meter: &Meter) -> io::Result<()> {
     way.read_exact(&mut [0]).await?;
-    let (mut chunks, mut buffer) = (vec![Bytes::new(); 32], vec![0; CHUNK]);
+    let (mut chunks, mut buffer) = (vec![Bytes::new(); read], vec![0; CHUNK]);
     let (mut request, reply) = ([0; REQUEST], Bytes::from(vec![7; REPLY]));
     loop {
         if with == Use::Echo {
@@ -249,8 +298,8 @@ async fn accept(
     certs: &GeneratedCerts,
     addresses: Sender<SocketAddr>,
 ) -> io::Result<Way> {
-    if let Floor::Quinn { mtu } = floor {
-        let end = RawEnd::bind(options(certs, 2, mtu))?;
+    if let Floor::Quinn(settings) = floor {
+        let end = settings.end(certs, 2)?;
         addresses
             .send(end.local_addr()?)
             .map_err(io::Error::other)?;
@@ -259,14 +308,14 @@ async fn accept(
         return Ok(Way::Quinn {
             send,
             recv,
-            _end: Box::new(end),
+            end: Box::new(end),
         });
     }
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
     addresses.send(address).map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
-    if floor == Floor::Tcp {
+    if matches!(floor, Floor::Tcp) {
         return Way::tcp(stream);
     }
     stream.set_nodelay(true)?;
@@ -276,18 +325,18 @@ async fn accept(
 }
 
 async fn dial(floor: Floor, certs: &GeneratedCerts, to: SocketAddr) -> io::Result<Way> {
-    if let Floor::Quinn { mtu } = floor {
-        let end = RawEnd::bind(options(certs, 1, mtu))?;
+    if let Floor::Quinn(settings) = floor {
+        let end = settings.end(certs, 1)?;
         let connection = end.dial(to, 2, LinkClass::Data).await?;
         let (send, recv) = connection.open_bi().await?;
         return Ok(Way::Quinn {
             send,
             recv,
-            _end: Box::new(end),
+            end: Box::new(end),
         });
     }
     let stream = TcpStream::connect(to).await?;
-    if floor == Floor::Tcp {
+    if matches!(floor, Floor::Tcp) {
         return Way::tcp(stream);
     }
     stream.set_nodelay(true)?;
@@ -334,6 +383,7 @@ fn server_tls(certs: &GeneratedCerts) -> ServerConfig {
 pub(crate) struct FloorBed {
     stream: Wire,
     echo: Wire,
+    chunk: usize,
 }
 
 impl FloorBed {
@@ -341,6 +391,10 @@ impl FloorBed {
         Self {
             stream: Wire::start(floor, Use::Stream, certs),
             echo: Wire::start(floor, Use::Echo, certs),
+            chunk: match floor {
+                Floor::Quinn(settings) => settings.chunk,
+                _ => CHUNK,
+            },
         }
     }
 }
@@ -348,7 +402,12 @@ impl FloorBed {
 impl Bed for FloorBed {
     fn stream(&mut self, size: usize, frames: u64) {
         self.stream.meter.expect(size as u64 * frames);
-        self.stream.send(Job::Stream { size, frames });
+        let chunk = self.chunk;
+        self.stream.send(Job::Stream {
+            size,
+            frames,
+            chunk,
+        });
         self.stream.meter.wait();
     }
 

@@ -5,11 +5,14 @@
 //! reply; `quic_pipeline/<side>/N`: appends of one 128-byte command, N under way, each acknowledged;
 //! `quic_ping_under_bulk`: pings while the bulk class sends without a pause. The sides: `ours`;
 //! `quinn`, a raw stream with the same settings, socket, certificates and MTU; `tls`, over TCP;
-//! `tcp`. After all, or alone with `-- ratios`, the sides take turns and their ratios are printed.
+//! `tcp`. After all, or alone with `-- ratios`, the sides take turns and their ratios are printed. With
+//! `-- knobs` bare quinn streams take turns that differ from ours in one setting each. `-- work` is what
+//! `benches/quic/cost` counts.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod floors;
+mod knobs;
 mod ours;
 #[path = "../../tests/quic_common/mod.rs"]
 mod quic_common;
@@ -23,7 +26,7 @@ use std::time::{Duration, Instant};
 use common::ratios::{self, quartiles};
 use conveyor_raft::quic::certs::{self, GeneratedCerts};
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput, criterion_group};
-use floors::{Floor, FloorBed};
+use floors::{Floor, FloorBed, Settings};
 use ours::Ours;
 
 pub(crate) const WAIT: Duration = Duration::from_secs(30);
@@ -85,7 +88,7 @@ pub(crate) trait Bed {
     fn pipeline(&mut self, window: u64, count: u64);
 }
 
-type Named = (&'static str, Box<dyn Bed>);
+pub(crate) type Named = (&'static str, Box<dyn Bed>);
 
 /// The sides, after so much traffic that the MTU is found.
 fn beds(certs: &Arc<GeneratedCerts>, mtu: u16) -> Vec<Named> {
@@ -101,14 +104,14 @@ fn beds(certs: &Arc<GeneratedCerts>, mtu: u16) -> Vec<Named> {
         Box::new(bed)
     };
     vec![
-        ("quinn", floor(Floor::Quinn { mtu })),
+        ("quinn", floor(Floor::Quinn(Settings::ours(mtu)))),
         ("ours", Box::new(ours)),
         ("tls", floor(Floor::Tls)),
         ("tcp", floor(Floor::Tcp)),
     ]
 }
 
-fn certificates() -> Arc<GeneratedCerts> {
+pub(crate) fn certificates() -> Arc<GeneratedCerts> {
     Arc::new(certs::generate("bench", &[1, 2], &[]).expect("certificates"))
 }
 
@@ -183,7 +186,12 @@ fn cpu_time() -> Duration {
 
 /// Lets the sides take turns; for each, what one unit took (a MiB, a ping, an ack) and how many
 /// times as fast as the first side it was: by the clock, then in processor time of both ends.
-fn compare(title: &str, units: f64, beds: &mut [Named], work: impl Fn(&mut dyn Bed, u64)) {
+pub(crate) fn compare(
+    title: &str,
+    units: f64,
+    beds: &mut [Named],
+    work: impl Fn(&mut dyn Bed, u64),
+) {
     let counts: Vec<u64> = beds
         .iter_mut()
         .map(|(_, bed)| {
@@ -204,9 +212,10 @@ fn compare(title: &str, units: f64, beds: &mut [Named], work: impl Fn(&mut dyn B
             times[nth][1].push(cpu.as_secs_f64() * 1e6 / units);
         }
     }
+    let width = beds.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     for ((name, _), [walls, cpus]) in beds.iter().zip(&times) {
         let [wall, cpu] = [line(walls, &times[0][0]), line(cpus, &times[0][1])];
-        println!("{title:<24} {name:<6} {wall}   cpu {cpu}");
+        println!("{title:<24} {name:<width$} {wall}   cpu {cpu}");
     }
 }
 
@@ -260,7 +269,27 @@ criterion_group!(
     quic_ping_under_bulk
 );
 
+/// Sends so many frames of one size on one side, after as much as finds the MTU whatever comes then: the
+/// difference of two runs is the cost of the frames between.
+fn work(mtu: &str, side: &str, size: &str, frames: &str) {
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    let (certs, mtu) = (certificates(), number(mtu) as u16);
+    let mut bed: Box<dyn Bed> = match side {
+        "ours" => Box::new(Ours::start(&certs, mtu)),
+        _ => Box::new(FloorBed::start(Floor::Quinn(Settings::ours(mtu)), &certs)),
+    };
+    bed.stream(64 << 10, 1024);
+    bed.stream(number(size) as usize, number(frames));
+}
+
 fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["knobs", ..] => return knobs::print(),
+        ["work", mtu, side, size, frames, ..] => return work(mtu, side, size, frames),
+        _ => {}
+    }
     benches();
     Criterion::default().configure_from_args().final_summary();
     if ratios::wanted() {

@@ -69,7 +69,9 @@ struct End {
     transport: Mutex<Option<RaftTransport>>,
     epochs: Mutex<BTreeMap<Class, u64>>,
     answers: AtomicBool,
-    seq: AtomicU64,
+    /// Number of the last append, which are numbered without a gap, and of the last heartbeat.
+    appends: AtomicU64,
+    beats: AtomicU64,
     asking: Mutex<Asking>,
     meter: Arc<Meter>,
     writable: Mutex<Sender<()>>,
@@ -92,7 +94,8 @@ impl End {
             transport: Mutex::default(),
             epochs: Mutex::default(),
             answers: AtomicBool::new(false),
-            seq: AtomicU64::new(0),
+            appends: AtomicU64::new(0),
+            beats: AtomicU64::new(0),
             asking: Mutex::default(),
             meter,
             writable: Mutex::new(writable),
@@ -124,7 +127,7 @@ impl End {
     }
 
     fn append(&self, epoch: u64, count: u32) -> Message {
-        let seq = self.seq.fetch_add(1, Ordering::Relaxed) + 1;
+        let seq = self.appends.fetch_add(1, Ordering::Relaxed) + 1;
         Message::Append(AppendEntries {
             term: 1,
             epoch,
@@ -140,7 +143,7 @@ impl End {
         Message::Heartbeat(Heartbeat {
             term: 1,
             epoch,
-            seq: self.seq.fetch_add(1, Ordering::Relaxed) + 1,
+            seq: self.beats.fetch_add(1, Ordering::Relaxed) + 1,
             commit: 0,
             sent_at: 0,
             read_id: 0,

@@ -8,16 +8,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, Endpoint, NoneTokenStore, RecvStream, SendStream, VarInt};
+use quinn::{
+    ClientConfig, Connection, Endpoint, NoneTokenStore, RecvStream, SendStream, TransportConfig,
+    VarInt,
+};
 
 use super::figures::shook_hands;
 use super::forward::Asker;
 use super::handshake::{in_time, peer_node, read_hello, send_hello};
 use super::identity::peer_dns_name;
 use super::lane::lock;
-use super::limits::{
-    BACKOFF_LONG, BACKOFF_MAX, BACKOFF_MIN, STALLS, Side, Tuning, transport_config,
-};
+use super::limits::{BACKOFF_LONG, BACKOFF_MAX, BACKOFF_MIN, STALLS, Side, transport_config};
 use super::refusals::{Reason, Who};
 use super::shared::{Link, Peer, Shared, close};
 use super::stream::{End, Io, Registered};
@@ -30,15 +31,14 @@ use crate::wire::{CloseCode, Hello, PROTOCOL, Redial, SLOW_RETRY};
 /// An attempt that takes longer than this may be waiting for the timer of a lost packet.
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How a connection of that class is dialled.
+/// How a connection with these settings is dialled.
 pub(super) fn client_config(
     crypto: Arc<QuicClientConfig>,
-    class: LinkClass,
-    tuning: Tuning,
+    transport: TransportConfig,
 ) -> ClientConfig {
     let mut config = ClientConfig::new(crypto);
     config
-        .transport_config(transport_config(Side::Dial(class), tuning))
+        .transport_config(Arc::new(transport))
         .token_store(Arc::new(NoneTokenStore));
     config
 }
@@ -225,7 +225,8 @@ impl Dialer {
             let current = lock(&shared.current);
             (current.number, current.credentials.client())
         };
-        let config = client_config(client, self.class, shared.tuning);
+        let transport = transport_config(Side::Dial(self.class), shared.tuning);
+        let config = client_config(client, transport);
         let connecting = self
             .endpoint
             .connect_with(config, address, &name)

@@ -4,9 +4,10 @@
 //! after it, and every connection that stands is judged by it: what it still trusts goes on
 //! undisturbed.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::ServerConfig;
+use quinn::{ServerConfig, TransportConfig};
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use super::credentials::Credentials;
@@ -61,9 +62,17 @@ pub(super) struct Generation {
 
 /// What incoming connections are met with.
 pub(super) fn server_config(credentials: &Credentials, tuning: Tuning) -> ServerConfig {
+    server_config_with(credentials, transport_config(Side::Accept, tuning))
+}
+
+/// The same with other settings.
+pub(super) fn server_config_with(
+    credentials: &Credentials,
+    transport: TransportConfig,
+) -> ServerConfig {
     let mut server = ServerConfig::with_crypto(credentials.server());
     server
-        .transport_config(transport_config(Side::Accept, tuning))
+        .transport_config(Arc::new(transport))
         .migration(false)
         .max_incoming(64)
         .incoming_buffer_size(64 << 10)
