@@ -74,6 +74,8 @@ pub(crate) struct Peers {
     #[serde(default = "default_peer_listen")]
     pub(crate) listen: String,
     pub(crate) advertise: Option<String>,
+    /// Where the rest comes from that nobody sets.
+    pub(crate) from: Option<From>,
     #[serde(default)]
     pub(crate) list: Vec<PeerEntry>,
     /// The explicit word that a cluster of one needs.
@@ -89,6 +91,13 @@ pub(crate) struct Peers {
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) crl: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum From {
+    /// From what a stateful set tells its pods.
+    Kubernetes,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
