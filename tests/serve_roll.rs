@@ -1,5 +1,6 @@
 //! A rolling upgrade: each of three processes is restarted in turn, as `docs/operations.md` says, while
-//! commands flow.
+//! commands flow. `CONVEYOR_ROLL_FROM` names the program that they run before; without it, it is the
+//! same one.
 #![cfg(feature = "cli")]
 
 #[path = "serve_common/client.rs"]
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use client::Caller;
 use history::History;
-use serve_common::{PATIENCE, Site, run, stderr};
+use serve_common::{BINARY, PATIENCE, Site, run, stderr};
 use tokio::sync::watch;
 
 async fn load(mut caller: Caller, stop: watch::Receiver<bool>) -> History {
@@ -54,7 +55,10 @@ async fn until(site: &Site, node: u64, args: &[&str]) {
 async fn each_node_is_restarted_in_turn_and_no_command_is_lost_or_repeated() {
     let _turn = common::real_time_turn();
     let site = Site::new(3);
-    let mut nodes: Vec<_> = (1..=3).map(|node| Some(site.start(node))).collect();
+    let before = std::env::var("CONVEYOR_ROLL_FROM");
+    let before = before.as_deref().unwrap_or(BINARY);
+    let start = |node| Some(site.start_program(before, node));
+    let mut nodes: Vec<_> = (1..=3).map(start).collect();
     Caller::new(&site).leader().await;
     let (told, stopped) = watch::channel(false);
     let commands = tokio::spawn(load(Caller::new(&site), stopped));

@@ -172,12 +172,17 @@ impl Site {
 
     /// Starts a node; its output is appended to the node's log.
     pub(crate) fn start(&self, node: u64) -> Running {
+        self.start_program(BINARY, node)
+    }
+
+    /// The same with another build of the program.
+    pub(crate) fn start_program(&self, program: &str, node: u64) -> Running {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.path(&format!("log-{node}")))
             .expect("log");
-        let child = Command::new(BINARY)
+        let child = Command::new(program)
             .arg("serve")
             .arg("--config")
             .arg(self.config(node))
