@@ -104,6 +104,8 @@ impl Bed {
                     kind: EntryKind::Command,
                     payload: Bytes::from_static(b"well"),
                     patience: WAIT,
+                    line: None,
+                    waits: false,
                     reply: ForwardReply::new(move |answer| drop(told.send(answer))),
                 };
                 self.three.transport.forward(1, forward);
