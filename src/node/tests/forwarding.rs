@@ -17,7 +17,7 @@ use crate::node::shared::encode;
 use crate::node::system::SystemEntry;
 use crate::node::waiters::Reply;
 use crate::types::{EntryKind, LogIndex, NodeId, ReplicaId};
-use crate::wal::SyncPolicy;
+use crate::wal::{Crash, SyncPolicy};
 
 const SECOND: u64 = 1_000_000;
 
@@ -347,4 +347,29 @@ fn f3_a_line_goes_on_at_the_next_leader_once_all_before_has_its_answer() {
     );
     let expected: Vec<_> = (0..9).map(|ticket| format!("c{ticket}")).collect();
     assert_eq!(bed.applied(follower), expected);
+}
+
+#[test]
+fn f3_nothing_is_appended_behind_what_nobody_knows_of() {
+    let (mut bed, leader, follower) = started();
+    let mut lined = Lined::new();
+    for node in 1..=3 {
+        bed.node_mut(node).disk_stalls = true;
+    }
+    lined.command(&bed, follower, 0);
+    bed.run(SECOND / 50, |_| false);
+    assert!(lined.known().is_empty(), "it is under way");
+    bed.crash(leader, Crash::Kill);
+    for node in (1..=3).filter(|node| *node != leader) {
+        bed.node_mut(node).disk_stalls = false;
+    }
+    let elsewhere = |bed: &Bed| bed.leader().is_some_and(|other| other != leader);
+    assert!(bed.run(10 * SECOND, elsewhere));
+    bed.run(SECOND, |_| false);
+    lined.command(&bed, follower, 1);
+    bed.run(SECOND, |_| false);
+    lined.known();
+    let unknown = ProposeError::Unknown { index: 0, term: 0 };
+    assert_eq!(lined.outcomes.get(&0), Some(&Err(unknown)));
+    assert_eq!(lined.outcomes[&1], Err(ProposeError::Overtaking));
 }
