@@ -17,6 +17,8 @@ const MIB: u32 = 1 << 20;
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// Handshakes at once; more are refused.
 pub(super) const MAX_HANDSHAKES: usize = 32;
+/// Further ones that only members may take up: at an address that is proved, and at which a member was let in last.
+pub(super) const MEMBER_HANDSHAKES: usize = 16;
 /// From so many handshakes on, an address must prove itself by a round trip first.
 pub(super) const RETRY_FROM: usize = 16;
 /// Accepted connections: so many per known peer, and so many over.
