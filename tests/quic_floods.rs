@@ -88,8 +88,9 @@ impl Bed {
         })
     }
 
-    /// Dialers that begin one handshake after the other at node 1, and how many were begun.
-    fn flood_of_handshakes(&self) -> (Vec<JoinHandle<()>>, Arc<AtomicU64>) {
+    /// Dialers that begin one handshake after the other at node 1 and keep what they get so long; and how
+    /// many were begun.
+    fn flood_of_handshakes(&self, keep: Duration) -> (Vec<JoinHandle<()>>, Arc<AtomicU64>) {
         let (begun, to) = (Arc::new(AtomicU64::new(0)), self.one.address);
         let name = peer_name(self.certs.ca.cluster(), 1);
         let good = &self.certs.nodes[1].peer;
@@ -113,7 +114,7 @@ impl Bed {
                         let connecting = timeout(WAIT, connecting.expect("dialled"));
                         // Kept for a while, so that many are there at once.
                         if let Ok(Ok(connection)) = connecting.await {
-                            let _ = timeout(Duration::from_millis(200), connection.closed()).await;
+                            let _ = timeout(keep, connection.closed()).await;
                         }
                     }
                 })
@@ -295,7 +296,7 @@ fn i6_flood_handshakes() {
     let mut bed = Bed::new();
     // The healthy link is there before.
     bed.meanwhile(0, || true);
-    let (floods, begun) = bed.flood_of_handshakes();
+    let (floods, begun) = bed.flood_of_handshakes(Duration::from_millis(200));
     let end = Instant::now() + Duration::from_secs(3);
     let (most, longest) = bed.meanwhile(0, || Instant::now() > end);
     floods.iter().for_each(tokio::task::JoinHandle::abort);
@@ -318,7 +319,8 @@ fn i6_a_member_that_was_restarted_gets_in_during_a_flood_of_handshakes() {
     let _alone = ALONE.lock();
     let mut bed = Bed::new();
     bed.meanwhile(0, || true);
-    let (floods, _) = bed.flood_of_handshakes();
+    // Each place is taken until the node gives up on it, and then by the next of many.
+    let (floods, _) = bed.flood_of_handshakes(WAIT);
     let refused = |bed: &Bed| {
         let refusals = bed.one.transport.refusals();
         let full = refusals.iter().find(|(why, _)| *why == "overloaded");
