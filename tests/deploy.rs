@@ -92,23 +92,90 @@ fn the_stateful_set_hands_out_certificates_that_its_settings_start_with() {
     let settings = block(&yaml, "node.toml: |").replace("/run/certs", run.to_str().expect("UTF-8"));
     let path = site.path("node.toml");
     fs::write(&path, settings).expect("settings");
+    // The variables that the template sets to a value; the other two are fields of the pod.
+    let value = |name: &str| {
+        let begin = format!("- {{ name: {name}, value: ");
+        let line = yaml
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(&begin));
+        let value = line
+            .expect("a value")
+            .trim_end_matches(" }")
+            .trim_matches('"');
+        (name.to_owned(), value.to_owned())
+    };
+    let values = ["CLUSTER_NAME", "REPLICAS", "HEADLESS_SERVICE"].map(value);
+    for (name, line) in [
+        ("CLUSTER_NAME", "  name: "),
+        ("REPLICAS", "  replicas: "),
+        ("HEADLESS_SERVICE", "  serviceName: "),
+    ] {
+        let set = yaml.split("kind: StatefulSet").nth(1).expect("a set");
+        let said = set.lines().find_map(|at| at.strip_prefix(line));
+        let given = values.iter().find(|(other, _)| other == name);
+        assert_eq!(said, given.map(|(_, value)| value.as_str()), "{name}");
+    }
+    for name in ["POD_NAME", "NAMESPACE"] {
+        assert!(yaml.contains(&format!("- name: {name}\n")), "{name}");
+    }
     let check = |node: &str| {
         Command::new(BINARY)
             .args(["config", "check", "--config"])
             .arg(&path)
-            .env("CONVEYOR_RAFT__NODE__ID", node)
-            .env(
-                "CONVEYOR_RAFT__PEERS__ADVERTISE",
-                "conveyor-raft-1.conveyor-raft-peers:50052",
-            )
+            .envs([("POD_NAME", node), ("NAMESPACE", "default")])
+            .envs(values.clone())
             .stdin(Stdio::null())
             .output()
             .expect("runs")
     };
-    let good = check("2");
+    let good = check("conveyor-raft-1");
     assert!(good.status.success(), "{}", stderr(&good));
+    let said = String::from_utf8_lossy(&good.stdout);
+    for line in [
+        "[node] id = 2    # POD_NAME",
+        "conveyor-raft-2.conveyor-raft-peers.default.svc:50052",
+        "[edge] advertise = \"conveyor-raft-1.conveyor-raft-peers.default.svc:50051\"",
+    ] {
+        assert!(said.contains(line), "{line} in {said}");
+    }
     // The certificates are node 2's.
-    assert_eq!(check("1").status.code(), Some(1));
+    assert_eq!(check("conveyor-raft-0").status.code(), Some(1));
+}
+
+/// Nothing but the five variables: no file, no argument.
+#[test]
+fn a_pod_needs_no_argument_and_says_which_variable_is_missing() {
+    let variables = [
+        ("POD_NAME", "conveyor-raft-1"),
+        ("NAMESPACE", "default"),
+        ("CLUSTER_NAME", "conveyor-raft"),
+        ("REPLICAS", "3"),
+        ("HEADLESS_SERVICE", "conveyor-raft-peers"),
+    ];
+    let serve = |variables: &[(&str, &str)]| {
+        let output = Command::new(BINARY)
+            .arg("serve")
+            .env_clear()
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .expect("runs");
+        assert_eq!(output.status.code(), Some(1));
+        stderr(&output)
+    };
+    // Who it is and whom it meets is known, and the certificates are looked for where the manifest puts them.
+    let said = serve(&variables);
+    assert!(said.contains("/run/certs/"), "{said}");
+    for at in 0..variables.len() {
+        let mut fewer = variables.to_vec();
+        let (missing, _) = fewer.remove(at);
+        fewer.push(("CONVEYOR_RAFT__PEERS__FROM", "kubernetes"));
+        let said = serve(&fewer);
+        assert!(
+            said.contains(&format!("needs the variable {missing};")),
+            "{said}"
+        );
+    }
 }
 
 #[test]

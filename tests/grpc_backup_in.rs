@@ -13,9 +13,9 @@ use conveyor_raft::grpc::{EdgeOptions, detail};
 use conveyor_raft::proto::backup_client::BackupClient;
 use conveyor_raft::proto::cluster_client::ClusterClient;
 use conveyor_raft::proto::{
-    CreateSnapshotRequest, DeleteSnapshotRequest, GetStateMetadataRequest, Invalid,
-    ListSnapshotsRequest, OpenSessionRequest, Overloaded, RestoreSnapshotRequest, SnapshotChunk,
-    StatusRequest, StreamSnapshotRequest, TriggerSnapshotRequest,
+    CreateSnapshotRequest, DeleteSnapshotRequest, GetStateMetadataRequest, GetUploadRequest,
+    Invalid, ListSnapshotsRequest, OpenSessionRequest, Overloaded, RestoreSnapshotRequest,
+    SnapshotChunk, StatusRequest, StreamSnapshotRequest, TriggerSnapshotRequest,
 };
 use conveyor_raft::quic::ClientRole;
 use grpc_common::{One, certificates, propose, sidecar};
@@ -151,13 +151,14 @@ async fn every_call_needs_an_operator() {
             ),
             code(send(&mut client, chunks("a", b"x")).await),
             code(client.restore_snapshot(restore("a", true, "")).await),
+            code(client.get_upload(GetUploadRequest::default()).await),
             code(
                 ClusterClient::new(channel)
                     .trigger_snapshot(TriggerSnapshotRequest {})
                     .await,
             ),
         ];
-        assert_eq!(codes, [Code::PermissionDenied; 8], "{role:?}");
+        assert_eq!(codes, [Code::PermissionDenied; 9], "{role:?}");
     }
     assert!(files(&one).is_empty());
     one.stop().await;
@@ -230,7 +231,6 @@ async fn what_is_not_a_backup_is_refused_and_leaves_nothing() {
             Code::InvalidArgument,
             changed(&|all| all[1].snapshot_id = "b".into()),
         ),
-        (Code::InvalidArgument, changed(&|all| all.truncate(2))),
         (
             Code::InvalidArgument,
             changed(&|all| {
@@ -260,6 +260,10 @@ async fn what_is_not_a_backup_is_refused_and_leaves_nothing() {
         assert_eq!(refused.code(), expected, "try {number}: {refused}");
         settles(&one, &["made.snapshot"]).await;
     }
+    // What ends too early may have broken off: it can be gone on with, and takes no name.
+    let short = send(&mut client, changed(&|all| all.truncate(2))).await;
+    assert_eq!(code(short), Code::InvalidArgument);
+    settles(&one, &["a.partial", "made.snapshot"]).await;
     // Before the rest of the file has come.
     let early = send(&mut client, changed(&|all| all[1].data[7] ^= 1)).await;
     let why = early.expect_err("damaged").message().to_owned();
@@ -269,7 +273,7 @@ async fn what_is_not_a_backup_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_leaves_nothing_and_gives_its_place_back() {
+async fn a_client_that_goes_away_gives_its_place_back_and_leaves_what_it_can_go_on_from() {
     let one = One::start().await;
     fill(&one).await;
     let mut client = client(&one).await;
@@ -303,12 +307,28 @@ async fn a_client_that_goes_away_leaves_nothing_and_gives_its_place_back() {
     for (_, call) in &idle {
         call.abort();
     }
-    settles(&one, &["made.snapshot"]).await;
     let give_up = Instant::now() + Duration::from_secs(20);
     while code(client.create_snapshot(create("c", "")).await) != Code::Ok {
         assert!(Instant::now() < give_up, "no place was given back");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    // What they sent is there for them, or for nobody if they say so.
+    for snapshot_id in ["a", "b"].map(str::to_owned) {
+        let known = GetUploadRequest {
+            snapshot_id: snapshot_id.clone(),
+        };
+        loop {
+            let known = client.get_upload(known.clone()).await;
+            if !known.expect("answered").into_inner().under_way {
+                break;
+            }
+            assert!(Instant::now() < give_up, "it has seen the end");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let given_up = client.delete_snapshot(DeleteSnapshotRequest { snapshot_id });
+        given_up.await.expect("given up");
+    }
+    settles(&one, &["c.snapshot", "made.snapshot"]).await;
     one.stop().await;
 }
 

@@ -3,98 +3,32 @@
 #![cfg(feature = "grpc")]
 
 mod common;
+#[path = "grpc_common/three.rs"]
+mod three;
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use conveyor_raft::client::{Client, ClientOptions};
-use conveyor_raft::grpc::{Edge, EdgeIdentity, EdgeOptions, EdgeSecurity, Role, connect, serve};
+use conveyor_raft::grpc::{EdgeOptions, EdgeSecurity, Role, serve};
 use conveyor_raft::proto::router_client::RouterClient;
 use conveyor_raft::proto::{
     CloseSessionRequest, InSession as InSessionMessage, OpenSessionRequest, ProposeBatchRequest,
     ProposeItem, ProposeRequest, ProposeStreamRequest, propose_outcome::Outcome as Item,
 };
 use conveyor_raft::quic::ClientRole;
-use conveyor_raft::quic::certs::{GeneratedCerts, PemPair, generate};
 use conveyor_raft::state_machine::Outcome;
 use conveyor_raft::{
-    Certainty, Cluster, InSession, ProposeError, ProposeOptions, RaftConfig, RaftNode,
-    RouterCommand, RouterStateMachine, SessionRefusal,
+    Certainty, InSession, ProposeError, ProposeOptions, RouterCommand, SessionRefusal,
 };
+use three::Three;
 use tokio::net::TcpListener;
 use tonic::Code;
-use tonic::transport::Channel;
 
 const PASS_ON: ProposeOptions = ProposeOptions {
     deadline: None,
     forward: true,
 };
-
-struct Three {
-    nodes: Vec<RaftNode>,
-    certs: GeneratedCerts,
-    _dir: tempfile::TempDir,
-}
-
-impl Three {
-    async fn start() -> Self {
-        let certs = generate("forward", &[1, 2, 3], &[]).expect("certificates");
-        let dir = tempfile::tempdir().expect("directory");
-        // Held until all ports are known, so that none is given out twice.
-        let sockets = [(); 3].map(|()| UdpSocket::bind("127.0.0.1:0").expect("a port"));
-        let addresses = sockets.each_ref().map(|it| it.local_addr().expect("bound"));
-        drop(sockets);
-        let mut nodes = Vec::new();
-        for (id, address) in (1..=3).zip(addresses) {
-            let others = (1..=3).zip(addresses).filter(|(other, _)| *other != id);
-            let others = others.map(|(other, address)| (other, address.to_string()));
-            let credentials = certs.credentials(id).expect("credentials");
-            let data = dir.path().join(id.to_string());
-            let cluster = Cluster::new(data, credentials, address, others);
-            let config = RaftConfig {
-                node_id: id,
-                ..RaftConfig::default()
-            };
-            let node = RaftNode::new(config, RouterStateMachine::new(), cluster).await;
-            nodes.push(node.expect("starts"));
-        }
-        let three = Self {
-            nodes,
-            certs,
-            _dir: dir,
-        };
-        three.settle().await;
-        three
-    }
-
-    /// Waits until all know the same leader.
-    async fn settle(&self) -> &RaftNode {
-        let begun = Instant::now();
-        loop {
-            let leader = self.nodes.iter().find(|node| node.is_leader());
-            if let Some(leader) = leader
-                && (self.nodes.iter()).all(|node| node.leader_id() == Some(leader.id()))
-            {
-                return leader;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(20), "no leader");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    async fn followers(&self) -> Vec<&RaftNode> {
-        let leader = self.settle().await.id();
-        let others = self.nodes.iter().filter(|node| node.id() != leader);
-        others.collect()
-    }
-
-    async fn stop(&self) {
-        for node in &self.nodes {
-            node.shutdown().await;
-        }
-    }
-}
 
 fn pipeline(id: &str) -> RouterCommand {
     RouterCommand::CreatePipeline {
@@ -276,31 +210,13 @@ async fn f3_leaders_change_in_between_and_nothing_is_applied_twice() {
     three.stop().await;
 }
 
-fn identity(certs: &GeneratedCerts, pair: &PemPair) -> EdgeIdentity {
-    let ca = &certs.ca;
-    EdgeIdentity::from_pem(&ca.client_ca().cert, &pair.cert, &pair.key, ca.client_crl())
-        .expect("identity")
-}
-
-async fn edge_of(three: &Three, node: &RaftNode) -> (Edge, RouterClient<Channel>) {
-    let nth = node.id() as usize - 1;
-    let server = identity(&three.certs, &three.certs.nodes[nth].edge);
-    let options = EdgeOptions::new(EdgeSecurity::Tls(server));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
-    let edge = serve(node.clone(), options, listener).await.expect("edge");
-    let caller = three.certs.ca.issue_client(ClientRole::Writer, "caller");
-    let caller = identity(&three.certs, &caller.expect("client"));
-    let endpoint = format!("https://{}", edge.local_addr());
-    let channel = connect(&endpoint, Some(&caller)).await.expect("channel");
-    (edge, RouterClient::new(channel))
-}
-
 #[tokio::test]
 async fn a_call_of_a_follower_with_forward_is_answered_by_the_leader() {
     let _turn = common::real_time_turn();
     let three = Three::start().await;
     let follower = three.followers().await[0];
-    let (edge, mut router) = edge_of(&three, follower).await;
+    let (edge, channel) = three.edge_of(follower, ClientRole::Writer).await;
+    let mut router = RouterClient::new(channel);
     let request = |id: &str, forward| ProposeRequest {
         command: Some(pipeline(id).into()),
         session: None,
@@ -359,7 +275,8 @@ async fn f3_a_stream_to_a_follower_goes_on_in_order_each_item_once() {
     let _turn = common::real_time_turn();
     let three = Three::start().await;
     let follower = three.followers().await[0];
-    let (edge, mut router) = edge_of(&three, follower).await;
+    let (edge, channel) = three.edge_of(follower, ClientRole::Writer).await;
+    let mut router = RouterClient::new(channel);
     let (send, items) = tokio::sync::mpsc::channel(4);
     let answers = router.propose_stream(tokio_stream::wrappers::ReceiverStream::new(items));
     let mut answers = answers.await.expect("stream").into_inner();
@@ -424,7 +341,8 @@ async fn f3_a_batch_and_a_client_that_reach_only_a_follower() {
     let _turn = common::real_time_turn();
     let three = Three::start().await;
     let follower = three.followers().await[0];
-    let (edge, mut router) = edge_of(&three, follower).await;
+    let (edge, channel) = three.edge_of(follower, ClientRole::Writer).await;
+    let mut router = RouterClient::new(channel);
     let batch = |forward| ProposeBatchRequest {
         commands: ["a", "b", "", "d"].map(|id| pipeline(id).into()).into(),
         session: None,

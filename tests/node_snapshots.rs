@@ -222,3 +222,23 @@ async fn d5_a_new_member_joins_by_a_snapshot_under_load() {
         node.shutdown().await;
     }
 }
+
+/// Asked before it has applied anything, a node once waited for the index 0, of which there is no snapshot.
+#[tokio::test]
+async fn d1_a_node_that_is_asked_before_it_has_applied_anything_takes_one_as_soon_as_it_has() {
+    let _turn = common::real_time_turn();
+    let places = Places::new();
+    let credentials = places.certs.credentials(1).expect("credentials");
+    let late = RaftConfig {
+        election_timeout_min_ms: 1_000,
+        election_timeout_max_ms: 1_500,
+        ..RaftConfig::default()
+    };
+    let cluster = Cluster::single(places.dir(1), credentials);
+    let node = RaftNode::new(late, RouterStateMachine::new(), cluster).await;
+    let node = node.expect("starts");
+    assert_eq!(node.applied_index(), 0, "nobody leads yet");
+    let taken = node.take_snapshot(Duration::from_secs(8)).await;
+    assert!(taken.expect("taken").index >= 1);
+    node.shutdown().await;
+}

@@ -4,16 +4,19 @@
 #[path = "serve_common/client.rs"]
 mod client;
 mod common;
+#[path = "common/cutting.rs"]
+mod cutting;
 mod serve_common;
 
 use std::fs;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use client::{Caller, Fate};
 use conveyor_raft::node::recover::Survivor;
 use conveyor_raft::{RouterCommand, RouterStateMachine};
+use cutting::Cutting;
 use serde_json::Value;
 use serve_common::{PATIENCE, Site, run, stderr, stdout};
 use tokio::sync::watch;
@@ -379,4 +382,85 @@ async fn a_leader_leaves_and_goes_on_as_a_follower() {
     }
     let taken = runs(&site, leader, &["snapshot"]);
     assert!(taken["index"].as_u64() > Some(0), "{taken}");
+}
+
+fn pipeline(nth: usize) -> RouterCommand {
+    let mut seed = nth as u32 + 1;
+    let config = (0..1 << 20).map(|_| {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 24) as u8
+    });
+    RouterCommand::CreatePipeline {
+        pipeline_id: format!("pipeline-{nth}"),
+        name: String::new(),
+        config: config.collect(),
+    }
+}
+
+/// The connection of an upload breaks twice, and in a third try the program is killed.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_goes_on_over_broken_connections_and_another_run_goes_on_with_it() {
+    let _turn = common::real_time_turn();
+    let site = Site::new(1);
+    with_backups(&site);
+    let _node = site.start(1);
+    wait_for(&site, 1, knows_a_leader).await;
+    let mut caller = Caller::new(&site);
+    for nth in 0..6 {
+        let proposed = caller.propose(pipeline(nth)).await;
+        assert!(matches!(proposed, Fate::Applied(_)), "{nth}");
+    }
+    let made = runs(
+        &site,
+        1,
+        &["backup", "create", "a", "--compression", "none"],
+    );
+    let file = site.path("a.snapshot");
+    runs_plainly(&site, 1, &["backup", "fetch", "a", "--out", text(&file)]);
+    let edge = site.endpoint(1).replace("https://", "");
+    let to = edge.parse().expect("an address");
+    let certs = site.path("certs");
+    let upload = |way: &Cutting, id: &'static str| {
+        let endpoint = format!("https://{}", way.at);
+        let mut command = Command::new(serve_common::BINARY);
+        command
+            .args(["backup", "upload", text(&file), "--id", id, "--json"])
+            .args(["--endpoint", &endpoint, "--certs", text(&certs)])
+            .stdin(Stdio::null());
+        command
+    };
+    let way = Cutting::before(to, vec![2 << 20, 1 << 20]).await;
+    let mut command = upload(&way, "b");
+    let done = tokio::task::block_in_place(|| command.output().expect("runs"));
+    assert!(done.status.success(), "{}", stderr(&done));
+    let taken: Value = serde_json::from_str(&stdout(&done)).expect("JSON");
+    assert_eq!(taken["digest"], made["digest"]);
+    let size = made["size_bytes"].as_u64().expect("a size");
+    assert!(way.carried() < size + (3 << 20), "{}", way.carried());
+
+    // Killed while it waits for a way that does not come back; the next run goes on.
+    let way = Cutting::before(to, [vec![3 << 20], vec![0; 1000]].concat()).await;
+    let mut killed = upload(&way, "c").spawn().expect("runs");
+    let begun = Instant::now();
+    while way.connections() < 3 {
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "{} connections",
+            way.connections()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    killed.kill().expect("killed");
+    killed.wait().expect("ended");
+    let way = Cutting::before(to, vec![]).await;
+    let mut command = upload(&way, "c");
+    let done = tokio::task::block_in_place(|| command.output().expect("runs"));
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert!(
+        way.carried() < size - (2 << 20) + (1 << 19),
+        "{}",
+        way.carried()
+    );
+    let listed = program(&site, 1, &["backup", "list"]);
+    assert_eq!(stdout(&listed).matches("snapshot_id").count(), 3);
 }

@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use conveyor_raft::quic::certs::{self, GeneratedCerts};
 use conveyor_raft::{
-    Cluster, LogIndex, NodeId, NodeStatus, RaftConfig, RaftNode, RouterStateMachine,
+    Cluster, LogIndex, NodeId, NodeStatus, RaftConfig, RaftNode, RouterState, RouterStateMachine,
+    StateMachine,
 };
 use tempfile::TempDir;
 
-/// Three nodes with everything real: mapped logs, QUIC with mutual TLS, the router's state machine.
-pub(crate) struct BenchCluster {
-    pub(crate) nodes: Vec<RaftNode>,
+/// Nodes with everything real: mapped logs, QUIC with mutual TLS, the router's state machine or another.
+pub(crate) struct BenchCluster<S: StateMachine = RouterStateMachine> {
+    pub(crate) nodes: Vec<RaftNode<S>>,
     pub(crate) certificates: GeneratedCerts,
     _dir: TempDir,
 }
@@ -34,7 +35,7 @@ pub(crate) fn free_addresses(count: usize) -> Vec<SocketAddr> {
 }
 
 /// A node's figures are published now and then, not with every write.
-async fn status_with_syncs(node: &RaftNode) -> NodeStatus {
+async fn status_with_syncs<S: StateMachine>(node: &RaftNode<S>) -> NodeStatus {
     let start = Instant::now();
     loop {
         let status = node.status();
@@ -52,6 +53,20 @@ async fn status_with_syncs(node: &RaftNode) -> NodeStatus {
 
 impl BenchCluster {
     pub(crate) async fn start(folder: &Path, size: u64) -> Self {
+        Self::start_with(folder, size, RouterStateMachine::new).await
+    }
+
+    /// Ends the cluster after a look at what it did; every node has the offsets of `sources` sources.
+    pub(crate) async fn verify_and_stop(self, last: LogIndex, sources: usize) {
+        let check = |view: &RouterState| {
+            assert_eq!(view.checkpoints.source_offsets.len(), sources);
+        };
+        self.verify_with_and_stop(last, check).await;
+    }
+}
+
+impl<S: StateMachine> BenchCluster<S> {
+    pub(crate) async fn start_with(folder: &Path, size: u64, machine: impl Fn() -> S) -> Self {
         let dir = tempfile::tempdir_in(folder).expect("a folder");
         let ids: Vec<NodeId> = (1..=size).collect();
         let certificates = certs::generate("bench", &ids, &[]).expect("certificates");
@@ -77,7 +92,7 @@ impl BenchCluster {
                 election_timeout_max_ms: 2000,
                 heartbeat_interval_ms: 100,
             };
-            let node = RaftNode::new(config, RouterStateMachine::new(), peers).await;
+            let node = RaftNode::new(config, machine(), peers).await;
             nodes.push(node.expect("the node starts"));
         }
         let cluster = Self {
@@ -89,7 +104,7 @@ impl BenchCluster {
         cluster
     }
 
-    pub(crate) async fn leader(&self) -> RaftNode {
+    pub(crate) async fn leader(&self) -> RaftNode<S> {
         let start = Instant::now();
         loop {
             if let Some(leader) = self.nodes.iter().find(|node| node.is_leader()) {
@@ -103,17 +118,16 @@ impl BenchCluster {
         }
     }
 
-    /// Ends the cluster after a look at what it did: every node ends at entry `last` with the
-    /// offsets of `sources` sources and the same state, everything was synced, and what went
-    /// between the nodes was mutual TLS 1.3.
-    pub(crate) async fn verify_and_stop(self, last: LogIndex, sources: usize) {
+    /// Ends the cluster after a look at what it did: every node ends at entry `last` with the same
+    /// state, and what `check` wants of it, everything was synced, and what went between the nodes was
+    /// mutual TLS 1.3.
+    pub(crate) async fn verify_with_and_stop(self, last: LogIndex, check: impl Fn(&S::View)) {
         let mut digests = Vec::new();
         for node in &self.nodes {
             let applied = node.wait_applied(last, Duration::from_secs(30)).await;
             let applied = applied.expect("every node applies everything");
             assert_eq!(applied.id.index, last, "node {}", node.id());
-            let offsets = applied.view.checkpoints.source_offsets.len();
-            assert_eq!(offsets, sources, "node {}", node.id());
+            check(&applied.view);
             digests.push(applied.digest);
             let status = status_with_syncs(node).await;
             assert_eq!(status.failure, None);

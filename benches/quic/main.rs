@@ -6,7 +6,8 @@
 //! `quic_ping_under_bulk`: pings while the bulk class sends without a pause. The sides: `ours`;
 //! `quinn`, a raw stream with the same settings, socket, certificates and MTU; `tls`, over TCP;
 //! `tcp`. After all, or alone with `-- ratios`, the sides take turns and their ratios are printed. With
-//! `-- knobs` bare quinn streams take turns that differ from ours in one setting each.
+//! `-- knobs` bare quinn streams take turns that differ from ours in one setting each. `-- work` is what
+//! `benches/quic/cost` counts.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -268,9 +269,26 @@ criterion_group!(
     quic_ping_under_bulk
 );
 
+/// Sends so many frames of one size on one side, after as much as finds the MTU whatever comes then: the
+/// difference of two runs is the cost of the frames between.
+fn work(mtu: &str, side: &str, size: &str, frames: &str) {
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    let (certs, mtu) = (certificates(), number(mtu) as u16);
+    let mut bed: Box<dyn Bed> = match side {
+        "ours" => Box::new(Ours::start(&certs, mtu)),
+        _ => Box::new(FloorBed::start(Floor::Quinn(Settings::ours(mtu)), &certs)),
+    };
+    bed.stream(64 << 10, 1024);
+    bed.stream(number(size) as usize, number(frames));
+}
+
 fn main() {
-    if std::env::args().any(|arg| arg == "knobs") {
-        return knobs::print();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["knobs", ..] => return knobs::print(),
+        ["work", mtu, side, size, frames, ..] => return work(mtu, side, size, frames),
+        _ => {}
     }
     benches();
     Criterion::default().configure_from_args().final_summary();

@@ -15,6 +15,7 @@ mod pace;
 mod pack;
 mod restore;
 mod store;
+mod uploads;
 mod verify;
 mod write;
 
@@ -25,5 +26,6 @@ pub use pace::{CancelOnDrop, Job};
 pub use pack::{BackupLimits, Compression};
 pub use restore::{RestoreError, Waiting, restored_directory, take_up};
 pub use store::{Damaged, Listed, Listing, SnapshotError, SnapshotReader, SnapshotStore};
+pub use uploads::Upload;
 pub use verify::{Verified, verify, verify_file};
 pub use write::Sum;

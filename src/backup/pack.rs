@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, BufReader, Read, Write};
 use std::rc::Rc;
 use std::str::FromStr;
+use std::time::Duration;
 
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
@@ -31,6 +32,9 @@ pub struct BackupLimits {
     pub max_ratio: u64,
     /// At which rate backups are written, read and sent, all together, bytes a second. Default 64 MiB.
     pub bytes_per_second: u64,
+    /// How long what came of an upload that broke off is kept, so that its caller can go on; zero: not at
+    /// all. Four are kept at most, and `max_bytes` of all together. Default one hour.
+    pub keep_uploads: Duration,
 }
 
 impl Default for BackupLimits {
@@ -39,6 +43,7 @@ impl Default for BackupLimits {
             max_bytes: 4 << 30,
             max_ratio: 256,
             bytes_per_second: 64 << 20,
+            keep_uploads: Duration::from_secs(60 * 60),
         }
     }
 }
@@ -218,6 +223,7 @@ mod tests {
         max_bytes: 64 << 20,
         max_ratio: 256,
         bytes_per_second: 1 << 30,
+        keep_uploads: Duration::ZERO,
     };
 
     fn packed(how: Compression, bytes: &[u8]) -> Vec<u8> {

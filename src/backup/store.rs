@@ -12,6 +12,7 @@ use rustix::fs::OFlags;
 use super::format::{HEAD_LEN, Head, SnapshotInfo};
 use super::id::SnapshotId;
 use super::pack::{BackupLimits, Compression};
+use super::uploads::Uploads;
 use super::verify::{Verified, verify};
 use crate::state_machine::StateMachine;
 
@@ -35,6 +36,14 @@ pub enum SnapshotError {
         /// Which.
         id: SnapshotId,
         /// What is wrong.
+        why: String,
+    },
+    /// An upload does not go on from what came of it before.
+    #[error("the upload of snapshot {id} cannot go on there: {why}")]
+    NotGoneOn {
+        /// Which.
+        id: SnapshotId,
+        /// What is there, and what to do.
         why: String,
     },
     /// It exceeds a limit.
@@ -100,6 +109,7 @@ pub struct Listing {
 pub struct SnapshotStore {
     dir: PathBuf,
     limits: BackupLimits,
+    pub(super) uploads: Uploads,
 }
 
 impl SnapshotStore {
@@ -111,6 +121,7 @@ impl SnapshotStore {
         let store = Self {
             dir: dir.into(),
             limits,
+            uploads: Uploads::default(),
         };
         fs::create_dir_all(&store.dir).map_err(|error| store.fail(&store.dir, error))?;
         for name in store.names()? {
@@ -214,14 +225,17 @@ impl SnapshotStore {
         written.map_err(|error| self.explain(id, &path, error))
     }
 
-    /// Removes a snapshot. Who is reading it reads on undisturbed.
+    /// Removes a snapshot, and what is kept of an upload of this name. Who is reading it reads on
+    /// undisturbed.
     ///
     /// # Errors
     /// If there is none of this name, or the file system refuses.
     pub fn delete(&self, id: &SnapshotId) -> Result<(), SnapshotError> {
         let path = self.path(id, SUFFIX);
+        let kept = self.uploads.forget(id);
         match fs::remove_file(&path) {
             Ok(()) => self.sync_dir(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && kept => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(SnapshotError::NotFound(id.clone()))
             }

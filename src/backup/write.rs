@@ -5,9 +5,8 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use ring::digest::{Context, SHA256};
 use zerocopy::IntoBytes;
 
 use super::format::{Body, HEAD_LEN, Head, SnapshotInfo};
@@ -66,50 +65,82 @@ impl SnapshotStore {
     /// Takes a file of a snapshot, which may have been compressed whole, and returns it once it is on
     /// disk for certain and everything in it was checked with `machine`, which is new.
     ///
+    /// `from` is where `input` begins in the file: 0, or what [`upload`](Self::upload) says of a file that
+    /// began to come before. What came before of another file of this name is never gone on from.
+    ///
     /// # Errors
-    /// If the name is taken, the disk refuses, the job is cancelled, or the file is not what it
-    /// should be; then nothing is left behind.
+    /// If the name is taken, the disk refuses, the file is not what it should be, or `from` is not where
+    /// what is kept of this very file ends; then nothing of this call is left behind. If it broke off
+    /// ([`Cancelled`](SnapshotError::Cancelled)), what came is kept for a while, within bounds.
     pub fn receive<S: StateMachine>(
         &self,
         id: &SnapshotId,
-        input: &mut dyn Read,
+        (from, input): (u64, &mut dyn Read),
         expected: Sum,
         job: &Job,
         machine: S,
     ) -> Result<(Listed, Verified<S>), SnapshotError> {
         let limits = self.limits();
-        let arrived = self.begin(id, PARTIAL)?;
-        let explain = |error| self.explain(id, &arrived.path, error);
-        limits.allow(expected.len, expected.len).map_err(explain)?;
-        take(input, &arrived.file, expected, job).map_err(explain)?;
-        let (how, plain) =
-            unwrap(rewound(&arrived.file).map_err(explain)?, limits).map_err(explain)?;
-        let (file, verified) = match how {
+        let path = self.path(id, PARTIAL);
+        limits
+            .allow(expected.len, expected.len)
+            .map_err(|error| self.explain(id, &path, error))?;
+        let (mut arrived, under_way) = self.place(id, from, expected)?;
+        let taken = arrived.take(input, job);
+        let taken = taken.map_err(|error| self.explain(id, &path, error));
+        let taken = taken.and_then(|()| self.take_up(id, arrived.file(), job, machine));
+        match &taken {
+            Ok((listed, _)) => under_way.finished(arrived, listed),
+            Err(SnapshotError::Cancelled(_)) => under_way.broke_off(arrived, limits),
+            // Whoever begins anew when the name is free must find no file of this one.
+            Err(_) => drop(arrived),
+        }
+        taken
+    }
+
+    /// Checks a file that has come whole, and gives it its name.
+    fn take_up<S: StateMachine>(
+        &self,
+        id: &SnapshotId,
+        arrived: &File,
+        job: &Job,
+        machine: S,
+    ) -> Result<(Listed, Verified<S>), SnapshotError> {
+        let (limits, path) = (self.limits(), self.path(id, PARTIAL));
+        let explain = |error| self.explain(id, &path, error);
+        let (how, plain) = unwrap(rewound(arrived).map_err(explain)?, limits).map_err(explain)?;
+        let verified = match how {
             Compression::None => {
                 drop(plain);
-                let verified = check(&arrived.file, machine, limits).map_err(explain)?;
-                (arrived, verified)
+                let verified = check(arrived, machine, limits).map_err(explain)?;
+                self.publish(id, &path, job)?;
+                verified
             }
             _ => {
                 let unpacked = self.begin(id, PACKING)?;
                 copy(plain, &unpacked.file, job).map_err(explain)?;
                 let verified = check(&unpacked.file, machine, limits).map_err(explain)?;
-                (unpacked, verified)
+                self.publish(id, &unpacked.path, job)?;
+                verified
             }
         };
+        self.sync_dir()?;
         let listed = Listed {
             id: id.clone(),
             size: verified.size,
             info: verified.info.clone(),
             compression: verified.compression,
         };
-        self.publish(id, file, job)?;
         Ok((listed, verified))
     }
 
-    fn begin(&self, id: &SnapshotId, suffix: &str) -> Result<Partial, SnapshotError> {
+    pub(super) fn begin(&self, id: &SnapshotId, suffix: &str) -> Result<Partial, SnapshotError> {
         if self.path(id, SUFFIX).symlink_metadata().is_ok() {
             return Err(SnapshotError::Exists(id.clone()));
+        }
+        if suffix == PARTIAL {
+            // What is kept of an upload gives way to whatever begins under its name.
+            self.uploads.forget(id);
         }
         let path = self.path(id, suffix);
         let file = OpenOptions::new()
@@ -137,7 +168,9 @@ impl SnapshotStore {
             .and_then(|_| file.write_all(Head::seal(&info, &body).as_bytes()))
             .and_then(|()| file.sync_all())
             .map_err(|error| self.explain(id, &partial.path, error))?;
-        self.publish(id, partial, job)?;
+        self.publish(id, &partial.path, job)?;
+        drop(partial);
+        self.sync_dir()?;
         Ok(Listed {
             id: id.clone(),
             size: HEAD_LEN as u64 + body.len,
@@ -146,21 +179,19 @@ impl SnapshotStore {
         })
     }
 
-    fn publish(&self, id: &SnapshotId, partial: Partial, job: &Job) -> Result<(), SnapshotError> {
+    /// Gives the file at `path` its name. Its directory is still to be synced.
+    fn publish(&self, id: &SnapshotId, path: &Path, job: &Job) -> Result<(), SnapshotError> {
         // Checks take a while, and whoever went away meanwhile expects nothing of it.
-        job.step(0)
-            .map_err(|error| self.explain(id, &partial.path, error))?;
+        job.step(0).map_err(|error| self.explain(id, path, error))?;
         // A hard link refuses to replace what another call put there meanwhile; a rename would not.
-        fs::hard_link(&partial.path, self.path(id, SUFFIX))
-            .map_err(|error| self.explain(id, &partial.path, error))?;
-        drop(partial);
-        self.sync_dir()
+        fs::hard_link(path, self.path(id, SUFFIX)).map_err(|error| self.explain(id, path, error))
     }
 }
 
 /// A file that is not named yet; removed when this is dropped.
-struct Partial {
-    file: File,
+#[derive(Debug)]
+pub(super) struct Partial {
+    pub(super) file: File,
     path: PathBuf,
 }
 
@@ -237,30 +268,6 @@ fn pack(
             info.applied.index
         ))),
     }
-}
-
-/// Writes what comes, which has to be what was announced.
-fn take(input: &mut dyn Read, file: &File, expected: Sum, job: &Job) -> io::Result<()> {
-    let mut whole = Context::new(&SHA256);
-    let mut out = Checked::new(BufWriter::with_capacity(BUFFER, file), job);
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let got = input.read(&mut buffer)?;
-        let piece = buffer.get(..got).unwrap_or_default();
-        if got == 0 {
-            break;
-        }
-        whole.update(piece);
-        out.write_all(piece)?;
-        if out.len > expected.len {
-            return Err(invalid("more came than was announced"));
-        }
-    }
-    out.flush()?;
-    if out.len != expected.len || whole.finish().as_ref() != expected.sha256 {
-        return Err(invalid("what came is not what was announced"));
-    }
-    file.sync_all()
 }
 
 fn copy(mut from: impl Read, file: &File, job: &Job) -> io::Result<()> {

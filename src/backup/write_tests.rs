@@ -7,6 +7,7 @@ const LIMITS: BackupLimits = BackupLimits {
     max_bytes: 64 << 20,
     max_ratio: 256,
     bytes_per_second: 1 << 30,
+    keep_uploads: std::time::Duration::from_secs(60),
 };
 
 fn id(text: &str) -> SnapshotId {
@@ -74,7 +75,7 @@ fn bytes(store: &SnapshotStore, name: &str) -> Vec<u8> {
 }
 
 fn sum(bytes: &[u8]) -> Sum {
-    let hash = ring::digest::digest(&SHA256, bytes);
+    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
     Sum {
         len: bytes.len() as u64,
         sha256: hash.as_ref().try_into().expect("32 bytes"),
@@ -85,7 +86,7 @@ fn sent(store: &SnapshotStore, name: &str, bytes: &[u8]) -> Result<Listed, Snaps
     let input = &mut &*bytes;
     let taken = store.receive(
         &id(name),
-        input,
+        (0, input),
         sum(bytes),
         &job(),
         RouterStateMachine::new(),

@@ -74,6 +74,9 @@ impl Leader {
 
     /// The stream to the node to ask.
     pub(super) async fn pipe(&self, until: Instant) -> Result<(Arc<Candidate>, Pipe), ClientError> {
+        if let Some(open) = self.open_pipe() {
+            return Ok(open);
+        }
         loop {
             let candidate = self.candidate(until).await?;
             let open = candidate
@@ -91,6 +94,14 @@ impl Leader {
                 Err(_) => return Err(self.late()),
             }
         }
+    }
+
+    /// The same if it is there, without a timer: so it is for nearly every command.
+    fn open_pipe(&self) -> Option<(Arc<Candidate>, Pipe)> {
+        let state = self.state.try_lock().ok()?;
+        let candidate = state.current.as_ref()?;
+        let pipe = candidate.pipe.get().filter(|pipe| pipe.is_open())?;
+        Some((Arc::clone(candidate), pipe.clone()))
     }
 
     async fn find(&self) -> Arc<Candidate> {
@@ -146,7 +157,9 @@ impl Leader {
 
     /// A node took something.
     pub(super) fn served(&self) {
-        self.failures.store(0, Ordering::Relaxed);
+        if self.failures.load(Ordering::Relaxed) > 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Nothing was done in time.

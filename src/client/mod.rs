@@ -39,6 +39,7 @@
 //! | a command of a [`Session`] | also when nobody can say what became of it |
 //! | a read | always |
 //! | a [watch](Client::watch) | from where it was, at another node |
+//! | the file of a backup ([`upload_backup`]) | from where the node is with it |
 //!
 //! Everything ends with the deadline of [`ClientOptions`]. Calls are `&self` and a [`Client`] is cheap
 //! to clone; it needs a tokio runtime and opens nothing before its first call.
@@ -52,6 +53,7 @@ mod propose;
 mod reads;
 mod records;
 mod session;
+mod upload;
 mod watch;
 
 use std::sync::Arc;
@@ -64,6 +66,7 @@ pub use error::ClientError;
 pub use lists::{Pages, ReadCall};
 pub use reads::StateAt;
 pub use session::{BATCH, Numbered, Session};
+pub use upload::{UploadOptions, upload_backup};
 pub use watch::{WatchFailure, WatchNews, Watcher};
 
 use crate::grpc::{ConnectError, EdgeIdentity, check};

@@ -137,8 +137,13 @@ impl Client {
         until: Instant,
         unknown: &mut Option<String>,
     ) -> Result<ProposeResponse, ClientError> {
-        let room = tokio::time::timeout_at(until, self.inner.room.acquire()).await;
-        let _room = room.map_err(|_| self.late("too many commands are under way", unknown))?;
+        let _room = match self.inner.room.try_acquire() {
+            Ok(room) => Ok(room),
+            // Only who has to wait needs a timer.
+            Err(_) => tokio::time::timeout_at(until, self.inner.room.acquire())
+                .await
+                .map_err(|_| self.late("too many commands are under way", unknown))?,
+        };
         loop {
             let session = session();
             let repeatable = session.is_some();
@@ -170,10 +175,11 @@ impl Client {
     ) -> Result<Told, ClientError> {
         let leader = &self.inner.leader;
         let (candidate, pipe) = leader.pipe(until).await?;
-        if Instant::now() >= until {
+        let now = Instant::now();
+        if now >= until {
             return Err(leader.late());
         }
-        let patience = patience(until, session.is_some());
+        let patience = patience_at(now, until, session.is_some());
         let sent = pipe.send(ProposeItem {
             command: Some(command.clone()),
             session,
@@ -182,7 +188,8 @@ impl Client {
             forward: self.inner.forward,
             ..ProposeItem::default()
         });
-        Ok(match tokio::time::timeout(patience + GRACE, sent).await {
+        let end = now + patience + GRACE;
+        Ok(match tokio::time::timeout_at(end, sent).await {
             Ok(Fate::Told(outcome)) => self.told(*outcome, &candidate, until, unknown).await,
             Ok(Fate::NotSent(why)) => {
                 leader.lost(&candidate, &why).await;
@@ -302,7 +309,11 @@ pub(super) fn refused(status: &Status) -> Option<SessionRefused> {
 
 /// How long one try may take.
 pub(super) fn patience(until: Instant, repeatable: bool) -> Duration {
-    let left = until.saturating_duration_since(Instant::now());
+    patience_at(Instant::now(), until, repeatable)
+}
+
+fn patience_at(now: Instant, until: Instant, repeatable: bool) -> Duration {
+    let left = until.saturating_duration_since(now);
     match repeatable {
         true => left.min(TRY),
         false => left,

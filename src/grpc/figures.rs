@@ -71,6 +71,7 @@ const METHODS: [(&str, &[&str]); 5] = [
             "StreamSnapshot",
             "DeleteSnapshot",
             "UploadSnapshot",
+            "GetUpload",
             "RestoreSnapshot",
         ],
     ),

@@ -18,7 +18,8 @@ impl<S: StateMachine> RaftNode<S> {
     /// # Errors
     /// If that takes longer than `deadline`, or the node has stopped.
     pub async fn take_snapshot(&self, deadline: Duration) -> Result<LogId, WaitError> {
-        let wanted = self.applied_index();
+        // There is no snapshot of nothing: who has applied nothing yet takes one once it has.
+        let wanted = self.applied_index().max(1);
         let taken = async {
             loop {
                 let status = self.status();

@@ -197,10 +197,10 @@ pub struct SnapshotChunk {
     pub crc32: u32,
     #[prost(bool, tag = "5")]
     pub is_last: bool,
-    /// In the first chunk: bytes of the whole file.
+    /// In the first chunk that is sent: bytes of the whole file.
     #[prost(uint64, tag = "6")]
     pub total_size: u64,
-    /// In the first chunk: SHA-256 of the whole file.
+    /// In the first chunk that is sent: SHA-256 of the whole file.
     #[prost(bytes = "vec", tag = "7")]
     pub sha256: ::prost::alloc::vec::Vec<u8>,
 }
@@ -212,6 +212,50 @@ impl ::prost::Name for SnapshotChunk {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/conveyor.raft.v1.SnapshotChunk".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetUploadRequest {
+    #[prost(string, tag = "1")]
+    pub snapshot_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GetUploadRequest {
+    const NAME: &'static str = "GetUploadRequest";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetUploadRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetUploadRequest".into()
+    }
+}
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetUploadResponse {
+    /// Bytes of it that are kept: the offset to go on from. 0: nothing is, begin there.
+    #[prost(uint64, tag = "1")]
+    pub received: u64,
+    /// What was announced; 0 and empty if nothing is known. Go on only with the file that this is of.
+    #[prost(uint64, tag = "2")]
+    pub total_size: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    pub sha256: ::prost::alloc::vec::Vec<u8>,
+    /// It is being taken in, or checked, just now: ask again in a moment.
+    #[prost(bool, tag = "4")]
+    pub under_way: bool,
+    /// It came to its end, and this is the snapshot: its answer may have been lost.
+    #[prost(message, optional, tag = "5")]
+    pub finished: ::core::option::Option<SnapshotMetadata>,
+}
+impl ::prost::Name for GetUploadResponse {
+    const NAME: &'static str = "GetUploadResponse";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.GetUploadResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.GetUploadResponse".into()
     }
 }
 #[derive(serde::Serialize)]
@@ -472,6 +516,7 @@ pub mod backup_client {
                 .insert(GrpcMethod::new("conveyor.raft.v1.Backup", "StreamSnapshot"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Also what is kept of an upload.
         pub async fn delete_snapshot(
             &mut self,
             request: impl tonic::IntoRequest<super::DeleteSnapshotRequest>,
@@ -497,9 +542,11 @@ pub mod backup_client {
             self.inner.unary(req, path, codec).await
         }
         /// Brings a snapshot's file to this node. The first chunk has the id, total_size and sha256; chunks come
-        /// in order from offset 0 on, and the last one says so. A file that was compressed whole, by gzip or
-        /// zstd, is kept as it was before. The answer comes when the file is on disk and everything in it was
-        /// checked; whatever fails or breaks off before leaves nothing.
+        /// in order, and the last one says so. A file that was compressed whole, by gzip or zstd, is kept as it
+        /// was before. The answer comes when the file is on disk and everything in it was checked. What is
+        /// refused leaves nothing. If the stream breaks or ends before, what came is kept for a while, and whoever sends
+        /// the same file (total_size, sha256) under the same id again may go on: its first chunk has as offset
+        /// what GetUpload says. With any other offset but 0, or of another file, it is refused; 0 begins anew.
         pub async fn upload_snapshot(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::SnapshotChunk>,
@@ -523,6 +570,31 @@ pub mod backup_client {
             req.extensions_mut()
                 .insert(GrpcMethod::new("conveyor.raft.v1.Backup", "UploadSnapshot"));
             self.inner.client_streaming(req, path, codec).await
+        }
+        /// Where an upload that broke off can go on.
+        pub async fn get_upload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetUploadResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/conveyor.raft.v1.Backup/GetUpload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("conveyor.raft.v1.Backup", "GetUpload"));
+            self.inner.unary(req, path, codec).await
         }
         /// Checks a snapshot by restoring it into a state that nobody uses; or makes a node that waits with an
         /// empty directory the first member of a new cluster that begins with it.
@@ -601,6 +673,7 @@ pub mod backup_server {
             tonic::Response<Self::StreamSnapshotStream>,
             tonic::Status,
         >;
+        /// Also what is kept of an upload.
         async fn delete_snapshot(
             &self,
             request: tonic::Request<super::DeleteSnapshotRequest>,
@@ -609,14 +682,24 @@ pub mod backup_server {
             tonic::Status,
         >;
         /// Brings a snapshot's file to this node. The first chunk has the id, total_size and sha256; chunks come
-        /// in order from offset 0 on, and the last one says so. A file that was compressed whole, by gzip or
-        /// zstd, is kept as it was before. The answer comes when the file is on disk and everything in it was
-        /// checked; whatever fails or breaks off before leaves nothing.
+        /// in order, and the last one says so. A file that was compressed whole, by gzip or zstd, is kept as it
+        /// was before. The answer comes when the file is on disk and everything in it was checked. What is
+        /// refused leaves nothing. If the stream breaks or ends before, what came is kept for a while, and whoever sends
+        /// the same file (total_size, sha256) under the same id again may go on: its first chunk has as offset
+        /// what GetUpload says. With any other offset but 0, or of another file, it is refused; 0 begins anew.
         async fn upload_snapshot(
             &self,
             request: tonic::Request<tonic::Streaming<super::SnapshotChunk>>,
         ) -> std::result::Result<
             tonic::Response<super::SnapshotMetadata>,
+            tonic::Status,
+        >;
+        /// Where an upload that broke off can go on.
+        async fn get_upload(
+            &self,
+            request: tonic::Request<super::GetUploadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetUploadResponse>,
             tonic::Status,
         >;
         /// Checks a snapshot by restoring it into a state that nobody uses; or makes a node that waits with an
@@ -975,6 +1058,49 @@ pub mod backup_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/conveyor.raft.v1.Backup/GetUpload" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetUploadSvc<T: Backup>(pub Arc<T>);
+                    impl<T: Backup> tonic::server::UnaryService<super::GetUploadRequest>
+                    for GetUploadSvc<T> {
+                        type Response = super::GetUploadResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetUploadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Backup>::get_upload(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetUploadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -17,8 +17,27 @@ const LAST_SUCCESS: &str = "conveyor_raft_backup_last_success_timestamp_seconds"
 const FAILURES: &str = "conveyor_raft_backup_failures_total";
 
 impl BackupServiceImpl {
-    /// Makes backups for ever, if that is set.
+    /// What is to be done without being asked, for ever.
     pub(in crate::grpc) async fn run(self) {
+        tokio::join!(self.forget_uploads(), self.make_by_itself());
+    }
+
+    /// Uploads that broke off are kept no longer than is set.
+    async fn forget_uploads(&self) {
+        let look = self.store.limits().keep_uploads / 4;
+        loop {
+            tokio::time::sleep(look.clamp(REST, LOOK)).await;
+            let store = self.store.clone();
+            let _ = blocking(move || {
+                store.forget_old_uploads();
+                Ok(())
+            })
+            .await;
+        }
+    }
+
+    /// Makes backups, if that is set.
+    async fn make_by_itself(&self) {
         let Some(automatic) = self.automatic else {
             return;
         };

@@ -25,8 +25,9 @@ use crate::node::RaftNode;
 use crate::proto::backup_server::Backup;
 use crate::proto::{
     CreateSnapshotRequest, DamagedSnapshot, DeleteSnapshotRequest, DeleteSnapshotResponse,
-    GetStateMetadataRequest, ListSnapshotsRequest, ListSnapshotsResponse, RestoreSnapshotRequest,
-    RestoreSnapshotResponse, SnapshotChunk, SnapshotMetadata, StateMetadata, StreamSnapshotRequest,
+    GetStateMetadataRequest, GetUploadRequest, GetUploadResponse, ListSnapshotsRequest,
+    ListSnapshotsResponse, RestoreSnapshotRequest, RestoreSnapshotResponse, SnapshotChunk,
+    SnapshotMetadata, StateMetadata, StreamSnapshotRequest,
 };
 use crate::state_machine::{RouterState, RouterStateMachine, StateMachine};
 use crate::types::ReplicaId;
@@ -275,6 +276,24 @@ impl Backup for BackupServiceImpl {
         let _permit = permit(&self.jobs, "the number of backups at a time")?;
         let taken = self.take(request.into_inner(), &caller).await?;
         Ok(Response::new(metadata(taken)))
+    }
+
+    async fn get_upload(
+        &self,
+        request: Request<GetUploadRequest>,
+    ) -> Result<Response<GetUploadResponse>, Status> {
+        self.operator(&request)?;
+        let id = parse_id(&request.into_inner().snapshot_id)?;
+        let store = self.store.clone();
+        let known = blocking(move || Ok(store.upload(&id))).await?;
+        let known = known.map(|upload| GetUploadResponse {
+            received: upload.received,
+            total_size: upload.sum.len,
+            sha256: upload.sum.sha256.to_vec(),
+            under_way: upload.under_way,
+            finished: upload.finished.map(metadata),
+        });
+        Ok(Response::new(known.unwrap_or_default()))
     }
 
     async fn restore_snapshot(

@@ -38,6 +38,7 @@ pub(super) fn explain(error: &SnapshotError) -> Status {
         SnapshotError::TooLarge { .. } | SnapshotError::Full { .. } => {
             Status::resource_exhausted(text)
         }
+        SnapshotError::NotGoneOn { why, .. } => invalid("offset", why.as_str()),
         SnapshotError::Cancelled(_) => Status::cancelled(text),
         SnapshotError::Io { .. } => {
             // The client learns that it failed; paths and causes are for the log.

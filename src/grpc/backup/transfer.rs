@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use crate::backup::{Job, Listed, SnapshotId, SnapshotReader, Sum};
 use crate::proto::SnapshotChunk;
@@ -89,14 +89,15 @@ impl BackupServiceImpl {
             sha256,
         };
         tracing::info!(caller, snapshot = %id, size = expected.len, "audit: UploadSnapshot");
+        let from = first.offset;
         let (send, chunks) = mpsc::channel(AHEAD);
         let (store, job) = (self.store.clone(), self.job.another());
         let _waits = job.cancel_on_drop();
         let mut work = std::pin::pin!(blocking(move || {
-            let mut arriving = Arriving::new(&id, chunks);
+            let mut arriving = Arriving::new(&id, from, chunks);
             let taken = store.receive(
                 &id,
-                &mut arriving,
+                (from, &mut arriving),
                 expected,
                 &job,
                 RouterStateMachine::new(),
@@ -116,6 +117,8 @@ impl BackupServiceImpl {
                 if send.send(chunk).await.is_err() || last {
                     return Ok(());
                 }
+                // A stream that breaks looks like one that ends to tonic, or not, by how it breaks. Either
+                // ends the work without a word, and what came is kept.
                 match next(&mut stream).await? {
                     Some(more) => chunk = more,
                     None => return Err(invalid("chunk", "the stream ended before the last chunk")),
@@ -127,11 +130,12 @@ impl BackupServiceImpl {
             taken = &mut work => return taken?,
             forwarded = forward => forwarded.err(),
         };
-        // Who is told that it failed may try again at once: by then nothing of it is there.
-        let taken = work.await;
-        match broken {
-            Some(why) => Err(why),
-            None => taken?,
+        // Who is told that it failed may try again, or go on, at once: by then nobody works on it.
+        let taken = work.await?;
+        match (broken, taken) {
+            // Cut off for want of more: what ended the stream is the reason. Any other the work had before.
+            (Some(why), Err(cut)) if cut.code() == Code::Cancelled => Err(why),
+            (_, taken) => taken,
         }
     }
 }
@@ -157,11 +161,11 @@ struct Arriving {
 }
 
 impl Arriving {
-    fn new(id: &SnapshotId, chunks: mpsc::Receiver<SnapshotChunk>) -> Self {
+    fn new(id: &SnapshotId, at: u64, chunks: mpsc::Receiver<SnapshotChunk>) -> Self {
         Self {
             id: id.to_string(),
             chunks,
-            at: 0,
+            at,
             ended: false,
             data: Vec::new(),
             given: 0,

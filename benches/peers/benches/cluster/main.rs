@@ -1,12 +1,13 @@
 //! Whole clusters beside each other: conveyor-raft with everything real (mapped logs with sync,
-//! QUIC with mutual TLS), on the RAM file system and on the disk, and openraft in memory with a call
-//! in place of a network. The sides take turns in one run; ratios within each round are what counts.
+//! QUIC with mutual TLS), on the RAM file system and on the disk, and there once more with a state machine
+//! that only counts, and openraft in memory with a call in place of a network. The sides take turns in one run; ratios within each round are what counts.
 //! Writes `docs/benchmarks/cluster.md` and its plots, unless told to run once (`--test`).
 
 #[path = "../../../common/mod.rs"]
 mod common;
 
 mod closed;
+mod counting;
 mod openraft_cluster;
 mod openraft_store;
 mod plot;
@@ -21,6 +22,7 @@ use bytes::Bytes;
 use closed::{Came, Propose, run};
 use common::bed::{Bed, Load};
 use common::medium::{Medium, media};
+use counting::Counting;
 use openraft_cluster::OpenraftCluster;
 use table::Row;
 use tokio::runtime::{Builder, Runtime};
@@ -53,19 +55,21 @@ impl Propose for Openraft {
 /// One side; the first is what the others are measured against.
 enum Side {
     Ours(&'static str, Bed),
+    Counting(&'static str, Arc<Counting>),
     Openraft(&'static str, Arc<Openraft>),
 }
 
 impl Side {
     fn name(&self) -> &'static str {
         match self {
-            Self::Ours(name, _) | Self::Openraft(name, _) => name,
+            Self::Ours(name, _) | Self::Counting(name, _) | Self::Openraft(name, _) => name,
         }
     }
 
     async fn run(&self, clients: usize, span: Duration) -> Came {
         match self {
             Self::Ours(_, bed) => run(&bed.load, clients, span).await,
+            Self::Counting(_, cluster) => run(cluster, clients, span).await,
             Self::Openraft(_, cluster) => run(cluster, clients, span).await,
         }
     }
@@ -74,6 +78,10 @@ impl Side {
     async fn finish(self) {
         match self {
             Self::Ours(_, bed) => bed.finish().await,
+            Self::Counting(_, cluster) => {
+                let cluster = Arc::into_inner(cluster).expect("every task has ended");
+                cluster.finish().await;
+            }
             Self::Openraft(_, cluster) => {
                 let cluster = Arc::into_inner(cluster).expect("every task has ended");
                 let answered = cluster.answered.into_inner();
@@ -98,6 +106,10 @@ async fn sides(servers: &Runtime, [ram, disk]: &[Medium; 2], clients: usize) -> 
             Bed::start(ram, 3, clients).await,
         ),
         Side::Ours("conveyor-raft, disk", Bed::start(disk, 3, clients).await),
+        Side::Counting(
+            "conveyor-raft, RAM file system, counting",
+            Arc::new(Counting::start(ram).await),
+        ),
         openraft(servers, "openraft, in memory, 128 B", 128).await,
         openraft(servers, "openraft, in memory, empty", 0).await,
     ]

@@ -91,7 +91,8 @@ pub(crate) fn page(rows: &[Row], media: &[Medium; 2]) -> String {
          commands conveyor-raft on the RAM file system committed in the same round (median, quartiles).\n\n\
          * conveyor-raft: mapped logs with sync on, QUIC with mutual TLS 1.3 at the loopback's MTU, the\n  \
          router's state machine. On the RAM file system sync calls are issued and the medium keeps nothing; only\n  \
-         the disk's rows are durable.\n\
+         the disk's rows are durable. `counting`: the same with a state machine that only counts, as openraft's\n  \
+         does here.\n\
          * openraft 0.10.0-alpha.37, as in its own minimal benchmark: a map in memory for a log, a call for a\n  \
          network, nothing encrypted, nothing encoded, a state machine that counts. `empty`: commands without bytes.\n\n",
     );

@@ -1,26 +1,24 @@
 //! Backups between a node and a file.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Read, Seek, SeekFrom, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use conveyor_raft::client::{ClientError, UploadOptions, upload_backup};
+use conveyor_raft::proto::StreamSnapshotRequest;
 use conveyor_raft::proto::backup_client::BackupClient;
-use conveyor_raft::proto::{SnapshotChunk, StreamSnapshotRequest};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use ring::digest::{Context as Hash, SHA256};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::{answer, open, show};
 use crate::cli::{BackupFetchArgs, BackupUploadArgs};
-use crate::client::failure_of;
+use crate::client::{Client, failure_of};
 use crate::failure::{Context, Failure};
 use crate::output::{count, say};
 
 const CHUNK: usize = 256 << 10;
-/// Chunks read ahead of the network.
-const AHEAD: usize = 4;
 
 // ---- from a node ----
 
@@ -129,68 +127,28 @@ async fn copy<W: Write>(
 // ---- to a node ----
 
 pub(super) async fn upload(args: BackupUploadArgs) -> Result<(), Failure> {
-    let (client, mut backup) = open(args.client).await?;
-    let mut file = File::open(&args.file).context(args.file.display())?;
-    let (mut hash, mut size) = (Hash::new(&SHA256), 0);
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let got = file.read(&mut buffer).context(args.file.display())?;
-        if got == 0 {
-            break;
-        }
-        hash.update(buffer.get(..got).unwrap_or_default());
-        size += got as u64;
-    }
-    let sha256 = hash.finish().as_ref().to_vec();
-    file.seek(SeekFrom::Start(0)).context(args.file.display())?;
-    let (send, chunks) = mpsc::channel(AHEAD);
-    let (id, path) = (args.id.clone(), args.file.clone());
-    let reading = tokio::task::spawn_blocking(move || {
-        let read = chunks_of(file, &id, size, sha256, &send);
-        read.context(path.display())
-    });
-    let taken = backup.upload_snapshot(ReceiverStream::new(chunks)).await;
-    // If the file could not be read the node was told too little, and that is not the reason.
-    let read = reading.await;
-    let taken = answer(taken);
-    read.map_err(Failure::from)??;
-    show(&client, &taken?)
-}
-
-fn chunks_of(
-    mut file: File,
-    id: &str,
-    size: u64,
-    sha256: Vec<u8>,
-    send: &mpsc::Sender<SnapshotChunk>,
-) -> io::Result<()> {
-    let bar = progress_bar(size);
-    let mut at = 0;
-    loop {
-        let mut data = Vec::with_capacity(CHUNK);
-        (&mut file).take(CHUNK as u64).read_to_end(&mut data)?;
-        let next = at + data.len() as u64;
-        if data.is_empty() && next < size {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let chunk = SnapshotChunk {
-            snapshot_id: id.to_owned(),
-            offset: at,
-            crc32: crc32fast::hash(&data),
-            is_last: next >= size,
-            total_size: if at == 0 { size } else { 0 },
-            sha256: if at == 0 { sha256.clone() } else { Vec::new() },
-            data,
-        };
-        let last = chunk.is_last;
-        // An error means that the call has ended, and says why itself.
-        if send.blocking_send(chunk).is_err() || last {
-            bar.finish_and_clear();
-            return Ok(());
-        }
-        at = next;
-        bar.set_position(at);
-    }
+    let client = Client::new(args.client)?;
+    let node = client.any().await?;
+    let bar = progress_bar(0);
+    let shown = bar.clone();
+    let options = UploadOptions {
+        progress: Some(Arc::new(move |at, size| {
+            shown.set_length(size);
+            shown.set_position(at);
+        })),
+        ..UploadOptions::default()
+    };
+    let taken = upload_backup(node, args.file, &args.id, options).await;
+    bar.finish_and_clear();
+    let taken = taken.map_err(|error| match error {
+        ClientError::Refused(status) => failure_of(&status),
+        ClientError::Invalid { why, .. } => Failure::new(why),
+        error => Failure::new(format!(
+            "{}: {error}; the same command goes on from what the node has",
+            args.id
+        )),
+    })?;
+    show(&client, &taken)
 }
 
 fn progress_bar(size: u64) -> ProgressBar {

@@ -103,6 +103,9 @@ pub(crate) struct BackupFetchArgs {
 ///
 /// The node checks everything before it keeps it. A file that was compressed whole, by gzip or zstd, is
 /// taken too, and kept as it was before.
+///
+/// Where the connection breaks it goes on from what the node has, for as long as it gets further within two
+/// minutes; the same command, run again within an hour, goes on too.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,

@@ -74,6 +74,8 @@ pub(crate) struct Peers {
     #[serde(default = "default_peer_listen")]
     pub(crate) listen: String,
     pub(crate) advertise: Option<String>,
+    /// Where the rest comes from that nobody sets.
+    pub(crate) from: Option<From>,
     #[serde(default)]
     pub(crate) list: Vec<PeerEntry>,
     /// The explicit word that a cluster of one needs.
@@ -89,6 +91,13 @@ pub(crate) struct Peers {
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) crl: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum From {
+    /// From what a stateful set tells its pods.
+    Kubernetes,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -205,6 +214,8 @@ pub(crate) struct Backup {
     pub(crate) max_bytes: u64,
     pub(crate) max_ratio: u64,
     pub(crate) bytes_per_second: u64,
+    /// What came of an upload that broke off is kept for so long.
+    pub(crate) keep_uploads_s: u64,
 }
 
 impl Default for Backup {
@@ -217,6 +228,7 @@ impl Default for Backup {
             max_bytes: limits.max_bytes,
             max_ratio: limits.max_ratio,
             bytes_per_second: limits.bytes_per_second,
+            keep_uploads_s: limits.keep_uploads.as_secs(),
         }
     }
 }
@@ -237,6 +249,7 @@ impl Backup {
                     max_bytes: self.max_bytes,
                     max_ratio: self.max_ratio,
                     bytes_per_second: self.bytes_per_second,
+                    keep_uploads: Duration::from_secs(self.keep_uploads_s),
                 },
                 automatic: every.map(|every| Automatic {
                     every,

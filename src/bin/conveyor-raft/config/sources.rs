@@ -10,6 +10,9 @@ use crate::failure::{Context, Failure};
 
 use super::file::Config;
 
+#[path = "kubernetes.rs"]
+mod kubernetes;
+
 const PREFIX: &str = "CONVEYOR_RAFT__";
 
 /// Settings by flag: section, key, value.
@@ -44,7 +47,11 @@ pub(crate) fn load_with_origins(
         }
     }
     // The file alone first: its own mistakes are then named with their line.
+    let mut pod = BTreeMap::new();
     for (name, value) in env {
+        if let Some(known) = name.to_str().filter(|name| kubernetes::of_interest(name)) {
+            pod.insert(known.to_owned(), value.to_string_lossy().into_owned());
+        }
         if let Some(at) = override_by_env(&mut table, &name, value)? {
             origins.insert(at, name.to_string_lossy().into_owned());
         }
@@ -53,6 +60,7 @@ pub(crate) fn load_with_origins(
         set(&mut table, section, key, value).map_err(Failure::new)?;
         origins.insert((section.to_owned(), key.to_owned()), "a flag".to_owned());
     }
+    kubernetes::fill(&mut table, &mut origins, &pod).map_err(Failure::new)?;
     let mut config: Config = Value::Table(table).try_into().context(&source)?;
     if let Some(base) = file.and_then(Path::parent) {
         config.rebase(base);
