@@ -222,7 +222,13 @@ impl<R> Pipelined<R> {
             at.break_off();
         }
         if let Some(outcomes) = self.outcomes.take() {
-            if let Some(at) = &self.in_order {
+            // Only what was appended counts: it was handled in its turn, and a refusal need not be.
+            if let Some(at) = &self.in_order
+                && outcome
+                    .as_ref()
+                    .err()
+                    .is_none_or(ProposeError::was_appended)
+            {
                 at.answered();
             }
             self.room = None;

@@ -373,3 +373,17 @@ fn f3_nothing_is_appended_behind_what_nobody_knows_of() {
     assert_eq!(lined.outcomes.get(&0), Some(&Err(unknown)));
     assert_eq!(lined.outcomes[&1], Err(ProposeError::Overtaking));
 }
+
+#[test]
+fn f3_what_is_refused_at_once_refuses_nothing_before_it() {
+    let (mut bed, _, follower) = started();
+    let mut lined = Lined::new();
+    lined.command(&bed, follower, 0);
+    lined.command(&bed, follower, 1);
+    // Refused before the driver has seen those two, as a command that cannot be encoded is.
+    let mut refused = Pipelined::<usize>::new(2, lined.sender.clone(), Some(&lined.line));
+    refused.send(Err(ProposeError::Deadline));
+    bed.run(SECOND, |_| false);
+    lined.known();
+    assert_eq!(lined.appended(), [0, 1], "{:?}", lined.outcomes);
+}
