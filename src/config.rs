@@ -193,6 +193,11 @@ impl Cluster {
 
 /// Sizes that form one chain: command < entry < frame body < in flight. See `docs/limits.md`.
 pub mod limits {
+    /// Proposals under way to a leader that are passed on to it by one node, and that a leader takes from
+    /// one node.
+    pub const MAX_FORWARDS: usize = 256;
+    /// Bytes of their payloads; an only one may be larger.
+    pub const MAX_FORWARD_BYTES: usize = 4 << 20;
     /// Largest encoded command, bytes.
     pub const MAX_COMMAND: usize = 2 << 20;
     /// Largest entry payload, bytes: a command and its envelope.

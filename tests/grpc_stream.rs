@@ -362,6 +362,7 @@ async fn f4_what_is_sent_again_in_a_session_is_applied_once() {
     let request = ProposeBatchRequest {
         commands: [pipeline(8), pipeline(9)].map(Into::into).into(),
         session: at(session, 2, 2),
+        ..ProposeBatchRequest::default()
     };
     let batch = router.propose_batch(request).await.expect("batch");
     let duplicates: Vec<_> = batch.into_inner().outcomes;

@@ -9,9 +9,12 @@ mod three;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use conveyor_raft::client::{Client, ClientOptions};
+use conveyor_raft::grpc::{EdgeOptions, EdgeSecurity, Role, serve};
 use conveyor_raft::proto::router_client::RouterClient;
 use conveyor_raft::proto::{
-    CloseSessionRequest, InSession as InSessionMessage, OpenSessionRequest, ProposeRequest,
+    CloseSessionRequest, InSession as InSessionMessage, OpenSessionRequest, ProposeBatchRequest,
+    ProposeItem, ProposeRequest, ProposeStreamRequest, propose_outcome::Outcome as Item,
 };
 use conveyor_raft::quic::ClientRole;
 use conveyor_raft::state_machine::Outcome;
@@ -19,6 +22,7 @@ use conveyor_raft::{
     Certainty, InSession, ProposeError, ProposeOptions, RouterCommand, SessionRefusal,
 };
 use three::Three;
+use tokio::net::TcpListener;
 use tonic::Code;
 
 const PASS_ON: ProposeOptions = ProposeOptions {
@@ -251,6 +255,156 @@ async fn a_call_of_a_follower_with_forward_is_answered_by_the_leader() {
         forward: true,
     };
     router.close_session(close).await.expect("closed");
+    edge.shutdown().await;
+    three.stop().await;
+}
+
+fn item(id: u64, command: RouterCommand) -> ProposeItem {
+    ProposeItem {
+        id,
+        command: Some(command.into()),
+        forward: true,
+        timeout_ms: 30_000,
+        ..ProposeItem::default()
+    }
+}
+
+#[tokio::test]
+async fn f3_a_stream_to_a_follower_goes_on_in_order_each_item_once() {
+    const ITEMS: u64 = 3000;
+    let _turn = common::real_time_turn();
+    let three = Three::start().await;
+    let follower = three.followers().await[0];
+    let (edge, channel) = three.edge_of(follower, ClientRole::Writer).await;
+    let mut router = RouterClient::new(channel);
+    let (send, items) = tokio::sync::mpsc::channel(4);
+    let answers = router.propose_stream(tokio_stream::wrappers::ReceiverStream::new(items));
+    let mut answers = answers.await.expect("stream").into_inner();
+    // Many more than may be on their way, in few messages; all of one line.
+    let sender = tokio::spawn(async move {
+        let all: Vec<_> = (0..ITEMS)
+            .map(|id| item(id, pipeline(&format!("p-{id}"))))
+            .collect();
+        for items in all.chunks(1000) {
+            let items = items.to_vec();
+            send.send(ProposeStreamRequest { items })
+                .await
+                .expect("open");
+        }
+        // One that is refused, one behind it, and one that does not mind.
+        let apart = ProposeItem {
+            unordered: true,
+            ..item(ITEMS + 2, pipeline("apart"))
+        };
+        let items = vec![
+            item(ITEMS, pipeline("")),
+            item(ITEMS + 1, pipeline("behind")),
+            apart,
+        ];
+        send.send(ProposeStreamRequest { items })
+            .await
+            .expect("open");
+    });
+    let mut places = std::collections::BTreeMap::new();
+    let mut others = std::collections::BTreeMap::new();
+    while let Some(message) = answers.message().await.expect("it ends well") {
+        for told in message.outcomes {
+            let outcome = told.outcome.and_then(|it| it.outcome).expect("an outcome");
+            let before = match outcome {
+                Item::Response(response) => places.insert(told.id, response.index),
+                other => others.insert(told.id, other).map(|_| 0),
+            };
+            assert!(before.is_none(), "number {} is told twice", told.id);
+        }
+    }
+    sender.await.expect("sent");
+    assert!(matches!(others.get(&ITEMS), Some(Item::Invalid(_))));
+    assert!(matches!(
+        others.get(&(ITEMS + 1)),
+        Some(Item::NotAppended(_))
+    ));
+    assert_eq!(others.len(), 2, "{others:?}");
+    assert!(places.remove(&(ITEMS + 2)).is_some(), "it does not mind");
+    assert_eq!(places.len() as u64, ITEMS);
+    assert!(
+        places.values().is_sorted_by(|one, next| one < next),
+        "in order"
+    );
+    let state = three.settle().await.state().await;
+    assert_eq!(state.pipelines.len() as u64, ITEMS + 1, "each once");
+    edge.shutdown().await;
+    three.stop().await;
+}
+
+#[tokio::test]
+async fn f3_a_batch_and_a_client_that_reach_only_a_follower() {
+    let _turn = common::real_time_turn();
+    let three = Three::start().await;
+    let follower = three.followers().await[0];
+    let (edge, channel) = three.edge_of(follower, ClientRole::Writer).await;
+    let mut router = RouterClient::new(channel);
+    let batch = |forward| ProposeBatchRequest {
+        commands: ["a", "b", "", "d"].map(|id| pipeline(id).into()).into(),
+        session: None,
+        forward,
+    };
+    let refused = router.propose_batch(batch(false)).await.expect("told");
+    for told in refused.into_inner().outcomes.into_iter().take(2) {
+        let not_here = told.outcome.expect("an outcome");
+        assert!(
+            matches!(not_here, Item::NotLeader(_) | Item::NotAppended(_)),
+            "{not_here:?}"
+        );
+    }
+    let told = router.propose_batch(batch(true)).await.expect("told");
+    let told = told.into_inner().outcomes.into_iter();
+    let told: Vec<_> = told.filter_map(|it| it.outcome).collect();
+    match told.as_slice() {
+        [
+            Item::Response(a),
+            Item::Response(b),
+            Item::Invalid(_),
+            Item::NotAppended(_),
+        ] => {
+            assert!(a.index < b.index);
+        }
+        other => panic!("{other:?}"),
+    }
+    edge.shutdown().await;
+    let plain = EdgeSecurity::PlainLoopback { role: Role::Writer };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
+    let edge = serve(follower.clone(), EdgeOptions::new(plain), listener);
+    let edge = edge.await.expect("edge");
+    let endpoint = format!("http://{}", edge.local_addr());
+    let mut options = ClientOptions::new([&endpoint], None);
+    options.forward = true;
+    let client = Client::new(options).expect("client");
+    client.propose(pipeline("e")).await.expect("passed on");
+    let session = client.open_session().await.expect("opened");
+    let commands: Vec<_> = (0..100).map(|nth| pipeline(&format!("s-{nth}"))).collect();
+    let results = session.propose_batch(commands).await.expect("tried");
+    let places = results.into_iter().map(|it| it.expect("applied").index);
+    assert!(places.is_sorted_by(|one, next| one < next));
+    session.close().await.expect("closed");
+    // The same by the command; without the option nobody in reach leads.
+    let command = r#"{"CreatePipeline":{"pipeline_id":"cli","name":"","config":""}}"#;
+    let run = |more: &'static [&'static str]| {
+        let mut run = tokio::process::Command::new(env!("CARGO_BIN_EXE_conveyor-raft"));
+        run.args(["propose", "--timeout", "5", "--endpoint", &endpoint]);
+        run.args(more).arg(command).kill_on_drop(true);
+        run.output()
+    };
+    let passed = run(&["--forward"]).await.expect("runs");
+    assert!(passed.status.success(), "{passed:?}");
+    let refused = run(&[]).await.expect("runs");
+    assert!(!refused.status.success(), "{refused:?}");
+    let state = three.settle().await.state().await;
+    assert!(
+        ["a", "b", "e", "s-99", "cli"]
+            .iter()
+            .all(|id| state.pipelines.contains_key(*id))
+    );
+    assert_eq!(state.pipelines.len(), 104);
     edge.shutdown().await;
     three.stop().await;
 }

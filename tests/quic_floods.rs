@@ -24,6 +24,7 @@ use quic_common::{Node, WAIT, certs};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 const MIB: usize = 1 << 20;
@@ -87,6 +88,41 @@ impl Bed {
         })
     }
 
+    /// Dialers that begin one handshake after the other at node 1 and keep what they get so long; and how
+    /// many were begun.
+    fn flood_of_handshakes(&self, keep: Duration) -> (Vec<JoinHandle<()>>, Arc<AtomicU64>) {
+        let (begun, to) = (Arc::new(AtomicU64::new(0)), self.one.address);
+        let name = peer_name(self.certs.ca.cluster(), 1);
+        let good = &self.certs.nodes[1].peer;
+        // One for all: each has receive buffers of megabytes.
+        let endpoint = self.runtime.block_on(async { client_endpoint() });
+        let floods = (0..96)
+            .map(|nth| {
+                let pair = Some(good).filter(|_| nth % 3 > 0);
+                let tls = client_tls(&self.certs.ca.peer_ca().cert, pair);
+                let crypto = QuicClientConfig::try_from(tls).expect("suite");
+                let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+                // A dialer that was refused remembers for three of its time-outs, so that is to be short.
+                let mut transport = quinn::TransportConfig::default();
+                transport.initial_rtt(Duration::from_millis(5));
+                config.transport_config(Arc::new(transport));
+                let (begun, name, endpoint) = (Arc::clone(&begun), name.clone(), endpoint.clone());
+                self.runtime.spawn(async move {
+                    loop {
+                        begun.fetch_add(1, Ordering::Relaxed);
+                        let connecting = endpoint.connect_with(config.clone(), to, &name);
+                        let connecting = timeout(WAIT, connecting.expect("dialled"));
+                        // Kept for a while, so that many are there at once.
+                        if let Ok(Ok(connection)) = connecting.await {
+                            let _ = timeout(keep, connection.closed()).await;
+                        }
+                    }
+                })
+            })
+            .collect();
+        (floods, begun)
+    }
+
     /// Answers proposals at node 1 with `len` bytes, and has node 3 ask it again and again, until `end`
     /// says so. The most memory above that at the beginning, and how long the longest answer took.
     fn meanwhile(&mut self, len: usize, mut end: impl FnMut() -> bool) -> (usize, Duration) {
@@ -104,6 +140,8 @@ impl Bed {
                     kind: EntryKind::Command,
                     payload: Bytes::from_static(b"well"),
                     patience: WAIT,
+                    line: None,
+                    waits: false,
                     reply: ForwardReply::new(move |answer| drop(told.send(answer))),
                 };
                 self.three.transport.forward(1, forward);
@@ -137,10 +175,12 @@ impl Bed {
 }
 
 fn request(id: u64, payload: &[u8], body_len: u32) -> Vec<u8> {
-    let mut out = vec![0x3c, 0, 16, 0];
+    let mut out = vec![0x3c, 0, 32, 0];
     out.extend(body_len.to_le_bytes());
     out.extend(1u64.to_le_bytes());
     out.extend(id.to_le_bytes());
+    // In no line.
+    out.extend([0; 16]);
     out.extend(60_000u32.to_le_bytes());
     out.extend([1, 0, 0, 0]);
     out.extend(payload);
@@ -256,35 +296,7 @@ fn i6_flood_handshakes() {
     let mut bed = Bed::new();
     // The healthy link is there before.
     bed.meanwhile(0, || true);
-    let (begun, to) = (Arc::new(AtomicU64::new(0)), bed.one.address);
-    let name = peer_name(bed.certs.ca.cluster(), 1);
-    let good = &bed.certs.nodes[1].peer;
-    // One for all: each has receive buffers of megabytes.
-    let endpoint = bed.runtime.block_on(async { client_endpoint() });
-    let floods: Vec<_> = (0..96)
-        .map(|nth| {
-            let pair = Some(good).filter(|_| nth % 3 > 0);
-            let tls = client_tls(&bed.certs.ca.peer_ca().cert, pair);
-            let crypto = QuicClientConfig::try_from(tls).expect("suite");
-            let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-            // A dialer that was refused remembers for three of its time-outs, so that is to be short.
-            let mut transport = quinn::TransportConfig::default();
-            transport.initial_rtt(Duration::from_millis(5));
-            config.transport_config(Arc::new(transport));
-            let (begun, name, endpoint) = (Arc::clone(&begun), name.clone(), endpoint.clone());
-            bed.runtime.spawn(async move {
-                loop {
-                    begun.fetch_add(1, Ordering::Relaxed);
-                    let connecting = endpoint.connect_with(config.clone(), to, &name);
-                    let connecting = timeout(WAIT, connecting.expect("dialled"));
-                    // Kept for a while, so that many are there at once.
-                    if let Ok(Ok(connection)) = connecting.await {
-                        let _ = timeout(Duration::from_millis(200), connection.closed()).await;
-                    }
-                }
-            })
-        })
-        .collect();
+    let (floods, begun) = bed.flood_of_handshakes(Duration::from_millis(200));
     let end = Instant::now() + Duration::from_secs(3);
     let (most, longest) = bed.meanwhile(0, || Instant::now() > end);
     floods.iter().for_each(tokio::task::JoinHandle::abort);
@@ -299,6 +311,45 @@ fn i6_flood_handshakes() {
     assert!(full, "more than may be under way: {refusals:?}");
     assert!(most < 48 * MIB, "{most}");
     assert!(longest < Duration::from_secs(1), "{longest:?}");
+}
+
+/// There is room for members: one that was restarted at its address is let in while the flood goes on.
+#[test]
+fn i6_a_member_that_was_restarted_gets_in_during_a_flood_of_handshakes() {
+    let _alone = ALONE.lock();
+    let mut bed = Bed::new();
+    bed.meanwhile(0, || true);
+    // Each place is taken until the node gives up on it, and then by the next of many.
+    let (floods, _) = bed.flood_of_handshakes(WAIT);
+    let refused = |bed: &Bed| {
+        let refusals = bed.one.transport.refusals();
+        let full = refusals.iter().find(|(why, _)| *why == "overloaded");
+        full.map_or(0, |(_, count)| *count)
+    };
+    let begun = Instant::now();
+    while refused(&bed) < 100 {
+        assert!(begun.elapsed() < 3 * WAIT, "there is room for all of them");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (one, address) = (bed.one.peer(), bed.three.address);
+    let mut options = quic_common::options(&bed.certs, 3);
+    options.listen = address;
+    let certs = quic_common::options(&bed.certs, 2);
+    drop(std::mem::replace(&mut bed.three, Node::with(certs)));
+    let begun = Instant::now();
+    let mut again = Node::with(options);
+    again.transport.set_peers(&[one]);
+    again.up(1, Class::Control);
+    let took = begun.elapsed();
+    let before = refused(&bed);
+    let end = Instant::now() + WAIT;
+    while refused(&bed) == before {
+        assert!(Instant::now() < end, "the flood is over");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    floods.iter().for_each(JoinHandle::abort);
+    println!("let in after {took:?}, {before} refused");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }
 
 #[test]

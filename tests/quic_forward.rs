@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use conveyor_raft::core::Class;
 use conveyor_raft::network::{
-    Forward, ForwardOutcome, ForwardReply, Forwarded, LinkClass, NetworkEvent, RaftNetwork, Unsent,
+    Forward, ForwardOutcome, ForwardReply, Forwarded, InLine, LinkClass, NetworkEvent, RaftNetwork,
+    Unsent,
 };
 use conveyor_raft::types::EntryKind;
 use quic_common::{Node, WAIT, certs, mesh};
@@ -27,6 +28,8 @@ fn pass_on(from: &mut Node, to: u64, payload: impl Into<Bytes>, patience: Durati
         kind: EntryKind::Command,
         payload: payload.into(),
         patience,
+        line: None,
+        waits: false,
         reply: ForwardReply::new(move |answer| drop(told.send(answer))),
     };
     from.transport.forward(to, forward);
@@ -227,4 +230,46 @@ fn an_idle_connection_is_closed_and_dialled_again() {
     }
     let stats = one.transport.stats();
     assert_eq!(stats.len(), 4, "the other connections stay: {stats:?}");
+}
+
+#[test]
+fn h2_what_waits_for_room_leaves_when_there_is_some_in_order_and_once() {
+    let (mut one, two) = pair();
+    let answers: Vec<_> = (0..600_u32)
+        .map(|nth| {
+            let (told, answer) = channel();
+            let forward = Forward {
+                term: 3,
+                kind: EntryKind::Command,
+                payload: nth.to_le_bytes().to_vec().into(),
+                patience: 20 * SECOND,
+                line: Some(InLine {
+                    number: 7,
+                    place: nth.into(),
+                }),
+                waits: true,
+                reply: ForwardReply::new(move |answer| drop(told.send(answer))),
+            };
+            one.transport.forward(2, forward);
+            answer
+        })
+        .collect();
+    let mut held = std::collections::VecDeque::new();
+    for nth in 0..600_u32 {
+        if nth >= 256 {
+            // As many as may be are there, so another comes only after an answer.
+            let oldest: Forward = held.pop_front().expect("held");
+            oldest.reply.answer(Ok(applied(1, b"")));
+        }
+        let (_, forward) = asked(&two);
+        assert_eq!(forward.payload, &nth.to_le_bytes()[..]);
+        let line = forward.line.expect("in a line");
+        assert_eq!((line.number, line.place), (7, nth.into()));
+        held.push_back(forward);
+    }
+    held.into_iter()
+        .for_each(|it| it.reply.answer(Ok(applied(1, b""))));
+    for answer in &answers {
+        assert_eq!(told(answer), Ok(applied(1, b"")));
+    }
 }

@@ -171,13 +171,20 @@ const KINDS: &[Kind] = &[
         0x3c,
         3,
         false,
-        &[(8, Free), (4, Free), (1, Proposed), (3, Zero)],
+        &[
+            (8, Free),
+            (8, Free),
+            (8, Only0),
+            (4, Free),
+            (1, Proposed),
+            (3, Zero),
+        ],
     ),
     kind(
         0x3d,
         3,
         true,
-        &[(8, Asked), (8, Only0), (1, UpTo(11)), (1, Only0), (6, Zero)],
+        &[(8, Asked), (8, Only0), (1, UpTo(12)), (1, Only0), (6, Zero)],
     ),
     kind(
         0x40,
@@ -264,7 +271,7 @@ impl Kind {
                 (Epoch, ..) => EPOCH,
                 (Chunk | Proposed, ..) => 1,
                 // A reply that says no more: the deadline passed.
-                (UpTo(11), ..) => 5,
+                (UpTo(12), ..) => 5,
                 _ => 0,
             };
             let mut bytes = [0; 16];
@@ -487,6 +494,8 @@ fn asks(certs: &GeneratedCerts, peer: &PeerAddress) -> Node {
         kind: EntryKind::Command,
         payload: b"x".to_vec().into(),
         patience: Duration::from_secs(20),
+        line: None,
+        waits: false,
         reply: ForwardReply::new(drop),
     };
     node.transport.forward(2, forward);

@@ -134,6 +134,7 @@ async fn a_process_tells_its_figures_and_documents_and_examples_know_them_all() 
             RouterCommand::Noop.into(),
         ],
         session: None,
+        forward: false,
     };
     router.propose_batch(batch).await.expect("a batch");
     assert_proposals_are_counted(port);

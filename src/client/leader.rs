@@ -39,6 +39,8 @@ impl Candidate {
 #[derive(Debug)]
 pub(super) struct Leader {
     nodes: Arc<Nodes>,
+    /// Not where nodes pass commands on: the leader may not be in reach.
+    follow_hints: bool,
     state: Mutex<State>,
     /// Failures in a row.
     failures: AtomicU32,
@@ -54,9 +56,10 @@ struct State {
 }
 
 impl Leader {
-    pub(super) fn new(nodes: Arc<Nodes>) -> Self {
+    pub(super) fn new(nodes: Arc<Nodes>, follow_hints: bool) -> Self {
         Self {
             nodes,
+            follow_hints,
             state: Mutex::default(),
             failures: AtomicU32::new(0),
             why: StdMutex::new("no node was asked".to_owned()),
@@ -141,7 +144,8 @@ impl Leader {
             return;
         }
         state.current = None;
-        state.hint = Some(hint.to_owned()).filter(|hint| self.nodes.may_follow(hint));
+        state.hint =
+            Some(hint.to_owned()).filter(|hint| self.follow_hints && self.nodes.may_follow(hint));
         self.note(why);
     }
 

@@ -88,6 +88,9 @@ pub struct ClientOptions {
     /// A [`Session`] without commands says so often that it is still wanted. Default 3 min, of the ten
     /// after which a quiet one expires; `None`: never.
     pub keep_sessions: Option<Duration>,
+    /// Whether a node that is asked and does not lead passes commands on, instead of saying who leads:
+    /// for clients that do not reach every node. Default no.
+    pub forward: bool,
 }
 
 impl ClientOptions {
@@ -102,6 +105,7 @@ impl ClientOptions {
             deadline: Duration::from_secs(5),
             under_way: 4096,
             keep_sessions: Some(Duration::from_secs(180)),
+            forward: false,
         }
     }
 }
@@ -116,6 +120,7 @@ pub struct Client {
 struct Inner {
     deadline: Duration,
     keep_sessions: Option<Duration>,
+    forward: bool,
     nodes: Arc<Nodes>,
     /// Connections of their own for watchers: one that does not read holds up no command.
     watched: Nodes,
@@ -142,7 +147,8 @@ impl Client {
             inner: Arc::new(Inner {
                 deadline: options.deadline,
                 keep_sessions: options.keep_sessions,
-                leader: Leader::new(Arc::clone(&nodes)),
+                forward: options.forward,
+                leader: Leader::new(Arc::clone(&nodes), !options.forward),
                 nodes,
                 watched,
                 room: Semaphore::new(options.under_way.clamp(1, Semaphore::MAX_PERMITS)),

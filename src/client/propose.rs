@@ -185,6 +185,7 @@ impl Client {
             session,
             timeout_ms: patience.as_millis().try_into().unwrap_or(u32::MAX).max(1),
             unordered: true,
+            forward: self.inner.forward,
             ..ProposeItem::default()
         });
         let end = now + patience + GRACE;

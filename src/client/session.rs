@@ -54,9 +54,10 @@ impl Client {
     /// # Errors
     /// As [`propose`](Self::propose). There may be a session then that nobody uses; it ends by itself.
     pub async fn open_session(&self) -> Result<Session, ClientError> {
+        let forward = self.inner.forward;
         let open = |channel, patience| async move {
             let mut router = RouterClient::new(channel);
-            let opened = router.open_session(request(OpenSessionRequest::default(), patience));
+            let opened = router.open_session(request(OpenSessionRequest { forward }, patience));
             Ok(opened.await?.into_inner().session)
         };
         let id = self.repeat_at_leader(self.until(), open).await?;
@@ -82,8 +83,8 @@ impl Client {
             if next != before {
                 continue;
             }
+            let forward = self.inner.forward;
             let keep = |channel, patience| async move {
-                let forward = false;
                 let message = request(KeepAliveRequest { session, forward }, patience);
                 RouterClient::new(channel).keep_alive(message).await
             };
@@ -176,6 +177,7 @@ impl Session {
         let message = ProposeBatchRequest {
             commands: batch.commands[open..].to_vec(),
             session: Some(self.at(held.first + open as u64)),
+            forward: self.client.inner.forward,
         };
         let mut router = RouterClient::new(candidate.channel());
         let call = router.propose_batch(request(message, patience));
@@ -224,16 +226,10 @@ impl Session {
     /// # Errors
     /// As [`Client::open_session`]; it then ends by itself.
     pub async fn close(self) -> Result<(), ClientError> {
-        let session = self.id;
+        let (session, forward) = (self.id, self.client.inner.forward);
         let close = |channel, patience| async move {
             let mut router = RouterClient::new(channel);
-            let message = request(
-                CloseSessionRequest {
-                    session,
-                    forward: false,
-                },
-                patience,
-            );
+            let message = request(CloseSessionRequest { session, forward }, patience);
             match router.close_session(message).await {
                 // By an earlier try, or by itself.
                 Err(status) if refused(&status).is_some() => Ok(()),

@@ -123,7 +123,8 @@ impl RouterService {
                         session: first.map(|first| first.after(item.into())),
                         unordered: false,
                     };
-                    pipeline.submit(place, &command, options(deadline, false));
+                    let options = options(deadline, request.forward);
+                    pipeline.submit_when_room(place, &command, options).await;
                 }
                 Err(error) => {
                     pipeline.break_off();

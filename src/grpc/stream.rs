@@ -160,7 +160,7 @@ impl Side {
         let mut refused = Vec::new();
         for item in message.items {
             let id = item.id;
-            if let Err(error) = self.submit(item) {
+            if let Err(error) = self.submit(item).await {
                 let outcome = ProposeOutcome {
                     outcome: Some(error.item(0)),
                 };
@@ -176,7 +176,7 @@ impl Side {
         }
     }
 
-    fn submit(&mut self, item: ProposeItem) -> Result<(), CommandError> {
+    async fn submit(&mut self, item: ProposeItem) -> Result<(), CommandError> {
         let Some(pipeline) = &self.pipeline else {
             return Ok(());
         };
@@ -195,9 +195,9 @@ impl Side {
         };
         let options = ProposeOptions {
             deadline: Some(patience(item.timeout_ms)),
-            forward: false,
+            forward: item.forward,
         };
-        pipeline.submit(place, &command, options);
+        pipeline.submit_when_room(place, &command, options).await;
         Ok(())
     }
 

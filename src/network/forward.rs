@@ -70,6 +70,8 @@ pub enum ForwardOutcome {
     },
     /// It was applied, and there is no answer to give.
     AnswerNotKept,
+    /// One before it in its line did not enter the log, or got lost on the way.
+    Overtaking,
 }
 
 /// A proposal never left this node.
@@ -114,6 +116,15 @@ impl fmt::Debug for ForwardReply {
     }
 }
 
+/// A place in a line of proposals, none of which enters the log after one before it did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InLine {
+    /// Which line of the node that passes it on; never 0.
+    pub number: u64,
+    /// The how manieth of that line, from 0 on, without gaps.
+    pub place: u64,
+}
+
 /// A proposal on its way from the node that was asked to the one that leads.
 #[derive(Debug)]
 pub struct Forward {
@@ -125,6 +136,10 @@ pub struct Forward {
     pub payload: Bytes,
     /// How long the proposer still waits.
     pub patience: Duration,
+    /// Where it stands among others, if it keeps an order.
+    pub line: Option<InLine>,
+    /// It waits for room rather than being refused; its proposer bounds how many do.
+    pub waits: bool,
     /// Where the answer goes.
     pub reply: ForwardReply,
 }

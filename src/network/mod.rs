@@ -6,7 +6,7 @@
 mod forward;
 mod in_process;
 
-pub use forward::{Forward, ForwardOutcome, ForwardReply, Forwarded, Unsent};
+pub use forward::{Forward, ForwardOutcome, ForwardReply, Forwarded, InLine, Unsent};
 pub use in_process::{InProcessHub, InProcessNetwork};
 
 use std::fmt;

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use super::applier::ApplyJob;
 use super::inbox::{Lanes, Submission};
+use super::line::Lines;
 use super::log_time::LogTime;
 pub(crate) use super::log_time::Now;
 use super::metrics::{self, Metrics};
@@ -73,6 +74,8 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     deferred: Vec<(WriteId, NodeId, Message)>,
     /// Admitted by a leader and not yet appended, for want of prepared room.
     pending: VecDeque<Submission<S::Response>>,
+    /// Of other nodes whose proposals come in here.
+    lines: Lines,
     entries: Vec<NewEntry>,
     reads: Reads,
     snapshots: Snapshots,
@@ -163,6 +166,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             scratch: Vec::new(),
             deferred: Vec::new(),
             pending: VecDeque::new(),
+            lines: Lines::default(),
             entries: Vec::new(),
             reads,
             snapshots: Snapshots::new(snapshots),

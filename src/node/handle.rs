@@ -40,8 +40,8 @@ pub struct ProposeOptions {
     /// when the connection breaks has an unknown outcome; a node that turns out not to lead refuses, and
     /// passes nothing on a second time. A response that the state machine does not turn into bytes
     /// ([`StateMachine::response_to_peer`]) cannot come back:
-    /// [`AnswerNotKept`](crate::SessionRefusal::AnswerNotKept). A [`Pipeline`](super::Pipeline), which
-    /// keeps an order, passes nothing on.
+    /// [`AnswerNotKept`](crate::SessionRefusal::AnswerNotKept). A [`Pipeline`](super::Pipeline)
+    /// keeps its order all the way.
     pub forward: bool,
 }
 

@@ -9,6 +9,7 @@ mod events;
 mod handle;
 pub(crate) mod inbox;
 mod kept;
+mod line;
 mod live;
 mod log_time;
 mod members;

@@ -1,15 +1,18 @@
 //! Many commands under way, answered through one channel, none overtaking another.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::envelope::InSession;
-use super::handle::{ProposeOptions, RaftNode};
+use super::handle::{DEFAULT_DEADLINE, ProposeOptions, RaftNode};
+use super::line::{InOrder, Line};
 use super::proposing::Counting;
 use super::shared::encode;
 use super::waiters::Reply;
+use crate::config::limits::{MAX_FORWARD_BYTES, MAX_FORWARDS};
 use crate::error::ProposeError;
 use crate::state_machine::{RouterStateMachine, StateMachine};
 use crate::types::EntryKind;
@@ -62,17 +65,49 @@ impl<S: StateMachine> RaftNode<S> {
 
 impl<S: StateMachine> Pipeline<S> {
     /// Submits a command. Its outcome, whatever it is, comes from the [`Outcomes`].
+    ///
+    /// With [`ProposeOptions::forward`], a node that does not lead passes it on, in its order: the leader
+    /// appends nothing of this pipeline after what did not get there. What was lost on the way is
+    /// [`ProposeError::Unknown`] and breaks the order off like a refusal. So does what finds a leader
+    /// while earlier commands are still on their way to another.
     pub fn submit(&self, at: Place, command: &S::Command, options: ProposeOptions) {
+        self.submit_in(at, command, options, None);
+    }
+
+    /// As [`submit`](Self::submit), but where the command is to be passed on, and as much is under way
+    /// to the leader as may be (256 commands or 4 MiB of all pipelines of this node), it waits for room
+    /// instead of being refused, until its deadline.
+    pub async fn submit_when_room(&self, at: Place, command: &S::Command, options: ProposeOptions) {
+        if !options.forward || self.node.is_leader() {
+            return self.submit_in(at, command, options, None);
+        }
+        let patience = options.deadline.unwrap_or(DEFAULT_DEADLINE);
+        let end = Instant::now() + patience;
+        let len = encode::<S>(at.session, command).map_or(0, |payload| payload.len());
+        let room = tokio::time::timeout_at(end, self.node.shared().passing_on.take(len)).await;
+        let left = end.saturating_duration_since(Instant::now());
+        let deadline = Some(if room.is_ok() { left } else { Duration::ZERO });
+        let options = ProposeOptions {
+            deadline,
+            ..options
+        };
+        self.submit_in(at, command, options, room.ok());
+    }
+
+    fn submit_in(
+        &self,
+        at: Place,
+        command: &S::Command,
+        options: ProposeOptions,
+        room: Option<Room>,
+    ) {
         let line = (!at.unordered).then_some(&self.line);
         let mut answer = Pipelined::new(at.ticket, self.outcomes.clone(), line);
         answer.counting = Some(self.node.shared().counting(command));
+        answer.room = room;
         if answer.is_overtaking() {
             return answer.send(Err(ProposeError::Overtaking));
         }
-        let options = ProposeOptions {
-            forward: false,
-            ..options
-        };
         match encode::<S>(at.session, command) {
             Ok(payload) => {
                 let reply = Reply::Pipelined(answer);
@@ -98,41 +133,56 @@ impl<S: StateMachine> Outcomes<S> {
     }
 }
 
+/// What pipelines may have on the way to the leader, of a node that does not lead.
+#[derive(Debug)]
+pub(crate) struct PassingOn {
+    count: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+}
+
+/// Of one command on its way.
+#[derive(Debug)]
+pub(crate) struct Room {
+    _count: Option<OwnedSemaphorePermit>,
+    _bytes: Option<OwnedSemaphorePermit>,
+}
+
+/// Bytes of one permit.
+const GRAIN: usize = 1 << 10;
+
+impl Default for PassingOn {
+    fn default() -> Self {
+        Self {
+            count: Arc::new(Semaphore::new(MAX_FORWARDS)),
+            bytes: Arc::new(Semaphore::new(MAX_FORWARD_BYTES / GRAIN)),
+        }
+    }
+}
+
+impl PassingOn {
+    /// Waits for it. First come, first served.
+    async fn take(&self, len: usize) -> Room {
+        let grains = len.div_ceil(GRAIN).min(MAX_FORWARD_BYTES / GRAIN) as u32;
+        // They are never closed.
+        Room {
+            _count: Arc::clone(&self.count).acquire_owned().await.ok(),
+            _bytes: Arc::clone(&self.bytes)
+                .acquire_many_owned(grains)
+                .await
+                .ok(),
+        }
+    }
+}
+
 /// Where the outcome of one command of a pipeline goes. Dropped unanswered, it says that nobody
 /// knows: a node came down.
 pub(crate) struct Pipelined<R> {
     ticket: u64,
     outcomes: Option<mpsc::UnboundedSender<(u64, Result<R, ProposeError>)>>,
-    /// The line that it stands in, and its place there.
-    line: Option<(Arc<Line>, u64)>,
+    in_order: Option<InOrder>,
+    /// On the way to the leader.
+    room: Option<Room>,
     counting: Option<Counting<R>>,
-}
-
-/// Those who keep their order.
-#[derive(Debug)]
-pub(crate) struct Line {
-    next: AtomicU64,
-    /// The first place whose command did not enter the log.
-    broken: AtomicU64,
-}
-
-impl Default for Line {
-    fn default() -> Self {
-        Self {
-            next: AtomicU64::new(0),
-            broken: AtomicU64::new(u64::MAX),
-        }
-    }
-}
-
-impl Line {
-    fn next(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn break_at(&self, place: u64) {
-        self.broken.fetch_min(place, Ordering::AcqRel);
-    }
 }
 
 impl<R> Pipelined<R> {
@@ -143,27 +193,45 @@ impl<R> Pipelined<R> {
     ) -> Self {
         Self {
             counting: None,
+            room: None,
             ticket,
             outcomes: Some(outcomes),
-            line: line.map(|line| (Arc::clone(line), line.next())),
+            in_order: line.map(InOrder::behind),
         }
     }
 
     /// Whether one before it in its line did not enter the log.
     pub(crate) fn is_overtaking(&self) -> bool {
-        let line = self.line.as_ref();
-        line.is_some_and(|(line, place)| *place > line.broken.load(Ordering::Acquire))
+        self.in_order.as_ref().is_some_and(InOrder::is_overtaking)
+    }
+
+    pub(crate) fn in_order(&self) -> Option<&InOrder> {
+        self.in_order.as_ref()
+    }
+
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.room.is_some()
     }
 
     /// Answers; if it did not enter the log, nothing behind it may.
     pub(crate) fn send(&mut self, outcome: Result<R, ProposeError>) {
         if let Err(error) = &outcome
             && !error.was_appended()
-            && let Some((line, place)) = &self.line
+            && let Some(at) = &self.in_order
         {
-            line.break_at(*place);
+            at.break_off();
         }
         if let Some(outcomes) = self.outcomes.take() {
+            // Only what was appended counts: it was handled in its turn, and a refusal need not be.
+            if let Some(at) = &self.in_order
+                && outcome
+                    .as_ref()
+                    .err()
+                    .is_none_or(ProposeError::was_appended)
+            {
+                at.answered();
+            }
+            self.room = None;
             if let Some(counting) = &self.counting {
                 counting.end(&outcome);
             }

@@ -13,6 +13,7 @@ use super::events::EventSink;
 use super::inbox::{Inbox, Request, Submission};
 use super::live::{Applied, LiveState};
 use super::metrics::ReadMetrics;
+use super::pipeline::PassingOn;
 use super::proposing::{Counting, ProposalMetrics};
 use super::replica_state::ReplicaState;
 use super::status::Brief;
@@ -50,6 +51,7 @@ pub(crate) struct Shared<S: StateMachine> {
     pub(crate) clock: Clock,
     pub(crate) inbox: Arc<Inbox<S::Response>>,
     pub(crate) waiters: Waiters<S::Response>,
+    pub(crate) passing_on: PassingOn,
     pub(crate) digests: StateDigests,
     brief: Mutex<Brief>,
     pub(crate) live: LiveState<S>,
@@ -98,6 +100,7 @@ impl<S: StateMachine> Shared<S> {
             clock,
             inbox,
             waiters: Waiters::default(),
+            passing_on: PassingOn::default(),
             digests: StateDigests::default(),
             brief: Mutex::default(),
             applied_changed: watch::Sender::new(id.index),

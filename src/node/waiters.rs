@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::line::InOrder;
 use super::pipeline::Pipelined;
 use crate::error::ProposeError;
 use crate::network::{ForwardOutcome, ForwardReply};
@@ -28,11 +29,27 @@ pub(crate) struct Passed<R> {
     reply: ForwardReply,
     /// The response in its form for peers.
     encode: fn(&R) -> Option<Vec<u8>>,
+    in_order: Option<InOrder>,
 }
 
 impl<R> Passed<R> {
-    pub(crate) fn new(reply: ForwardReply, encode: fn(&R) -> Option<Vec<u8>>) -> Self {
-        Self { reply, encode }
+    pub(crate) fn new(
+        reply: ForwardReply,
+        encode: fn(&R) -> Option<Vec<u8>>,
+        in_order: Option<InOrder>,
+    ) -> Self {
+        Self {
+            reply,
+            encode,
+            in_order,
+        }
+    }
+
+    fn failed(self, error: ProposeError) {
+        if let Some(at) = self.in_order.filter(|_| !error.was_appended()) {
+            at.break_off();
+        }
+        self.reply.answer(Ok(error.into()));
     }
 
     fn applied(self, at: LogId, response: Option<&R>) {
@@ -76,9 +93,23 @@ pub(crate) struct Waiter<R> {
 }
 
 impl<R> Waiter<R> {
-    /// Whether it may not be appended any more: one before it, in a line that keeps its order, was not.
-    pub(crate) fn is_overtaking(&self) -> bool {
-        matches!(&self.reply, Reply::Pipelined(sender) if sender.is_overtaking())
+    /// Whether it may enter the log of this node now.
+    pub(crate) fn may_enter_here(&self) -> bool {
+        self.in_order().is_none_or(InOrder::may_enter_here)
+    }
+
+    /// Its place in a line that keeps its order.
+    pub(crate) fn in_order(&self) -> Option<&InOrder> {
+        match &self.reply {
+            Reply::Pipelined(sender) => sender.in_order(),
+            Reply::Passed(passed) => passed.in_order.as_ref(),
+            Reply::Command(_) | Reply::System(_) => None,
+        }
+    }
+
+    /// Whether it waits for room on the way to the leader, instead of being refused.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        matches!(&self.reply, Reply::Pipelined(sender) if sender.waits_for_room())
     }
 
     /// Answers. A response is no answer for who proposed no command: then nobody knows.
@@ -88,7 +119,7 @@ impl<R> Waiter<R> {
             (Reply::System(sender), Err(error)) => drop(sender.send(Err(error))),
             (Reply::System(_), Ok(_)) => {}
             (Reply::Pipelined(mut sender), result) => sender.send(result),
-            (Reply::Passed(passed), Err(error)) => passed.reply.answer(Ok(error.into())),
+            (Reply::Passed(passed), Err(error)) => passed.failed(error),
             // Dropped, the reply says that nobody knows: a response without its place is none.
             (Reply::Passed(_), Ok(_)) => {}
         }

@@ -4813,6 +4813,10 @@ pub struct ProposeBatchRequest {
     /// That of the first command; each of the others has the number after that of the one before it.
     #[prost(message, optional, tag = "2")]
     pub session: ::core::option::Option<InSession>,
+    /// As in ProposeRequest, in the order of the commands. What got lost on the way is unknown, and no
+    /// command behind it is appended.
+    #[prost(bool, tag = "3")]
+    pub forward: bool,
 }
 impl ::prost::Name for ProposeBatchRequest {
     const NAME: &'static str = "ProposeBatchRequest";
@@ -4860,6 +4864,12 @@ pub struct ProposeItem {
     /// of the stream is appended any more after one was not: the caller opens another.
     #[prost(bool, tag = "5")]
     pub unordered: bool,
+    /// On a node that does not lead: pass it on to the leader, once, in the order of the stream. While
+    /// much is on its way there the stream is not read. What got lost on the way is unknown; after it,
+    /// and when another leader is found while commands are on their way to the one before, no command of
+    /// the stream is appended any more, as above.
+    #[prost(bool, tag = "6")]
+    pub forward: bool,
 }
 impl ::prost::Name for ProposeItem {
     const NAME: &'static str = "ProposeItem";

@@ -1,7 +1,9 @@
 //! The accepting half: [`RaftTransportService`].
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream, VarInt};
@@ -10,7 +12,9 @@ use super::figures::shook_hands;
 use super::forwarded::answer;
 use super::handshake::{in_time, peer_node, read_hello, send_hello};
 use super::lane::lock;
-use super::limits::{CONNECTIONS_OVER, CONNECTIONS_PER_PEER, MAX_HANDSHAKES, RETRY_FROM, widen};
+use super::limits::{
+    CONNECTIONS_OVER, CONNECTIONS_PER_PEER, MAX_HANDSHAKES, MEMBER_HANDSHAKES, RETRY_FROM, widen,
+};
 use super::refusals::{Reason, Who};
 use super::shared::{Link, Shared, close};
 use super::stream::{End, Io, Registered};
@@ -24,7 +28,13 @@ pub struct RaftTransportService {
     shared: Arc<Shared>,
     endpoint: Endpoint,
     handshakes: Arc<AtomicUsize>,
+    /// Those of members beyond that.
+    of_members: Arc<AtomicUsize>,
+    members: Members,
 }
+
+/// Where each peer that is known dialled from when it was let in last: its own port, so a restart keeps it.
+type Members = Arc<Mutex<HashMap<NodeId, SocketAddr>>>;
 
 impl std::fmt::Debug for RaftTransportService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -58,6 +68,8 @@ impl RaftTransportService {
             shared,
             endpoint,
             handshakes: Arc::default(),
+            of_members: Arc::default(),
+            members: Members::default(),
         }
     }
 
@@ -67,7 +79,8 @@ impl RaftTransportService {
             let pending = self.handshakes.load(Ordering::Relaxed);
             let members = 1 + lock(&self.shared.peers).len();
             let limit = CONNECTIONS_PER_PEER * members + CONNECTIONS_OVER;
-            if pending >= MAX_HANDSHAKES || self.endpoint.open_connections() >= 2 * limit {
+            let full = pending >= MAX_HANDSHAKES || self.endpoint.open_connections() >= 2 * limit;
+            if full && !self.has_room_for(incoming.remote_address()) {
                 let who = Who::Address(incoming.remote_address().ip());
                 let why = format!("{pending} handshakes are pending");
                 let reason = Reason::Ours(CloseCode::Overloaded, why);
@@ -75,19 +88,32 @@ impl RaftTransportService {
                 incoming.refuse();
                 continue;
             }
-            if pending >= RETRY_FROM && incoming.may_retry() {
+            if (full || pending >= RETRY_FROM) && incoming.may_retry() {
                 // Cannot fail: `may_retry` was asked.
                 let _ = incoming.retry();
                 continue;
             }
-            self.handshakes.fetch_add(1, Ordering::Relaxed);
-            let handshake = Handshake(Arc::clone(&self.handshakes));
-            tokio::spawn(receive(Arc::clone(&self.shared), incoming, handshake));
+            let count = if full {
+                &self.of_members
+            } else {
+                &self.handshakes
+            };
+            count.fetch_add(1, Ordering::Relaxed);
+            let handshake = Handshake(Arc::clone(count));
+            let (shared, members) = (Arc::clone(&self.shared), Arc::clone(&self.members));
+            tokio::spawn(receive(shared, incoming, handshake, members));
         }
+    }
+
+    /// Whether who dials from here may take up room that is kept for members. The address is proved
+    /// before the handshake begins: a flood that only claims it gets no further.
+    fn has_room_for(&self, remote: SocketAddr) -> bool {
+        self.of_members.load(Ordering::Relaxed) < MEMBER_HANDSHAKES
+            && lock(&self.members).values().any(|member| *member == remote)
     }
 }
 
-async fn receive(shared: Arc<Shared>, incoming: Incoming, handshake: Handshake) {
+async fn receive(shared: Arc<Shared>, incoming: Incoming, handshake: Handshake, members: Members) {
     let remote = incoming.remote_address();
     let mut who = Who::Address(remote.ip());
     let mut known = None;
@@ -106,6 +132,9 @@ async fn receive(shared: Arc<Shared>, incoming: Incoming, handshake: Handshake) 
     match accepted {
         Ok(accepted) => {
             let link = (accepted.hello.node, accepted.hello.class);
+            if shared.known_peer(link.0).is_some() {
+                lock(&members).insert(link.0, remote);
+            }
             shook_hands(shared.me.node, link, false, begun.elapsed());
             serve(&shared, accepted).await;
         }

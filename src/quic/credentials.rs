@@ -175,10 +175,14 @@ impl Credentials {
     }
 
     /// The same, with a clock of the caller's in place of the system's for the dates of
-    /// certificates, own and others': so that what happens as they expire can be tested.
+    /// certificates, own and others': for tests of what happens as they expire. It is here in every build since
+    /// those tests run against the crate as it is; nothing in the crate calls it but [`from_pem`](Self::from_pem),
+    /// and no setting, file or argument of the program leads to it. Not for production: with a clock that stands
+    /// still nothing ever expires. Chains, names and revocation are verified all the same.
     ///
     /// # Errors
     /// As [`Credentials::load`], without the files.
+    #[doc(hidden)]
     pub fn from_pem_with_clock(
         ca: &[u8],
         cert: &[u8],

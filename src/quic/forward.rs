@@ -41,6 +41,8 @@ struct State {
     next_id: u64,
     /// Of the payloads of both.
     bytes: usize,
+    /// Of those in flight.
+    sent_bytes: usize,
     /// A connection is wanted.
     wanted: bool,
     /// The last connection ended because nothing was under way.
@@ -77,7 +79,7 @@ impl Forwards {
         let len = forward.payload.len();
         let refusal = if state.ended || state.refused_until.is_some_and(|until| now < until) {
             Some(Err(Unsent))
-        } else if state.is_full(len) {
+        } else if !forward.waits && state.is_full(len) {
             let retry_after_ms = RETRY_MS;
             Some(Ok(ForwardOutcome::Overloaded { retry_after_ms }))
         } else {
@@ -142,6 +144,10 @@ impl Forwards {
                 let answers = state.expire(now);
                 (answers, state.next_deadline)
             };
+            if !answers.is_empty() {
+                // There may be room for others.
+                self.pushed.notify_one();
+            }
             tell(answers);
             let earlier = self.earlier.notified();
             match next {
@@ -171,9 +177,15 @@ impl Forwards {
             return Err(Malformed::Order);
         }
         let sent = state.in_flight.remove(&id);
-        state.bytes -= sent.as_ref().map_or(0, |sent| sent.bytes);
+        let bytes = sent.as_ref().map_or(0, |sent| sent.bytes);
+        state.bytes -= bytes;
+        state.sent_bytes -= bytes;
         state.used = Some(Instant::now());
+        let more = !state.waiting.is_empty();
         drop(state);
+        if more {
+            self.pushed.notify_one();
+        }
         // It may be late, and answered for.
         if let Some(sent) = sent {
             sent.reply.answer(Ok(outcome));
@@ -208,7 +220,8 @@ impl State {
     /// Whose reply was handed to a stream is dropped, which says that nobody knows.
     fn clear(&mut self) -> Answers {
         self.in_flight.clear();
-        (self.bytes, self.wanted, self.next_deadline) = (0, false, None);
+        (self.bytes, self.sent_bytes) = (0, 0);
+        (self.wanted, self.next_deadline) = (false, None);
         let waiting = self.waiting.drain(..);
         waiting
             .map(|(forward, _)| (forward.reply, Err(Unsent)))
@@ -235,6 +248,7 @@ impl State {
         let overdue = |_: &u64, sent: &mut Sent| sent.deadline <= now;
         for (_, sent) in self.in_flight.extract_if(overdue) {
             let unknown = ForwardOutcome::Unknown { index: 0, term: 0 };
+            self.sent_bytes -= sent.bytes;
             late(sent.reply, sent.bytes, unknown);
         }
         self.bytes -= bytes;
@@ -244,17 +258,26 @@ impl State {
         answers
     }
 
+    /// The first that waits, once what has left and has no answer makes room for it.
+    fn next_to_leave(&mut self) -> Option<(Forward, Instant)> {
+        let (forward, _) = self.waiting.front()?;
+        let (count, len) = (self.in_flight.len(), forward.payload.len());
+        let full = count >= FORWARDS || (count > 0 && self.sent_bytes + len > FORWARD_BYTES);
+        if full { None } else { self.waiting.pop_front() }
+    }
+
     /// From here on each may have reached the leader.
     fn take(&mut self, burst: &mut Vec<Bytes>, now: Instant) -> u64 {
         let mut tail = BytesMut::new();
         let mut taken = 0;
-        for (forward, deadline) in self.waiting.drain(..) {
+        while let Some((forward, deadline)) = self.next_to_leave() {
             let left = deadline.saturating_duration_since(now).as_millis();
             let request = ForwardRequest {
                 term: forward.term,
                 id: self.next_id,
                 kind: forward.kind,
                 deadline_ms: u32::try_from(left).unwrap_or(u32::MAX),
+                line: forward.line,
             };
             request.encode(forward.payload.len(), &mut tail);
             splice(&forward.payload, burst, &mut tail);
@@ -263,6 +286,7 @@ impl State {
                 bytes: forward.payload.len(),
                 deadline: deadline + FORWARD_GRACE,
             };
+            self.sent_bytes += sent.bytes;
             self.in_flight.insert(self.next_id, sent);
             self.next_id += 1;
             taken += 1;

@@ -127,6 +127,8 @@ fn forward_of(
         kind: request.kind,
         payload,
         patience: Duration::from_millis(request.deadline_ms.into()),
+        line: request.line,
+        waits: false,
         reply: ForwardReply::new(told),
     }
 }

@@ -17,6 +17,8 @@ const MIB: u32 = 1 << 20;
 pub(super) const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// Handshakes at once; more are refused.
 pub(super) const MAX_HANDSHAKES: usize = 32;
+/// Further ones that only members may take up: at an address that is proved, and at which a member was let in last.
+pub(super) const MEMBER_HANDSHAKES: usize = 16;
 /// From so many handshakes on, an address must prove itself by a round trip first.
 pub(super) const RETRY_FROM: usize = 16;
 /// Accepted connections: so many per known peer, and so many over.
@@ -90,9 +92,9 @@ const FORWARD_CONNECTION_WINDOW: u32 = 25 * MIB / 4;
 const FORWARD_SEND_WINDOW: u32 = 4 * MIB;
 /// Proposals of one peer, and bytes of them, that are passed on and not answered; more are refused as
 /// overload by the asker, and not read by the leader.
-pub(super) const FORWARDS: usize = 256;
+pub(super) const FORWARDS: usize = crate::config::limits::MAX_FORWARDS;
 /// See [`FORWARDS`]; an only one may be larger.
-pub(super) const FORWARD_BYTES: usize = 4 * MIB as usize;
+pub(super) const FORWARD_BYTES: usize = crate::config::limits::MAX_FORWARD_BYTES;
 /// A forward connection on which nothing is under way for so long is closed.
 pub(super) const FORWARD_IDLE: Duration = Duration::from_secs(5);
 /// So long after its deadline the leader's own word on a proposal is waited for.

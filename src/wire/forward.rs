@@ -10,11 +10,13 @@ use super::header::{
     FORWARD, FORWARD_REPLY, HeaderPart, index, is_forward, part, part_of, term, zero,
 };
 use super::{FrameLimits, HEADER, Kind, Malformed};
-use crate::network::ForwardOutcome;
+use crate::network::{ForwardOutcome, InLine};
 use crate::types::{EntryKind, LogIndex, Term};
 
-part!(RequestPart, 16 {
+part!(RequestPart, 32 {
     id: U64,
+    line: U64,
+    place: U64,
     deadline_ms: U32,
     entry_kind: u8,
     zero: [u8; 3],
@@ -38,6 +40,7 @@ pub(crate) struct ForwardRequest {
     pub(crate) id: u64,
     pub(crate) kind: EntryKind,
     pub(crate) deadline_ms: u32,
+    pub(crate) line: Option<InLine>,
 }
 
 /// One whole, checked frame.
@@ -50,8 +53,11 @@ pub(crate) enum ForwardFrame {
 impl ForwardRequest {
     /// The frame's head; `payload_len` bytes follow.
     pub(crate) fn encode(&self, payload_len: usize, out: &mut BytesMut) {
+        let (line, place) = self.line.map_or((0, 0), |it| (it.number, it.place));
         let part = RequestPart {
             id: U64::new(self.id),
+            line: U64::new(line),
+            place: U64::new(place),
             deadline_ms: U32::new(self.deadline_ms),
             entry_kind: self.kind as u8,
             zero: [0; 3],
@@ -87,6 +93,7 @@ mod status {
     pub(super) const SESSION_STALE: u8 = 9;
     pub(super) const SESSION_FULL: u8 = 10;
     pub(super) const ANSWER_NOT_KEPT: u8 = 11;
+    pub(super) const OVERTAKING: u8 = 12;
 }
 
 /// Whether the proposal may have taken effect: 0 certainly not, 1 nobody knows, 2 it did. It follows
@@ -180,6 +187,7 @@ fn encode_outcome(
             (status::SESSION_FULL, 0, 0)
         }
         Of::AnswerNotKept => (status::ANSWER_NOT_KEPT, 0, 0),
+        Of::Overtaking => (status::OVERTAKING, 0, 0),
     }
 }
 
@@ -262,7 +270,7 @@ impl ForwardAssembler {
                 *self.head.insert(self.header(&bytes)?)
             }
         };
-        let mut scratch = [0; size_of::<ReplyPart>()];
+        let mut scratch = [0; size_of::<RequestPart>()];
         let Some(bytes) = scratch.get_mut(..fixed_len) else {
             return Err(Malformed::Field("the fixed part is too long"));
         };
@@ -318,18 +326,24 @@ fn request(term: Term, raw: RequestPart) -> Result<ForwardRequest, Malformed> {
         Some(kind @ (EntryKind::Command | EntryKind::System)) => kind,
         _ => return Err(Malformed::Field("a kind of entry that nobody proposes")),
     };
+    let line = match (raw.line.get(), raw.place.get()) {
+        (0, 0) => None,
+        (0, _) => return Err(Malformed::Field("a place in no line")),
+        (number, place) => Some(InLine { number, place }),
+    };
     Ok(ForwardRequest {
         term,
         id: raw.id.get(),
         kind,
         deadline_ms: raw.deadline_ms.get(),
+        line,
     })
 }
 
 fn reply(term: Term, raw: ReplyPart) -> Result<ReplyHead, Malformed> {
     zero(&raw.zero)?;
     let (status, index) = (raw.status, index(raw.index)?);
-    if status > status::ANSWER_NOT_KEPT {
+    if status > status::OVERTAKING {
         return Err(Malformed::Field("an unknown status of a proposal"));
     }
     if raw.certainty != certainty(status) {
@@ -392,7 +406,8 @@ fn outcome(head: ReplyHead, body: Bytes) -> Result<ForwardOutcome, Malformed> {
             floor: number(&mut rest)?,
             window: number(&mut rest)?,
         },
-        _ => Of::AnswerNotKept,
+        status::ANSWER_NOT_KEPT => Of::AnswerNotKept,
+        _ => Of::Overtaking,
     };
     match rest.is_empty() {
         true => Ok(outcome),

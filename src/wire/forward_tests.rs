@@ -11,6 +11,10 @@ fn request() -> ForwardRequest {
         id: 0x71,
         kind: EntryKind::Command,
         deadline_ms: 0x72,
+        line: Some(crate::network::InLine {
+            number: 0x74,
+            place: 0x75,
+        }),
     }
 }
 
@@ -51,6 +55,7 @@ fn outcomes() -> Vec<Of> {
         Of::SessionStale { floor },
         Of::SessionFull { floor, window },
         Of::AnswerNotKept,
+        Of::Overtaking,
     ]
 }
 
@@ -103,7 +108,8 @@ fn golden_forward_frames() {
         bytes.chunks(8).map(text).collect::<Vec<String>>().join(" ")
     };
     let expected = [
-        "3c00100009000000 0900000000000000 7100000000000000 7200000001000000 6120636f6d6d616e 64",
+        "3c00200009000000 0900000000000000 7100000000000000 7400000000000000 7500000000000000 \
+         7200000001000000 6120636f6d6d616e 64",
         "3d00180008000000 8200000000000000 7300000000000000 8100000000000000 0002000000000000 \
          726573706f6e7365",
         "3d00180013000000 8200000000000000 7300000000000000 0000000000000000 0100000000000000 \
@@ -123,6 +129,7 @@ fn golden_forward_frames() {
         "3d00180010000000 0000000000000000 7300000000000000 0000000000000000 0a00000000000000 \
          8300000000000000 8400000000000000",
         "3d00180000000000 0000000000000000 7300000000000000 0000000000000000 0b02000000000000",
+        "3d00180000000000 0000000000000000 7300000000000000 0000000000000000 0c00000000000000",
     ];
     let samples = samples();
     assert_eq!(samples.len(), expected.len());
@@ -145,12 +152,13 @@ fn i4_malformed_every_field_of_forwards() {
         (2, 24, field("fixed_len is not that of the kind")),
         (3, 1, field("fixed_len is not that of the kind")),
         (14, 1, field("a term over 48 bits")),
-        (28, 0, kind),
-        (28, 2, kind),
-        (28, 4, kind),
-        (28, 0xff, kind),
-        (29, 1, Malformed::Reserved),
-        (31, 0x80, Malformed::Reserved),
+        (24, 0, field("a place in no line")),
+        (44, 0, kind),
+        (44, 2, kind),
+        (44, 4, kind),
+        (44, 0xff, kind),
+        (45, 1, Malformed::Reserved),
+        (47, 0x80, Malformed::Reserved),
     ] {
         let mut bytes = good.to_vec();
         bytes[at] = value;
@@ -179,7 +187,7 @@ fn i4_malformed_every_field_of_replies_to_forwards() {
         assert_eq!(with(1, 1), Err(Malformed::Reserved));
         assert_eq!(with(15, 0x80), Err(field("a term over 48 bits")));
         assert_eq!(with(31, 0x80), Err(field("an index out of range")));
-        assert_eq!(with(32, 12), Err(status));
+        assert_eq!(with(32, 13), Err(status));
         assert_eq!(with(32, 0xff), Err(status));
         for other in (0..=3).filter(|other| *other != good[33]) {
             assert_eq!(with(33, other), Err(certainty), "{outcome:?}");
@@ -240,7 +248,7 @@ fn i4_texts_of_replies_are_utf8_and_short() {
 fn i5_lengths_of_forwards_are_refused_before_the_body_is_gathered() {
     let limits = FrameLimits::default();
     let with = |replies: bool, good: &Bytes, len: usize| {
-        let fixed = if replies { 40 } else { 32 };
+        let fixed = if replies { 40 } else { 48 };
         let mut bytes = good[..fixed].to_vec();
         bytes[4..8].copy_from_slice(&(len as u32).to_le_bytes());
         decode(replies, bytes)

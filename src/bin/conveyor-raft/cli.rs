@@ -487,6 +487,10 @@ pub(crate) struct ProposeArgs {
     /// Commands, one a line; - reads standard input
     #[arg(long, visible_alias = "file", value_name = "FILE|-")]
     pub(crate) input: Option<PathBuf>,
+
+    /// Where the leader cannot be reached: a node that does not lead passes the commands on
+    #[arg(long)]
+    pub(crate) forward: bool,
 }
 
 /// Show a cluster's state.

@@ -26,6 +26,11 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(args: ClientArgs) -> Result<Self, Failure> {
+        Self::passing_on(args, false)
+    }
+
+    /// `forward`: a node that does not lead passes commands on.
+    pub(crate) fn passing_on(args: ClientArgs, forward: bool) -> Result<Self, Failure> {
         let file = match &args.config {
             Some(path) => Settings::read(path)?,
             None => Settings::default(),
@@ -51,6 +56,7 @@ impl Client {
         let timeout = Duration::from_secs(args.timeout);
         let mut options = ClientOptions::new(&endpoints, identity.clone());
         options.deadline = timeout;
+        options.forward = forward;
         Ok(Self {
             cluster: conveyor_raft::client::Client::new(options)?,
             endpoints,

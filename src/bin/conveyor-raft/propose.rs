@@ -40,7 +40,7 @@ pub(crate) async fn run(args: ProposeArgs) -> Result<(), Failure> {
         }
         None => (Source::of_lines(args.commands), ProgressBar::hidden()),
     };
-    let client = Client::new(args.client)?;
+    let client = Client::passing_on(args.client, args.forward)?;
     let mut run = Run {
         client: &client,
         session: None,

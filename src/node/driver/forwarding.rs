@@ -44,7 +44,16 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if left == 0 {
             return waiter.answer(Err(ProposeError::Deadline));
         }
+        let (line, waits) = match waiter.in_order() {
+            Some(at) => match at.place_at(leader) {
+                Some(line) => (Some(line), waiter.waits_for_room()),
+                None => return waiter.answer(Err(ProposeError::Overtaking)),
+            },
+            None => (None, waiter.waits_for_room()),
+        };
         let forward = Forward {
+            line,
+            waits,
             term: hint.term,
             kind,
             payload,
@@ -62,10 +71,21 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             payload,
             patience,
             reply,
+            line,
             ..
         } = forward;
+        let in_order = match line {
+            Some(at) => match self.lines.enter(from.node, at) {
+                Some(in_order) => Some(in_order),
+                None => return reply.answer(Ok(ForwardOutcome::Overtaking)),
+            },
+            None => None,
+        };
         if let Err(CommandError { field, why }) = check::<S>(kind, &payload) {
             tracing::warn!(%from, field, why, "a proposal that was passed on is refused");
+            if let Some(in_order) = in_order {
+                in_order.break_off();
+            }
             return reply.answer(Ok(ForwardOutcome::Invalid { field, why }));
         }
         let patience = Micros::try_from(patience.as_micros()).unwrap_or(Micros::MAX);
@@ -73,7 +93,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             kind,
             payload,
             waiter: Waiter {
-                reply: Reply::Passed(Passed::new(reply, S::response_to_peer)),
+                reply: Reply::Passed(Passed::new(reply, S::response_to_peer, in_order)),
                 deadline: now.mono.saturating_add(patience),
             },
             forward: false,
@@ -118,7 +138,15 @@ fn told<S: StateMachine>(waiter: Waiter<S::Response>, hint: LeaderHint, answer: 
         }) => (index, response),
         // The caller may find a way where this node found none.
         Err(_) => return waiter.answer(Err(ProposeError::NotLeader(hint))),
-        Ok(refused) => return waiter.answer(Err(refused.into())),
+        Ok(refused) => {
+            // It may never have got there.
+            if matches!(refused, ForwardOutcome::Unknown { index: 0, .. })
+                && let Some(at) = waiter.in_order()
+            {
+                at.break_off();
+            }
+            return waiter.answer(Err(refused.into()));
+        }
     };
     match waiter.reply {
         Reply::System(sender) => drop(sender.send(Ok(index))),
@@ -141,8 +169,8 @@ impl From<ProposeError> for ForwardOutcome {
             ProposeError::Overloaded { retry_after_ms, .. } => Self::Overloaded { retry_after_ms },
             ProposeError::Invalid(CommandError { field, why }) => Self::Invalid { field, why },
             ProposeError::Unknown { index, term } => Self::Unknown { index, term },
-            // Nothing that is passed on stands in a line.
-            ProposeError::Deadline | ProposeError::Overtaking => Self::Deadline,
+            ProposeError::Deadline => Self::Deadline,
+            ProposeError::Overtaking => Self::Overtaking,
             ProposeError::ShuttingDown => Self::ShuttingDown,
             ProposeError::Failed(why) => Self::Failed(why),
             ProposeError::Session(SessionRefusal::Expired) => Self::SessionExpired,
@@ -177,6 +205,7 @@ impl From<ForwardOutcome> for ProposeError {
             Of::Invalid { field, why } => Self::Invalid(CommandError { field, why }),
             Of::Unknown { index, term } => Self::Unknown { index, term },
             Of::Deadline => Self::Deadline,
+            Of::Overtaking => Self::Overtaking,
             Of::ShuttingDown => Self::ShuttingDown,
             Of::Failed(why) => Self::Failed(why),
             Of::SessionExpired => Self::Session(SessionRefusal::Expired),

@@ -100,7 +100,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     pub(super) fn append(&mut self, now: Now, proposals: &mut Vec<Submission<S::Response>>) {
-        let overtaking = |submission: &mut Submission<_>| submission.waiter.is_overtaking();
+        let overtaking = |submission: &mut Submission<_>| !submission.waiter.may_enter_here();
         for submission in proposals.extract_if(.., overtaking) {
             submission.waiter.answer(Err(ProposeError::Overtaking));
         }

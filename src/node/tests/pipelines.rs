@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 
 use super::bed::Bed;
 use crate::error::ProposeError;
-use crate::node::pipeline::{Line, Pipelined};
+use crate::node::line::Line;
+use crate::node::pipeline::Pipelined;
 use crate::node::waiters::Reply;
 use crate::types::NodeId;
 use crate::wal::{Crash, SyncPolicy};
