@@ -324,6 +324,7 @@ pub fn datagrams(bytes: &[u8]) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::HELLO_TIMEOUT;
     use super::super::shared::SplitMix;
     use super::*;
 
@@ -390,6 +391,12 @@ mod tests {
             }
             datagrams(&bytes).unwrap_or_else(|why| panic!("{why}: {bytes:?}"));
         }
+        // One that begins a handshake, and what comes of that after its time: nothing for others.
+        datagrams(&[1, 0]).expect("holds");
+        std::thread::sleep(HELLO_TIMEOUT + Duration::from_millis(500));
+        let mut live = lock(live().expect("up"));
+        live.dial_anew().expect("who dials gets in");
+        live.check().expect("and is heard");
     }
 
     /// Whole, it is answered, or the other test shows nothing.
