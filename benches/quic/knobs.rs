@@ -113,6 +113,7 @@ fn changes(mtu: u16) -> Vec<(&'static str, Settings)> {
 }
 
 pub(crate) fn print() {
+    print_ciphers();
     let certs = certificates();
     for mtu in MTUS {
         let start = |(name, settings)| -> Named {
@@ -127,7 +128,6 @@ pub(crate) fn print() {
             bed.stream(FRAME, count)
         });
     }
-    print_ciphers();
 }
 
 /// Sealing alone, of packets of both sizes.

@@ -104,7 +104,7 @@ impl<S: StateMachine> Pipeline<S> {
         let line = (!at.unordered).then_some(&self.line);
         let mut answer = Pipelined::new(at.ticket, self.outcomes.clone(), line);
         answer.counting = Some(self.node.shared().counting(command));
-        answer.room = room;
+        answer.room = room.map(Box::new);
         if answer.is_overtaking() {
             return answer.send(Err(ProposeError::Overtaking));
         }
@@ -180,8 +180,8 @@ pub(crate) struct Pipelined<R> {
     ticket: u64,
     outcomes: Option<mpsc::UnboundedSender<(u64, Result<R, ProposeError>)>>,
     in_order: Option<InOrder>,
-    /// On the way to the leader.
-    room: Option<Room>,
+    /// On the way to the leader; boxed, since few have it and all are moved about.
+    room: Option<Box<Room>>,
     counting: Option<Counting<R>>,
 }
 
