@@ -152,7 +152,7 @@ fn cut(net: &MemNet, one: NodeId, other: NodeId, cut: bool) {
     net.set(place(other), place(one), link);
 }
 
-/// Cuts the leader's way to the follower at every eleventh of the transfer, each time until the leader's
+/// Cuts the leader's way to the follower at every fourteenth of the transfer, each time until the leader's
 /// connection for snapshots is gone.
 async fn cut_again_and_again(net: &MemNet, leads: &RaftNode, behind: &RaftNode, chunks: u64) {
     let bulk = || {
@@ -161,7 +161,7 @@ async fn cut_again_and_again(net: &MemNet, leads: &RaftNode, behind: &RaftNode, 
         to.any(|link| link.class == LinkClass::Bulk && link.dialled)
     };
     for nth in 1..=CUTS {
-        let due = chunks * nth / (CUTS + 1);
+        let due = chunks * nth / (CUTS + 4);
         until("the transfer goes on", || {
             leads.status().snapshots.chunks_sent >= due && bulk()
         })
