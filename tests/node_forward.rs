@@ -156,6 +156,8 @@ async fn f3_leaders_change_in_between_and_nothing_is_applied_twice() {
     while !change.is_finished() {
         let batch: Vec<_> = (0..24).map(|of| format!("p-{nth}-{of}")).collect();
         nth += 1;
+        // A state has room for 20,000 pipelines, and a fast machine for more rounds than that.
+        tokio::time::sleep(Duration::from_millis(4)).await;
         let proposals = batch
             .iter()
             .zip(three.nodes.iter().cycle())
