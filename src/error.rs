@@ -78,8 +78,9 @@ pub enum ProposeError {
     /// The replica failed (disk, log, state machine) and takes nothing more until it is restarted.
     #[error("the replica has failed: {0}")]
     Failed(String),
-    /// An earlier command of the same pipeline did not enter the log, so this one may not either.
-    #[error("an earlier command of the same batch or stream did not enter the log")]
+    /// An earlier command of the same pipeline did not enter the log, or nobody knows, so this one may not
+    /// either.
+    #[error("an earlier command of the same batch or stream did not enter the log, or nobody knows")]
     Overtaking,
     /// The command's session does not take it.
     #[error(transparent)]
@@ -118,9 +119,10 @@ pub enum SessionRefusal {
 }
 
 impl ProposeError {
-    /// Whether the command entered the log.
-    pub(crate) fn was_appended(&self) -> bool {
-        matches!(self, Self::Unknown { .. } | Self::Session(_))
+    /// Whether the command certainly entered the log that the next ones enter, so that they may follow it.
+    /// What nobody knows of may have been in the log of a leader that is none any more.
+    pub(crate) fn keeps_order(&self) -> bool {
+        matches!(self, Self::Session(_))
     }
 
     /// Whether the command may have taken effect all the same. In a session this speaks of the one

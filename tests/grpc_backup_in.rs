@@ -2,6 +2,8 @@
 #![cfg(feature = "grpc")]
 
 mod grpc_common;
+#[path = "common/noise.rs"]
+mod noise;
 
 use std::fs;
 use std::io::Write;
@@ -19,6 +21,7 @@ use conveyor_raft::proto::{
 };
 use conveyor_raft::quic::ClientRole;
 use grpc_common::{One, certificates, propose, sidecar};
+use noise::noise;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -51,16 +54,11 @@ async fn fill(one: &One) {
     propose(&mut router, sidecar("shop/a"))
         .await
         .expect("applied");
-    let mut seed = 1_u32;
     for n in 0..3 {
-        let config = (0..200 << 10).map(|_| {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (seed >> 24) as u8
-        });
         let command = RouterCommand::CreatePipeline {
             pipeline_id: format!("p-{n}"),
             name: String::new(),
-            config: config.collect(),
+            config: noise(n + 1, 200 << 10),
         };
         propose(&mut router, command).await.expect("applied");
     }

@@ -4,6 +4,8 @@
 #[path = "common/cutting.rs"]
 mod cutting;
 mod grpc_common;
+#[path = "common/noise.rs"]
+mod noise;
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,6 +24,7 @@ use conveyor_raft::proto::{
 use conveyor_raft::quic::ClientRole;
 use cutting::Cutting;
 use grpc_common::{One, identity, propose};
+use noise::noise;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -33,16 +36,11 @@ const MIB: u64 = 1 << 20;
 /// A backup of six MiB that do not compress, made by a node; and its file.
 async fn backup_of(one: &One) -> (SnapshotMetadata, PathBuf) {
     let mut router = one.router(ClientRole::Writer).await;
-    let mut seed = 1_u32;
     for n in 0..6 {
-        let config = (0..MIB).map(|_| {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (seed >> 24) as u8
-        });
         let command = RouterCommand::CreatePipeline {
             pipeline_id: format!("p-{n}"),
             name: String::new(),
-            config: config.collect(),
+            config: noise(n + 1, MIB as usize),
         };
         propose(&mut router, command).await.expect("applied");
     }

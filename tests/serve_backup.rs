@@ -6,6 +6,8 @@ mod client;
 mod common;
 #[path = "common/cutting.rs"]
 mod cutting;
+#[path = "common/noise.rs"]
+mod noise;
 mod serve_common;
 
 use std::fs;
@@ -17,6 +19,7 @@ use client::{Caller, Fate};
 use conveyor_raft::node::recover::Survivor;
 use conveyor_raft::{RouterCommand, RouterStateMachine};
 use cutting::Cutting;
+use noise::noise;
 use serde_json::Value;
 use serve_common::{PATIENCE, Site, run, stderr, stdout};
 use tokio::sync::watch;
@@ -385,15 +388,10 @@ async fn a_leader_leaves_and_goes_on_as_a_follower() {
 }
 
 fn pipeline(nth: usize) -> RouterCommand {
-    let mut seed = nth as u32 + 1;
-    let config = (0..1 << 20).map(|_| {
-        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (seed >> 24) as u8
-    });
     RouterCommand::CreatePipeline {
         pipeline_id: format!("pipeline-{nth}"),
         name: String::new(),
-        config: config.collect(),
+        config: noise(nth as u32 + 1, 1 << 20),
     }
 }
 

@@ -239,9 +239,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.log.tick(now.mono);
         self.log.pump();
         self.notice_stall(now);
+        // Shown before anybody is told that it is so.
+        self.publish(now.mono);
         self.notice_hand_over();
         self.notice_change();
-        self.publish(now.mono);
         self.next_call(now.mono)
     }
 

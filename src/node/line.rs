@@ -20,7 +20,7 @@ const REMEMBERED: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Line {
     next: AtomicU64,
-    /// How many have an answer, of those that were appended.
+    /// How many have an answer, of those that certainly were appended.
     answered: AtomicU64,
     /// The first place whose command did not enter the log.
     broken: AtomicU64,
@@ -85,7 +85,7 @@ impl InOrder {
         self.line.break_at(self.place);
     }
 
-    /// It was appended, and has its answer.
+    /// It certainly was appended, and has its answer.
     pub(crate) fn answered(&self) {
         self.line.answered.fetch_add(1, Ordering::Release);
     }

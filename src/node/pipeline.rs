@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -14,7 +15,7 @@ use super::shared::encode;
 use super::waiters::Reply;
 use crate::config::limits::{MAX_FORWARD_BYTES, MAX_FORWARDS};
 use crate::error::ProposeError;
-use crate::state_machine::{RouterStateMachine, StateMachine};
+use crate::state_machine::{CommandError, RouterStateMachine, StateMachine};
 use crate::types::EntryKind;
 
 /// Submits commands one after the other and has all their outcomes in one [`Outcomes`]. See
@@ -67,11 +68,11 @@ impl<S: StateMachine> Pipeline<S> {
     /// Submits a command. Its outcome, whatever it is, comes from the [`Outcomes`].
     ///
     /// With [`ProposeOptions::forward`], a node that does not lead passes it on, in its order: the leader
-    /// appends nothing of this pipeline after what did not get there. What was lost on the way is
-    /// [`ProposeError::Unknown`] and breaks the order off like a refusal. So does what finds a leader
-    /// while earlier commands are still on their way to another.
+    /// appends nothing of this pipeline after what did not get there. What finds a leader while earlier
+    /// commands are still on their way to another is refused, and nothing is appended behind it.
     pub fn submit(&self, at: Place, command: &S::Command, options: ProposeOptions) {
-        self.submit_in(at, command, options, None);
+        let payload = encode::<S>(at.session, command);
+        self.enqueue(self.answer(at, command), payload, options);
     }
 
     /// As [`submit`](Self::submit), but where the command is to be passed on, and as much is under way
@@ -79,11 +80,12 @@ impl<S: StateMachine> Pipeline<S> {
     /// instead of being refused, until its deadline.
     pub async fn submit_when_room(&self, at: Place, command: &S::Command, options: ProposeOptions) {
         if !options.forward || self.node.is_leader() {
-            return self.submit_in(at, command, options, None);
+            return self.submit(at, command, options);
         }
+        let payload = encode::<S>(at.session, command);
+        let len = payload.as_ref().map_or(0, Bytes::len);
         let patience = options.deadline.unwrap_or(DEFAULT_DEADLINE);
         let end = Instant::now() + patience;
-        let len = encode::<S>(at.session, command).map_or(0, |payload| payload.len());
         let room = tokio::time::timeout_at(end, self.node.shared().passing_on.take(len)).await;
         let left = end.saturating_duration_since(Instant::now());
         let deadline = Some(if room.is_ok() { left } else { Duration::ZERO });
@@ -91,24 +93,29 @@ impl<S: StateMachine> Pipeline<S> {
             deadline,
             ..options
         };
-        self.submit_in(at, command, options, room.ok());
+        let mut answer = self.answer(at, command);
+        answer.room = room.ok().map(Box::new);
+        self.enqueue(answer, payload, options);
     }
 
-    fn submit_in(
-        &self,
-        at: Place,
-        command: &S::Command,
-        options: ProposeOptions,
-        room: Option<Room>,
-    ) {
+    /// Where the outcome of a command goes, and its place in the line.
+    fn answer(&self, at: Place, command: &S::Command) -> Pipelined<S::Response> {
         let line = (!at.unordered).then_some(&self.line);
         let mut answer = Pipelined::new(at.ticket, self.outcomes.clone(), line);
         answer.counting = Some(self.node.shared().counting(command));
-        answer.room = room.map(Box::new);
+        answer
+    }
+
+    fn enqueue(
+        &self,
+        mut answer: Pipelined<S::Response>,
+        payload: Result<Bytes, CommandError>,
+        options: ProposeOptions,
+    ) {
         if answer.is_overtaking() {
             return answer.send(Err(ProposeError::Overtaking));
         }
-        match encode::<S>(at.session, command) {
+        match payload {
             Ok(payload) => {
                 let reply = Reply::Pipelined(answer);
                 self.node
@@ -213,23 +220,16 @@ impl<R> Pipelined<R> {
         self.room.is_some()
     }
 
-    /// Answers; if it did not enter the log, nothing behind it may.
+    /// Answers, once; if it did not certainly enter the log, nothing behind it may.
     pub(crate) fn send(&mut self, outcome: Result<R, ProposeError>) {
-        if let Err(error) = &outcome
-            && !error.was_appended()
-            && let Some(at) = &self.in_order
-        {
-            at.break_off();
-        }
         if let Some(outcomes) = self.outcomes.take() {
-            // Only what was appended counts: it was handled in its turn, and a refusal need not be.
-            if let Some(at) = &self.in_order
-                && outcome
-                    .as_ref()
-                    .err()
-                    .is_none_or(ProposeError::was_appended)
-            {
-                at.answered();
+            let kept = outcome.as_ref().err().is_none_or(ProposeError::keeps_order);
+            if let Some(at) = &self.in_order {
+                if kept {
+                    at.answered();
+                } else {
+                    at.break_off();
+                }
             }
             self.room = None;
             if let Some(counting) = &self.counting {

@@ -46,7 +46,7 @@ impl<R> Passed<R> {
     }
 
     fn failed(self, error: ProposeError) {
-        if let Some(at) = self.in_order.filter(|_| !error.was_appended()) {
+        if let Some(at) = self.in_order.filter(|_| !error.keeps_order()) {
             at.break_off();
         }
         self.reply.answer(Ok(error.into()));

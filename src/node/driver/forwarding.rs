@@ -138,15 +138,7 @@ fn told<S: StateMachine>(waiter: Waiter<S::Response>, hint: LeaderHint, answer: 
         }) => (index, response),
         // The caller may find a way where this node found none.
         Err(_) => return waiter.answer(Err(ProposeError::NotLeader(hint))),
-        Ok(refused) => {
-            // It may never have got there.
-            if matches!(refused, ForwardOutcome::Unknown { index: 0, .. })
-                && let Some(at) = waiter.in_order()
-            {
-                at.break_off();
-            }
-            return waiter.answer(Err(refused.into()));
-        }
+        Ok(refused) => return waiter.answer(Err(refused.into())),
     };
     match waiter.reply {
         Reply::System(sender) => drop(sender.send(Ok(index))),

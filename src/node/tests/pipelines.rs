@@ -63,6 +63,29 @@ fn after_one_that_found_no_room_in_time_nothing_of_its_line_is_appended() {
     assert!(!bed.applied(leader).contains(&"behind it".to_owned()));
 }
 
+/// It may be in the log of a leader that is none any more by the time the next one finds the new one.
+#[test]
+fn f3_behind_what_nobody_knows_of_nothing_of_its_line_is_appended() {
+    let (mut bed, leader) = led();
+    let (sender, mut receiver) = mpsc::unbounded_channel();
+    let line = Arc::<Line>::default();
+    let in_line = |ticket| Reply::Pipelined(Pipelined::new(ticket, sender.clone(), Some(&line)));
+    for follower in (1..=3).filter(|node| *node != leader) {
+        bed.node_mut(follower).disk_stalls = true;
+    }
+    bed.propose_with(leader, "a", in_line(0), SECOND / 10);
+    bed.run(SECOND / 5, |_| false);
+    let first = receiver.try_recv();
+    let unknown = matches!(
+        first,
+        Ok((0, Err(ProposeError::Unknown { index: 1.., .. })))
+    );
+    assert!(unknown, "appended, and not committed in time: {first:?}");
+    bed.propose_with(leader, "b", in_line(1), SECOND);
+    bed.run(SECOND / 10, |_| false);
+    assert_eq!(receiver.try_recv(), Ok((1, Err(ProposeError::Overtaking))));
+}
+
 #[test]
 fn f5_a_node_that_comes_down_leaves_no_pipeline_without_outcomes() {
     let (mut bed, leader) = led();
