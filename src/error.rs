@@ -80,7 +80,9 @@ pub enum ProposeError {
     Failed(String),
     /// An earlier command of the same pipeline did not enter the log, or nobody knows, so this one may not
     /// either.
-    #[error("an earlier command of the same batch or stream did not enter the log, or nobody knows")]
+    #[error(
+        "an earlier command of the same batch or stream did not enter the log, or nobody knows"
+    )]
     Overtaking,
     /// The command's session does not take it.
     #[error(transparent)]
