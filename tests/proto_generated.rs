@@ -11,6 +11,7 @@ const CODE: &str = "conveyor.raft.v1.rs";
 const BYTES_AS_TEXT: &str = "#[serde(serialize_with = \"super::bytes_as_text\")]";
 const CERTAINTY_AS_WORD: &str = "#[serde(serialize_with = \"super::certainty_as_word\")]";
 const ROLE_AS_WORD: &str = "#[serde(serialize_with = \"super::role_as_word\")]";
+const LINK_STATE_AS_WORD: &str = "#[serde(serialize_with = \"super::link_state_as_word\")]";
 const STANDING_AS_WORD: &str = "#[serde(serialize_with = \"super::standing_as_word\")]";
 const DESCRIPTORS: &str = "descriptors.bin";
 
@@ -47,6 +48,7 @@ fn generate() -> (String, Vec<u8>) {
         .field_attribute(".conveyor.raft.v1.PipelineRecord.config", BYTES_AS_TEXT)
         .field_attribute(".conveyor.raft.v1.CheckpointRecord.data", BYTES_AS_TEXT)
         .field_attribute(".conveyor.raft.v1.StatusResponse.role", ROLE_AS_WORD)
+        .field_attribute(".conveyor.raft.v1.PeerLink.state", LINK_STATE_AS_WORD)
         .field_attribute(".conveyor.raft.v1.Member.standing", STANDING_AS_WORD)
         .field_attribute(".conveyor.raft.v1.Rejected.certainty", CERTAINTY_AS_WORD)
         .client_mod_attribute(".", "#[cfg(feature = \"client\")]")

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use conveyor_raft::network::{LinkClass, RaftNetwork, SendOutcome};
-use conveyor_raft::quic::PeerTransportStats;
+use conveyor_raft::quic::{DialledClass, LinkState, PeerTransport, PeerTransportStats};
 use conveyor_raft::types::LogId;
 use metrics::{
     Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
@@ -152,7 +152,15 @@ fn figures_of_peers_and_connections_are_shown() {
     );
     let data = with(&["connects_total", "class=data"]);
     assert_eq!(seen.sum(&data), 1);
-    assert_eq!(one.transport.observer().connects(2), 1);
+    let of_two = one.transport.observer().peer(2);
+    let of_data = |of: &&DialledClass| of.class == LinkClass::Data;
+    let dialled = of_two.dialled.iter().find(of_data).expect("of each class");
+    assert_eq!((dialled.state, dialled.connects), (LinkState::Up, 1));
+    assert_eq!(of_two.reconnects(), 0);
+    assert!(of_two.rtt().is_some());
+    let appends = of_two.frames.iter().find(|of| of.kind == "append");
+    assert_eq!(appends.map(|of| (of.sent, of.received)), Some((5, 0)));
+    assert_eq!(one.transport.observer().peer(3), PeerTransport::default());
     // It takes nothing: what came is not dealt with, and what is queued for it waits for 2 s.
     let run = run_of(LogId::new(1, 1), 1, 1 << 20);
     let (mut seq, end) = (6, Instant::now() + Duration::from_secs(20));

@@ -16,7 +16,7 @@ use crate::proto::{
 use super::authorize::Roles;
 use super::deadline::Deadline;
 use super::identity::Role;
-use super::members;
+use super::{links, members};
 
 pub(super) struct ClusterService {
     pub(super) node: RaftNode,
@@ -147,8 +147,10 @@ fn describe(status: NodeStatus, log_time_ms: u64) -> StatusResponse {
                 connected: peer.connected,
                 match_index: peer.match_index,
                 last_contact_ms: peer.last_contact_ms,
-                rtt_us: peer.rtt.map(|rtt| rtt.as_micros() as u64),
-                reconnects: peer.reconnects,
+                rtt_us: peer.transport.rtt().map(|rtt| rtt.as_micros() as u64),
+                reconnects: peer.transport.reconnects(),
+                links: links::links(&peer.transport),
+                frames: links::frames(&peer.transport),
             })
             .collect(),
         advice: status.advice,
@@ -159,6 +161,7 @@ fn describe(status: NodeStatus, log_time_ms: u64) -> StatusResponse {
         repairing: status.repairing,
         stopped_at_index: status.stopped_at,
         certificates: ends(status.certificates, now_ms / 1000),
+        refusals: links::reasons(&status.refusals),
     }
 }
 

@@ -35,6 +35,8 @@ mod health;
 #[cfg_attr(not(feature = "grpc"), allow(dead_code, reason = "servers use it"))]
 mod identity;
 #[cfg(feature = "grpc")]
+mod links;
+#[cfg(feature = "grpc")]
 mod members;
 #[cfg(feature = "grpc")]
 mod pages;

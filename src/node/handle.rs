@@ -20,7 +20,6 @@ use super::waiters::{Reply, Waiter};
 use crate::config::limits;
 use crate::core::RaftRole;
 use crate::error::{HandOverError, ProposeError, WaitError};
-use crate::network::LinkClass;
 use crate::quic::{Credentials, PeerTransportStats, ReloadError, ReloadReport, TransportObserver};
 use crate::state_machine::{RouterStateMachine, StateMachine};
 use crate::types::{EntryKind, LogIndex, Micros, NodeId, Term};
@@ -189,6 +188,7 @@ impl<S: StateMachine> RaftNode<S> {
             log_time_us: applied.time_us,
             peers: self.peers(&brief),
             certificates: self.transport().certificate_ends(),
+            refusals: self.transport().refusals(),
             syncs: brief.syncs,
             log_start: brief.log_start,
             repairing: brief.repairing,
@@ -209,13 +209,8 @@ impl<S: StateMachine> RaftNode<S> {
     fn peers(&self, brief: &Brief) -> Vec<PeerStatus> {
         let shared = self.shared();
         let mut peers = brief.peer_statuses(shared.me, shared.clock.now());
-        let links = self.transport_stats();
         for peer in &mut peers {
-            let control = |link: &&PeerTransportStats| {
-                link.class == LinkClass::Control && link.dialled && link.peer.node == peer.node
-            };
-            peer.rtt = links.iter().find(control).map(|link| link.rtt);
-            peer.reconnects = self.transport().connects(peer.node).saturating_sub(1);
+            peer.transport = self.transport().peer(peer.node);
         }
         peers
     }

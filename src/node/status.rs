@@ -1,11 +1,11 @@
 //! What a node says of itself.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::driver::SnapshotCounters;
 use crate::core::{Configuration, PeerProgress, RaftRole};
 use crate::error::LeaderHint;
+use crate::quic::PeerTransport;
 use crate::types::{ClusterId, LogId, LogIndex, Micros, NodeId, ReplicaId, Term};
 
 /// One member as a node sees it.
@@ -25,10 +25,8 @@ pub struct PeerStatus {
     pub receives_snapshot: Option<LogIndex>,
     /// On the leader: milliseconds since its last reply.
     pub last_contact_ms: Option<u64>,
-    /// Estimated round trip on the connection for heartbeats, while there is one.
-    pub rtt: Option<Duration>,
-    /// How often this node has connected to it again since it started.
-    pub reconnects: u64,
+    /// The connections with it.
+    pub transport: PeerTransport,
 }
 
 /// A node's view of itself and of its cluster at one moment.
@@ -63,6 +61,8 @@ pub struct NodeStatus {
     /// Until when the certificates between nodes are good: `peer`, this node's own, and each CA of its
     /// bundle; seconds since the Unix epoch.
     pub certificates: Vec<(String, u64)>,
+    /// How often peers were refused, or refused this node, since it started: the reason and how often.
+    pub refusals: Vec<(&'static str, u64)>,
     /// Shutting down or stopped.
     pub stopping: bool,
     /// How often the log was synced since the node started.

@@ -1274,6 +1274,9 @@ pub struct StatusResponse {
     /// The state machine stopped at this entry, which it cannot apply.
     #[prost(uint64, optional, tag = "25")]
     pub stopped_at_index: ::core::option::Option<u64>,
+    /// Peers refused, or refusing this node, since it started.
+    #[prost(message, repeated, tag = "26")]
+    pub refusals: ::prost::alloc::vec::Vec<ReasonCount>,
 }
 impl ::prost::Name for StatusResponse {
     const NAME: &'static str = "StatusResponse";
@@ -1307,7 +1310,7 @@ impl ::prost::Name for CertificateEnd {
     }
 }
 #[derive(serde::Serialize)]
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PeerStatus {
     #[prost(uint64, tag = "1")]
     pub node_id: u64,
@@ -1331,6 +1334,12 @@ pub struct PeerStatus {
     /// How often this node has connected to it again since it started.
     #[prost(uint64, tag = "8")]
     pub reconnects: u64,
+    /// Connections by class and by who dials, those that this node wants or had and has not included.
+    #[prost(message, repeated, tag = "9")]
+    pub links: ::prost::alloc::vec::Vec<PeerLink>,
+    /// Frames to and from the peer, by kind, since the node started.
+    #[prost(message, repeated, tag = "10")]
+    pub frames: ::prost::alloc::vec::Vec<FrameCount>,
 }
 impl ::prost::Name for PeerStatus {
     const NAME: &'static str = "PeerStatus";
@@ -1340,6 +1349,111 @@ impl ::prost::Name for PeerStatus {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/conveyor.raft.v1.PeerStatus".into()
+    }
+}
+/// A connection with a peer: one class, one side. What is counted is counted since it came up, but for
+/// connects, stalls and downs. A figure that only a live connection has is 0 without one.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeerLink {
+    /// control, data, bulk or forward.
+    #[prost(string, tag = "1")]
+    pub class: ::prost::alloc::string::String,
+    /// Whether the asked node dials it; else the peer does.
+    #[prost(bool, tag = "2")]
+    pub dialled: bool,
+    /// Bulk and forward are up only while they are needed.
+    #[prost(enumeration = "LinkState", tag = "3")]
+    #[serde(serialize_with = "super::link_state_as_word")]
+    pub state: i32,
+    /// Of its stream: another one is another stream.
+    #[prost(uint64, tag = "4")]
+    pub epoch: u64,
+    /// Estimated round trip, microseconds.
+    #[prost(uint64, tag = "5")]
+    pub rtt_us: u64,
+    /// Congestion window, bytes.
+    #[prost(uint64, tag = "6")]
+    pub cwnd_bytes: u64,
+    /// Largest UDP payload found to pass, bytes.
+    #[prost(uint32, tag = "7")]
+    pub mtu_bytes: u32,
+    #[prost(uint64, tag = "8")]
+    pub lost_packets: u64,
+    /// Headers of QUIC included.
+    #[prost(uint64, tag = "9")]
+    pub bytes_sent: u64,
+    #[prost(uint64, tag = "10")]
+    pub bytes_received: u64,
+    #[prost(uint64, tag = "11")]
+    pub frames_sent: u64,
+    #[prost(uint64, tag = "12")]
+    pub frames_received: u64,
+    /// Bytes that wait to be written.
+    #[prost(uint64, tag = "13")]
+    pub queued_bytes: u64,
+    /// How long the oldest append or heartbeat has waited for its answer; absent if none waits.
+    #[prost(uint64, optional, tag = "14")]
+    pub oldest_unanswered_ms: ::core::option::Option<u64>,
+    /// Since the node started; of those that it dials.
+    #[prost(uint64, tag = "15")]
+    pub connects: u64,
+    /// Streams given up because the peer took nothing, on either side's connections; of those that the
+    /// asked node dials.
+    #[prost(uint64, tag = "16")]
+    pub stalls: u64,
+    /// How connections, and attempts that came to nothing, ended; of those that the asked node dials.
+    #[prost(message, repeated, tag = "17")]
+    pub downs: ::prost::alloc::vec::Vec<ReasonCount>,
+}
+impl ::prost::Name for PeerLink {
+    const NAME: &'static str = "PeerLink";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.PeerLink".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.PeerLink".into()
+    }
+}
+/// How often something happened for one reason.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReasonCount {
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+}
+impl ::prost::Name for ReasonCount {
+    const NAME: &'static str = "ReasonCount";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.ReasonCount".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.ReasonCount".into()
+    }
+}
+/// Frames of one kind.
+#[derive(serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FrameCount {
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub sent: u64,
+    #[prost(uint64, tag = "3")]
+    pub received: u64,
+}
+impl ::prost::Name for FrameCount {
+    const NAME: &'static str = "FrameCount";
+    const PACKAGE: &'static str = "conveyor.raft.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "conveyor.raft.v1.FrameCount".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/conveyor.raft.v1.FrameCount".into()
     }
 }
 #[derive(serde::Serialize)]
@@ -1657,6 +1771,47 @@ impl Role {
             "ROLE_PRE_CANDIDATE" => Some(Self::PreCandidate),
             "ROLE_CANDIDATE" => Some(Self::Candidate),
             "ROLE_LEADER" => Some(Self::Leader),
+            _ => None,
+        }
+    }
+}
+/// How far a connection is.
+#[derive(serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LinkState {
+    Unspecified = 0,
+    /// None is there, and none is tried.
+    Down = 1,
+    /// The handshake is under way.
+    Dialling = 2,
+    /// The handshake is done, the hellos are not.
+    Hello = 3,
+    /// Frames flow.
+    Up = 4,
+}
+impl LinkState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LINK_STATE_UNSPECIFIED",
+            Self::Down => "LINK_STATE_DOWN",
+            Self::Dialling => "LINK_STATE_DIALLING",
+            Self::Hello => "LINK_STATE_HELLO",
+            Self::Up => "LINK_STATE_UP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LINK_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "LINK_STATE_DOWN" => Some(Self::Down),
+            "LINK_STATE_DIALLING" => Some(Self::Dialling),
+            "LINK_STATE_HELLO" => Some(Self::Hello),
+            "LINK_STATE_UP" => Some(Self::Up),
             _ => None,
         }
     }

@@ -66,6 +66,25 @@ fn standing_as_word<S: serde::Serializer>(
     serializer.serialize_str(standing.word())
 }
 
+/// Printed as JSON, the state of a connection is a word.
+fn link_state_as_word<S: serde::Serializer>(state: &i32, serializer: S) -> Result<S::Ok, S::Error> {
+    let state = LinkState::try_from(*state).unwrap_or_default();
+    serializer.serialize_str(state.word())
+}
+
+impl LinkState {
+    /// The word for it in what the program prints.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Dialling => "dialling",
+            Self::Hello => "hello",
+            Self::Up => "up",
+            Self::Unspecified => "unknown",
+        }
+    }
+}
+
 impl Standing {
     /// The word for it in what the program prints.
     pub fn word(self) -> &'static str {

@@ -22,7 +22,7 @@ use super::limits::{BACKOFF_LONG, BACKOFF_MAX, BACKOFF_MIN, STALLS, Side, transp
 use super::refusals::{Reason, Who};
 use super::shared::{Link, Peer, Shared, close};
 use super::stream::{End, Io, Registered};
-use super::tally::Stage;
+use super::tally::LinkState;
 use crate::core::Class;
 use crate::network::{LinkClass, NetworkEvent, PeerAddress, PeerFacts};
 use crate::types::ReplicaId;
@@ -110,13 +110,13 @@ impl Dialer {
 
     async fn dial_on(mut self) {
         loop {
-            self.peer.tally.is_at(self.class, Stage::Down);
+            self.peer.tally.is_at(self.class, LinkState::Down);
             let Some(target) = self.peer.target(self.class) else {
                 self.peer.changed(self.class).notified().await;
                 continue;
             };
             let (peer, class) = (Arc::clone(&self.peer), self.class);
-            peer.tally.is_at(class, Stage::Dialling);
+            peer.tally.is_at(class, LinkState::Dialling);
             let dialled = tokio::select! {
                 dialled = self.dial(&target) => dialled,
                 () = outdated(&peer, class, &target) => continue,
@@ -125,7 +125,7 @@ impl Dialer {
                 Ok(dialled) => {
                     let since = Instant::now();
                     peer.tally.connected(class);
-                    peer.tally.is_at(class, Stage::Up);
+                    peer.tally.is_at(class, LinkState::Up);
                     let reason = match class.messages() {
                         Some(class) => self.serve(dialled, &target, class).await,
                         None => self.pass_on(dialled, &target).await,
@@ -139,7 +139,7 @@ impl Dialer {
                 }
                 Err(reason) => reason,
             };
-            peer.tally.is_at(class, Stage::Down);
+            peer.tally.is_at(class, LinkState::Down);
             peer.tally.down(class, reason.name());
             let wait = self.wait_after(&reason);
             self.note(&reason, wait);
@@ -235,11 +235,11 @@ impl Dialer {
         self.epoch = self.epoch.wrapping_add(1);
         let mut known = None;
         let begun = Instant::now();
-        self.peer.tally.is_at(self.class, Stage::Dialling);
+        self.peer.tally.is_at(self.class, LinkState::Dialling);
         let result = in_time(async {
             let connection = connecting.await?;
             known = Some(connection.clone());
-            self.peer.tally.is_at(self.class, Stage::Hello);
+            self.peer.tally.is_at(self.class, LinkState::Hello);
             self.exchange(connection, generation, target, epoch).await
         })
         .await;

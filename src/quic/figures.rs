@@ -223,8 +223,8 @@ impl Figures {
                 let more = since(&mut self.connects, (peer.node, class), total);
                 counter!(CONNECTS, &with(&[("class", class.name())])).increment(more);
             }
-            for (class, stage) in LinkClass::ALL.into_iter().zip(peer.tally.stages()) {
-                gauge!(STATE, &with(&[("class", class.name())])).set(f64::from(stage));
+            for (class, state) in LinkClass::ALL.into_iter().zip(peer.tally.states()) {
+                gauge!(STATE, &with(&[("class", class.name())])).set(f64::from(state as u8));
             }
             for (class, total) in LinkClass::ALL.into_iter().zip(peer.tally.stalls()) {
                 let more = since(&mut self.stalls, (peer.node, class), total);

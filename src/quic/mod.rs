@@ -29,6 +29,7 @@ mod refusals;
 mod reload;
 mod shared;
 mod socket;
+mod standing;
 mod stream;
 mod tally;
 pub(crate) mod tls;
@@ -38,6 +39,6 @@ pub use accept::RaftTransportService;
 pub use credentials::{CredentialFiles, Credentials, CredentialsError, check_key_file};
 pub use identity::{ClientRole, Identity, IdentityError, Role};
 pub use reload::{ReloadError, ReloadReport};
-pub use transport::{
-    PeerTransportStats, RaftTransport, TransportError, TransportObserver, TransportOptions,
-};
+pub use standing::{DialledClass, FrameCount, PeerTransport, PeerTransportStats};
+pub use tally::LinkState;
+pub use transport::{RaftTransport, TransportError, TransportObserver, TransportOptions};

@@ -30,11 +30,12 @@ pub(super) fn kind_name(place: usize) -> &'static str {
     }
 }
 
-/// How far this node is with its connection to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far this node is with its connection of one class to a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Stage {
+pub enum LinkState {
     /// None is there, and none is tried.
+    #[default]
     Down = 0,
     /// The handshake is under way.
     Dialling = 1,
@@ -42,6 +43,17 @@ pub(super) enum Stage {
     Hello = 2,
     /// Frames flow.
     Up = 3,
+}
+
+impl LinkState {
+    const fn numbered(number: u8) -> Self {
+        match number {
+            1 => Self::Dialling,
+            2 => Self::Hello,
+            3 => Self::Up,
+            _ => Self::Down,
+        }
+    }
 }
 
 /// See the module.
@@ -53,8 +65,8 @@ pub(super) struct Tally {
     connects: [AtomicU64; LinkClass::ALL.len()],
     /// Streams given up because the peer took nothing, by class, on connections of either side.
     stalls: [AtomicU64; LinkClass::ALL.len()],
-    /// [`Stage`]s by class.
-    stages: [AtomicU8; LinkClass::ALL.len()],
+    /// [`LinkState`]s by class.
+    states: [AtomicU8; LinkClass::ALL.len()],
     /// How those ended.
     downs: Mutex<BTreeMap<(LinkClass, &'static str), u64>>,
 }
@@ -66,7 +78,7 @@ impl Default for Tally {
             received: [const { AtomicU64::new(0) }; KINDS],
             connects: Default::default(),
             stalls: Default::default(),
-            stages: Default::default(),
+            states: Default::default(),
             downs: Mutex::default(),
         }
     }
@@ -102,9 +114,9 @@ impl Tally {
         add(&self.stalls, class as usize, 1);
     }
 
-    pub(super) fn is_at(&self, class: LinkClass, stage: Stage) {
-        if let Some(at) = self.stages.get(class as usize) {
-            at.store(stage as u8, Ordering::Relaxed);
+    pub(super) fn is_at(&self, class: LinkClass, state: LinkState) {
+        if let Some(at) = self.states.get(class as usize) {
+            at.store(state as u8, Ordering::Relaxed);
         }
     }
 
@@ -127,10 +139,10 @@ impl Tally {
         read(&self.stalls)
     }
 
-    /// By class: the number of the [`Stage`].
-    pub(super) fn stages(&self) -> [u8; LinkClass::ALL.len()] {
-        let stages = self.stages.each_ref();
-        stages.map(|stage| stage.load(Ordering::Relaxed))
+    /// By class.
+    pub(super) fn states(&self) -> [LinkState; LinkClass::ALL.len()] {
+        let states = self.states.each_ref();
+        states.map(|state| LinkState::numbered(state.load(Ordering::Relaxed)))
     }
 
     pub(super) fn downs(&self) -> Vec<((LinkClass, &'static str), u64)> {

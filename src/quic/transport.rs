@@ -26,6 +26,7 @@ use super::limits::{ETHERNET_MTU, LOOPBACK_MTU, Tuning};
 use super::reload::{Generation, ReloadError, ReloadReport, server_config};
 use super::shared::{Peer, Shared, SplitMix};
 use super::socket::SplitSocket;
+use super::standing::{PeerTransport, PeerTransportStats};
 use super::tally::place;
 use crate::config::limits::MAX_FRAME_BODY;
 use crate::core::{Class, Message};
@@ -112,55 +113,6 @@ pub enum TransportError {
     /// The addresses are too long for a hello.
     #[error("peer address and client endpoint together are over 350 bytes; use shorter ones")]
     Addresses,
-}
-
-/// One live connection, for metrics and `status`.
-#[derive(Clone, Debug)]
-pub struct PeerTransportStats {
-    /// Who is at the other end.
-    pub peer: ReplicaId,
-    /// Which class.
-    pub class: LinkClass,
-    /// Whether this node dialled it (and asks on it), or the peer did.
-    pub dialled: bool,
-    /// Where it goes.
-    pub remote: SocketAddr,
-    /// Epoch of its stream.
-    pub epoch: u64,
-    /// Estimated round trip.
-    pub rtt: Duration,
-    /// Largest UDP payload found to pass, bytes.
-    pub mtu: u16,
-    /// Congestion window, bytes.
-    pub cwnd: u64,
-    /// Packets lost.
-    pub lost_packets: u64,
-    /// Times that the congestion window was reduced.
-    pub congestion_events: u64,
-    /// Times that the path stopped passing large packets.
-    pub black_holes: u64,
-    /// Datagrams sent.
-    pub datagrams_sent: u64,
-    /// Datagrams received.
-    pub datagrams_received: u64,
-    /// System calls that sent them.
-    pub sends: u64,
-    /// Bytes sent, headers of QUIC included.
-    pub bytes_sent: u64,
-    /// Bytes received, headers of QUIC included.
-    pub bytes_received: u64,
-    /// Frames sent.
-    pub frames_sent: u64,
-    /// Frames received.
-    pub frames_received: u64,
-    /// Bytes that wait to be written.
-    pub queued_bytes: usize,
-    /// How long the oldest append (data) or heartbeat (control) that this node sent on it has waited for
-    /// its answer; none if nothing waits, or the peer dialled.
-    pub oldest_unanswered: Option<Duration>,
-    /// Whether both ends showed certificates over TLS 1.3. Never false: no other version is
-    /// compiled in, and a connection without certificates is not established.
-    pub mutual_tls13: bool,
 }
 
 /// QUIC to the peers: dials and sends. What peers ask comes in by its
@@ -405,37 +357,12 @@ impl TransportObserver {
     /// The live connections.
     pub fn stats(&self) -> Vec<PeerTransportStats> {
         let links = lock(&self.0.links).clone();
-        let stats = links.iter().map(|link| {
-            let quic = link.connection.stats();
-            let peer = self.0.peer(link.peer.node);
-            PeerTransportStats {
-                peer: link.peer,
-                class: link.class,
-                dialled: link.dialled,
-                remote: link.connection.remote_address(),
-                epoch: link.epoch(),
-                rtt: quic.path.rtt,
-                mtu: quic.path.current_mtu,
-                cwnd: quic.path.cwnd,
-                lost_packets: quic.path.lost_packets,
-                congestion_events: quic.path.congestion_events,
-                black_holes: quic.path.black_holes_detected,
-                datagrams_sent: quic.udp_tx.datagrams,
-                datagrams_received: quic.udp_rx.datagrams,
-                sends: quic.udp_tx.ios,
-                bytes_sent: quic.udp_tx.bytes,
-                bytes_received: quic.udp_rx.bytes,
-                frames_sent: link.frames_out.load(Ordering::Relaxed),
-                frames_received: link.frames_in.load(Ordering::Relaxed),
-                queued_bytes: peer.queued(link.class, link.dialled),
-                oldest_unanswered: link
-                    .dialled
-                    .then(|| peer.unanswered_for(link.class))
-                    .flatten(),
-                mutual_tls13: link.connection.peer_identity().is_some(),
-            }
-        });
-        stats.collect()
+        links.iter().map(|link| self.0.stats(link)).collect()
+    }
+
+    /// How the connections to and from a node stand, and what has become of earlier ones.
+    pub fn peer(&self, node: NodeId) -> PeerTransport {
+        self.0.peer_transport(node)
     }
 
     /// As [`RaftTransport::reload`].
@@ -444,12 +371,6 @@ impl TransportObserver {
     /// As [`RaftTransport::reload`].
     pub fn reload(&self, credentials: Credentials) -> Result<ReloadReport, ReloadError> {
         self.0.reload(credentials)
-    }
-
-    /// How often this node connected to another one since it started, by the control class.
-    pub fn connects(&self, node: NodeId) -> u64 {
-        let peer = self.0.known_peer(node);
-        peer.map_or(0, |peer| peer.tally.connects()[LinkClass::Control as usize])
     }
 
     /// Until when each certificate in force is good: `peer`, `peer-ca` and so on, Unix time in seconds.

@@ -526,7 +526,7 @@ pub(crate) struct StateArgs {
 /// Show how a node sees itself and the others.
 ///
 /// Role, term, leader, how far its log, disk and state are, and, on the leader, how far the other
-/// nodes are. With several endpoints, each is asked.
+/// nodes are. With several endpoints, each is asked. The JSON form has the figures of --links too.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -536,6 +536,10 @@ pub(crate) struct StateArgs {
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) client: ClientArgs,
+
+    /// Also show each connection between nodes: how far it is, its figures, how earlier ones ended.
+    #[arg(long)]
+    pub(crate) links: bool,
 }
 
 /// Look at a node's log on disk, check it, repair it.

@@ -13,6 +13,7 @@ mod failure;
 mod health;
 mod input;
 mod leave;
+mod links;
 mod logging;
 mod members;
 mod metrics;

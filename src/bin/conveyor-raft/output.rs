@@ -1,5 +1,7 @@
 //! What is printed.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -49,6 +51,28 @@ pub(crate) fn count(number: u64) -> String {
     out
 }
 
+/// Rows under their titles, each column as wide as its longest cell; nothing behind the last word of a line.
+pub(crate) fn table<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -> String {
+    let titles = titles.map(str::to_owned);
+    let lines = || std::iter::once(&titles).chain(rows);
+    let mut widths = [0; N];
+    for line in lines() {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.len().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for line in lines() {
+        for (cell, width) in line.iter().zip(widths) {
+            // A text that is written into cannot fail.
+            let _ = write!(text, "{cell:<width$}  ");
+        }
+        text.truncate(text.trim_end().len());
+        text.push('\n');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +90,14 @@ mod tests {
     fn counts_have_separators() {
         let text: Vec<_> = [0, 999, 1_000, 26_201, 1_234_567].map(count).into();
         assert_eq!(text, ["0", "999", "1,000", "26,201", "1,234,567"]);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_longest_cell() {
+        let rows = [
+            ["a".to_owned(), String::new()],
+            ["long".to_owned(), "b".to_owned()],
+        ];
+        assert_eq!(table(["N", "WHAT"], &rows), "N     WHAT\na\nlong  b\n");
     }
 }

@@ -6,12 +6,14 @@ use conveyor_raft::proto::{PeerStatus, StatusRequest, StatusResponse};
 use crate::cli::StatusArgs;
 use crate::client::{Client, failure_of};
 use crate::failure::Failure;
+use crate::links;
 use crate::output::say;
 
 pub(crate) async fn run(args: StatusArgs) -> Result<(), Failure> {
     let client = Client::new(args.client)?;
     let ask = async |endpoint: &str| ask(&client, endpoint).await;
-    client.ask_each("status", ask, print).await
+    let show = |endpoint: &str, status: &StatusResponse| print(endpoint, status, args.links);
+    client.ask_each("status", ask, show).await
 }
 
 async fn ask(client: &Client, endpoint: &str) -> Result<StatusResponse, Failure> {
@@ -31,7 +33,28 @@ fn connection(peer: &PeerStatus) -> String {
     round_trip.unwrap_or_default() + &again
 }
 
-fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
+fn print_peer(peer: &PeerStatus, links: bool) {
+    let link = if peer.connected {
+        "connected"
+    } else {
+        "not connected"
+    };
+    let contact = match peer.last_contact_ms {
+        Some(ms) => format!(", heard {ms} ms ago, equal up to {}", peer.match_index),
+        None => String::new(),
+    };
+    say!(
+        "  peer {}      {} {link}{}{contact}",
+        peer.node_id,
+        peer.address,
+        connection(peer)
+    );
+    if links {
+        say!("{}", links::show(peer));
+    }
+}
+
+fn print(endpoint: &str, status: &StatusResponse, links: bool) -> Result<(), Failure> {
     // The word for a role is that of the JSON form.
     let words = serde_json::to_value(status)?;
     let role = words
@@ -63,21 +86,10 @@ fn print(endpoint: &str, status: &StatusResponse) -> Result<(), Failure> {
     say!("  cluster     {}", status.cluster_id);
     say!("  incarnation {}", status.incarnation);
     for peer in &status.peers {
-        let link = if peer.connected {
-            "connected"
-        } else {
-            "not connected"
-        };
-        let contact = match peer.last_contact_ms {
-            Some(ms) => format!(", heard {ms} ms ago, equal up to {}", peer.match_index),
-            None => String::new(),
-        };
-        say!(
-            "  peer {}      {} {link}{}{contact}",
-            peer.node_id,
-            peer.address,
-            connection(peer)
-        );
+        print_peer(peer, links);
+    }
+    if !status.refusals.is_empty() {
+        say!("  refused     {}", links::counted(&status.refusals));
     }
     for certificate in &status.certificates {
         let (name, days) = (&certificate.name, certificate.days_left);

@@ -154,23 +154,9 @@ impl View {
             "HEARD MS",
             "ENDPOINT",
         ];
-        let mut lines = vec![titles.map(str::to_owned)];
         let rows = self.rows();
-        lines.extend(rows.iter().map(Row::cells));
-        let mut widths = [0; 12];
-        for line in &lines {
-            for (width, cell) in widths.iter_mut().zip(line) {
-                *width = cell.len().max(*width);
-            }
-        }
-        for line in &lines {
-            for (cell, width) in line.iter().zip(widths) {
-                // A text that is written into cannot fail.
-                let _ = write!(text, "{cell:<width$}  ");
-            }
-            text.truncate(text.trim_end().len());
-            text.push('\n');
-        }
+        let cells: Vec<_> = rows.iter().map(Row::cells).collect();
+        text += &output::table(titles, &cells);
         for row in &rows {
             if let Some(note) = &row.note {
                 let _ = writeln!(text, "{}: {note}", row.endpoint);
