@@ -78,7 +78,7 @@ async fn a_follower_passes_on_what_it_is_asked_to() {
     }
     let status = leader.status();
     for peer in &status.peers {
-        let rtt = peer.rtt.expect("it is connected");
+        let rtt = peer.transport.rtt().expect("it is connected");
         assert!(!rtt.is_zero() && rtt < Duration::from_secs(1), "{rtt:?}");
     }
     let year = 300 * 24 * 60 * 60;

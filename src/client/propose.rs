@@ -147,9 +147,8 @@ impl Client {
         loop {
             let session = session();
             let repeatable = session.is_some();
-            let tried = self.try_once(command, session, until, unknown.is_some());
-            match tried.await {
-                Ok(Told::Final(result)) => return *result,
+            match self.try_once(command, session, until).await {
+                Ok(Told::Decided(outcome)) => return decided(*outcome, unknown.is_some()),
                 Ok(Told::Again) => {}
                 Ok(Told::Unknown(why)) => {
                     *unknown = Some(why);
@@ -171,7 +170,6 @@ impl Client {
         command: &proto::RouterCommand,
         session: Option<InSession>,
         until: Instant,
-        unknown: bool,
     ) -> Result<Told, ClientError> {
         let leader = &self.inner.leader;
         let (candidate, pipe) = leader.pipe(until).await?;
@@ -180,51 +178,38 @@ impl Client {
             return Err(leader.late());
         }
         let patience = patience_at(now, until, session.is_some());
-        let sent = pipe.send(ProposeItem {
+        let item = ProposeItem {
             command: Some(command.clone()),
             session,
             timeout_ms: patience.as_millis().try_into().unwrap_or(u32::MAX).max(1),
             unordered: true,
             forward: self.inner.forward,
             ..ProposeItem::default()
-        });
-        let end = now + patience + GRACE;
-        Ok(match tokio::time::timeout_at(end, sent).await {
-            Ok(Fate::Told(outcome)) => self.told(*outcome, &candidate, until, unknown).await,
-            Ok(Fate::NotSent(why)) => {
+        };
+        Ok(match pipe.send(item, now + patience + GRACE).await {
+            Fate::Told(outcome) => self.told(outcome, &candidate, until).await,
+            Fate::NotSent(why) => {
                 leader.lost(&candidate, &why).await;
                 Told::Again
             }
-            Ok(Fate::Lost(why)) => {
+            Fate::Lost(why) => {
                 leader.lost(&candidate, &why).await;
                 Told::Unknown(why)
-            }
-            Err(_) => {
-                let why = "the node does not answer";
-                leader.lost(&candidate, why).await;
-                Told::Unknown(why.to_owned())
             }
         })
     }
 
     /// What follows from what a node says of one try.
-    async fn told(
-        &self,
-        outcome: Outcome,
-        candidate: &Arc<Candidate>,
-        until: Instant,
-        unknown: bool,
-    ) -> Told {
+    async fn told(&self, outcome: Box<Outcome>, to: &Arc<Candidate>, until: Instant) -> Told {
         let leader = &self.inner.leader;
-        match outcome {
+        match outcome.as_ref() {
             Outcome::NotLeader(hint) => {
-                let endpoint = &hint.leader_endpoint;
-                leader.leave(candidate, endpoint, &hint.why).await;
+                leader.leave(to, &hint.leader_endpoint, &hint.why).await;
                 Told::Again
             }
             Outcome::ReplicaFailed(failed) => {
                 let endpoint = &failed.leader_endpoint;
-                leader.leave(candidate, endpoint, &failed.what_to_do).await;
+                leader.leave(to, endpoint, &failed.what_to_do).await;
                 Told::Again
             }
             Outcome::Overloaded(overloaded) => {
@@ -237,9 +222,12 @@ impl Client {
                 "appended at index {} in term {}",
                 place.index, place.term
             )),
-            outcome => {
+            Outcome::Response(_)
+            | Outcome::Rejected(_)
+            | Outcome::Invalid(_)
+            | Outcome::SessionRefused(_) => {
                 leader.served();
-                Told::Final(Box::new(decided(outcome, unknown)))
+                Told::Decided(outcome)
             }
         }
     }
@@ -256,7 +244,7 @@ impl Client {
 }
 
 enum Told {
-    Final(Box<Result<ProposeResponse, ClientError>>),
+    Decided(Box<Outcome>),
     /// It never entered a log, or there is nothing else to learn: try again.
     Again,
     Unknown(String),

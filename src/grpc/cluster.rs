@@ -63,7 +63,7 @@ impl Cluster for ClusterService {
             Ok(index) => Ok(Response::new(ChangeMembersResponse { index })),
             Err(error) => Err(members::change_failed(
                 error,
-                self.node.status().leader,
+                self.node.leader(),
                 deadline.passed(),
             )),
         }
@@ -83,7 +83,7 @@ impl Cluster for ClusterService {
         match self.node.transfer_leadership(to).await {
             Ok(leader_id) => Ok(Response::new(TransferLeadershipResponse { leader_id })),
             Err(error) => {
-                let leader = self.node.status().leader;
+                let leader = self.node.leader();
                 Err(members::hand_over_failed(error, leader))
             }
         }

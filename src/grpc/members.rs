@@ -17,7 +17,7 @@ use super::status::{self, Failure, invalid};
 
 /// What a node knows of the members.
 pub(super) fn membership(node: &RaftNode) -> MembershipResponse {
-    let leader = node.status().leader;
+    let leader = node.leader();
     let described = |(index, it): (LogIndex, Arc<Configuration>)| describe(index, &it);
     let waiting = node.waiting_nodes();
     MembershipResponse {

@@ -61,7 +61,7 @@ pub(super) fn outcome(
             Ok(response) => Item::Response(response),
             Err(refusal) => Item::Rejected(refusal),
         },
-        Err(error) => failed(error, &node.status().leader, item),
+        Err(error) => failed(error, &node.leader(), item),
     };
     ProposeOutcome {
         outcome: Some(outcome),
@@ -140,6 +140,6 @@ pub(super) fn answer(response: RouterResponse) -> Result<ProposeResponse, proto:
         time_ms,
         duplicate: response.duplicate,
         unchanged,
-        answer: Some((&answer).into()),
+        answer: Some(Box::new((&answer).into())),
     })
 }

@@ -47,7 +47,7 @@ pub(super) struct RouterService {
 
 impl RouterService {
     fn failure(&self, error: ProposeError, deadline: Deadline) -> Status {
-        let leader = self.node.status().leader;
+        let leader = self.node.leader();
         Failure::new(error, &leader, deadline.passed()).into_status()
     }
 
@@ -62,7 +62,7 @@ impl RouterService {
             deadline: Some(deadline.left()),
         };
         let read = self.node.read_with(options).await;
-        read.map_err(|error| unread(&error, &self.node.status().leader))
+        read.map_err(|error| unread(&error, &self.node.leader()))
     }
 
     async fn read_as(

@@ -4,10 +4,10 @@
 //! caller's sends wait; and what has an outcome counts as under way until the caller has taken it,
 //! so a caller that does not read is not read from either.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use prost::Message;
+use rustc_hash::FxHashMap;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
@@ -52,8 +52,8 @@ pub(super) struct Side {
 /// Commands whose outcome the caller has not taken.
 #[derive(Default)]
 struct UnderWay {
-    /// By ticket: the caller's name for it, and its size.
-    commands: HashMap<u64, (u64, usize)>,
+    /// By ticket, which are counted here: the caller's name for it, and its size.
+    commands: FxHashMap<u64, (u64, usize)>,
     bytes: usize,
     last: u64,
 }
@@ -118,7 +118,7 @@ impl Side {
                     _ => self.tell(&mut known).await,
                 },
                 () = closed(&mut closing), if open => {
-                    let leader = self.node.status().leader;
+                    let leader = self.node.leader();
                     self.stop(Some(Failure::stopping(&leader).into_status()));
                     Ok(())
                 }

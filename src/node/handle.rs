@@ -19,7 +19,7 @@ use super::status::{Brief, NodeStatus, PeerStatus};
 use super::waiters::{Reply, Waiter};
 use crate::config::limits;
 use crate::core::RaftRole;
-use crate::error::{HandOverError, ProposeError, WaitError};
+use crate::error::{HandOverError, LeaderHint, ProposeError, WaitError};
 use crate::quic::{Credentials, PeerTransportStats, ReloadError, ReloadReport, TransportObserver};
 use crate::state_machine::{RouterStateMachine, StateMachine};
 use crate::types::{EntryKind, LogIndex, Micros, NodeId, Term};
@@ -123,6 +123,11 @@ impl<S: StateMachine> RaftNode<S> {
     /// Who leads, as far as this node knows.
     pub fn leader_id(&self) -> Option<NodeId> {
         self.shared().brief().leader
+    }
+
+    /// Who leads, where clients reach it, and the term, as far as this node knows.
+    pub fn leader(&self) -> LeaderHint {
+        self.shared().brief().leader_hint()
     }
 
     /// The term this node is in.

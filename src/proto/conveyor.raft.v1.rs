@@ -5252,8 +5252,8 @@ pub struct ProposeResponse {
     /// Whether everything was already as the command asks.
     #[prost(bool, tag = "5")]
     pub unchanged: bool,
-    #[prost(message, optional, tag = "6")]
-    pub answer: ::core::option::Option<Answer>,
+    #[prost(message, optional, boxed, tag = "6")]
+    pub answer: ::core::option::Option<::prost::alloc::boxed::Box<Answer>>,
 }
 impl ::prost::Name for ProposeResponse {
     const NAME: &'static str = "ProposeResponse";
