@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 pub(crate) mod bed;
+pub(crate) mod fill;
 pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod medium;
