@@ -17,6 +17,8 @@ pub mod fuzz;
 mod fuzz_tests;
 mod header;
 mod hello;
+#[doc(hidden)]
+pub mod raw;
 #[cfg(test)]
 mod tests;
 

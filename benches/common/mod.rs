@@ -2,11 +2,13 @@
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
 pub(crate) mod bed;
+pub(crate) mod fill;
 pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod medium;
 pub(crate) mod ratios;
 pub(crate) mod router;
+pub(crate) mod tuning;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
@@ -18,12 +20,15 @@ use conveyor_raft::{
     StateMachine,
 };
 use tempfile::TempDir;
+use tuning::Tuning;
 
 /// Nodes with everything real: mapped logs, QUIC with mutual TLS, the router's state machine or another.
 pub(crate) struct BenchCluster<S: StateMachine = RouterStateMachine> {
     pub(crate) nodes: Vec<RaftNode<S>>,
     pub(crate) certificates: GeneratedCerts,
-    _dir: TempDir,
+    addresses: Vec<SocketAddr>,
+    tuning: Tuning,
+    dir: TempDir,
 }
 
 /// Addresses that were free a moment ago; held until the last is found, so that they differ.
@@ -67,41 +72,52 @@ impl BenchCluster {
 
 impl<S: StateMachine> BenchCluster<S> {
     pub(crate) async fn start_with(folder: &Path, size: u64, machine: impl Fn() -> S) -> Self {
-        let dir = tempfile::tempdir_in(folder).expect("a folder");
+        Self::start_tuned(folder, size, machine, Tuning::default()).await
+    }
+
+    pub(crate) async fn start_tuned(
+        folder: &Path,
+        size: u64,
+        machine: impl Fn() -> S,
+        tuning: Tuning,
+    ) -> Self {
         let ids: Vec<NodeId> = (1..=size).collect();
-        let certificates = certs::generate("bench", &ids, &[]).expect("certificates");
-        let addresses = free_addresses(ids.len());
-        let mut nodes = Vec::new();
-        for (id, listen) in ids.iter().zip(&addresses) {
-            let members = ids
-                .iter()
-                .copied()
-                .zip(addresses.iter().map(ToString::to_string));
-            let credentials = certificates.credentials(*id).expect("credentials");
-            let data = dir.path().join(format!("node-{id}"));
-            let peers = if size == 1 {
-                Cluster::single(data, credentials)
-            } else {
-                Cluster::new(data, credentials, *listen, members)
-            };
-            // A shared machine may hold a process up for longer than the default patience; an
-            // election in the middle of a measurement would be the machine's, not ours.
-            let config = RaftConfig {
-                node_id: *id,
-                election_timeout_min_ms: 1000,
-                election_timeout_max_ms: 2000,
-                heartbeat_interval_ms: 100,
-            };
-            let node = RaftNode::new(config, machine(), peers).await;
-            nodes.push(node.expect("the node starts"));
-        }
-        let cluster = Self {
-            nodes,
-            certificates,
-            _dir: dir,
+        let mut cluster = Self {
+            nodes: Vec::new(),
+            certificates: certs::generate("bench", &ids, &[]).expect("certificates"),
+            addresses: free_addresses(ids.len()),
+            tuning,
+            dir: tempfile::tempdir_in(folder).expect("a folder"),
         };
+        for id in ids {
+            let node = cluster.start_node(id, machine()).await;
+            cluster.nodes.push(node);
+        }
         cluster.leader().await;
         cluster
+    }
+
+    /// Starts a node at its place, for the first time or again.
+    pub(crate) async fn start_node(&self, id: NodeId, machine: S) -> RaftNode<S> {
+        let members = self.addresses.iter().map(ToString::to_string);
+        let members = (1..).zip(members);
+        let credentials = self.certificates.credentials(id).expect("credentials");
+        let data = self.dir.path().join(format!("node-{id}"));
+        let cluster = if self.addresses.len() == 1 {
+            Cluster::single(data, credentials)
+        } else {
+            let listen = self.addresses[id as usize - 1];
+            Cluster::new(data, credentials, listen, members)
+        };
+        // A shared machine may hold a process up for longer than the default patience; an
+        // election in the middle of a measurement would be the machine's, not ours.
+        let config = RaftConfig {
+            node_id: id,
+            election_timeout_min_ms: 1000,
+            election_timeout_max_ms: 2000,
+            heartbeat_interval_ms: 100,
+        };
+        self.tuning.start(config, machine, cluster).await
     }
 
     pub(crate) async fn leader(&self) -> RaftNode<S> {

@@ -6,13 +6,15 @@
 //! `quic_ping_under_bulk`: pings while the bulk class sends without a pause. The sides: `ours`;
 //! `quinn`, a raw stream with the same settings, socket, certificates and MTU; `tls`, over TCP;
 //! `tcp`. After all, or alone with `-- ratios`, the sides take turns and their ratios are printed. With
-//! `-- knobs` bare quinn streams take turns that differ from ours in one setting each. `-- work` is what
+//! `-- knobs` bare quinn streams take turns that differ from ours in one setting each; with `-- one` one
+//! proposal at a time is measured beside a sync and a round trip. `-- work` is what
 //! `benches/quic/cost` counts.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod floors;
 mod knobs;
+mod one;
 mod ours;
 #[path = "../../tests/quic_common/mod.rs"]
 mod quic_common;
@@ -287,6 +289,7 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         ["knobs", ..] => return knobs::print(),
+        ["one", ..] => return one::print(),
         ["work", mtu, side, size, frames, ..] => return work(mtu, side, size, frames),
         _ => {}
     }
