@@ -212,6 +212,12 @@ pub trait RaftNetwork: Send + 'static {
     /// What later hellos say.
     fn set_local(&mut self, facts: &LocalFacts);
 
+    /// Nodes without a configuration that are connected to this one, and what their hellos said: whoever
+    /// waits to be added. A network that does not know says nobody.
+    fn blank_nodes(&self) -> Vec<(ReplicaId, LocalFacts)> {
+        Vec::new()
+    }
+
     /// Whether snapshots go to a peer: its bulk connection is dialled, and kept, only for that. A
     /// peer that is not dialled at all gets none.
     fn want_bulk(&mut self, to: NodeId, wanted: bool);
