@@ -152,6 +152,14 @@ pub enum NetworkEvent {
         /// The epoch it is about.
         epoch: u64,
     },
+    /// What this node sends on that data stream gets to the peer, though it has not answered for a while:
+    /// the way is slow.
+    GetsThrough {
+        /// The peer's number.
+        node: NodeId,
+        /// The stream's epoch.
+        epoch: u64,
+    },
     /// A message came in.
     Message {
         /// Who sent it: the TLS identity, in the life that its hello stated.
