@@ -170,7 +170,7 @@ async fn carry(rate: u64, bytes: usize, commands: usize, (time, least): (Duratio
 /// Over ten longest election timeouts on its way: as long as a leader that is not answered goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b12_an_entry_that_takes_longer_than_a_leader_waits_for_an_answer_is_committed() {
-    carry(80 * KIB, 1 << 20, 1, (Duration::from_secs(40), 1)).await;
+    carry(64 * KIB, 1 << 20, 1, (Duration::from_secs(50), 1)).await;
 }
 
 /// The peer makes room in steps that each take longer than a peer may take nothing.

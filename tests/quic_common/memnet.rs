@@ -97,7 +97,7 @@ impl State {
                 self.lost += 1;
                 return;
             }
-            leaves += Duration::from_micros(bytes.len() as u64 * 1_000_000 / link.rate);
+            leaves += Duration::from_secs_f64(bytes.len() as f64 / link.rate as f64);
             *sent_by = leaves;
         }
         let copies = 1 + u64::from(self.random(1000) < link.twice);
