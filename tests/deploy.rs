@@ -133,6 +133,7 @@ fn the_stateful_set_hands_out_certificates_that_its_settings_start_with() {
     let said = String::from_utf8_lossy(&good.stdout);
     for line in [
         "[node] id = 2    # POD_NAME",
+        "[node] auto_join = true    # ",
         "conveyor-raft-2.conveyor-raft-peers.default.svc:50052",
         "[edge] advertise = \"conveyor-raft-1.conveyor-raft-peers.default.svc:50051\"",
     ] {

@@ -82,6 +82,15 @@ impl Operator<'_> {
         }
     }
 
+    /// The incarnation of a node that learns, by a configuration that is committed.
+    fn learner(&self, node: u64) -> Option<String> {
+        let view = self.members();
+        let mut members = view["committed"]["members"].as_array()?.iter();
+        let learns = |one: &&Value| one["node_id"] == node && one["standing"] == "learner";
+        let found = members.find(learns)?;
+        found["incarnation"].as_str().map(str::to_owned)
+    }
+
     /// Until the node is seen by a member.
     fn wait_for(&self, node: u64) {
         let give_up = Instant::now() + PATIENCE;
@@ -280,4 +289,77 @@ async fn e8_a_node_that_lost_its_directory_takes_its_own_place_again() {
     let left: Vec<_> = nodes.iter().map(|running| running.node).collect();
     caller.only(&site, &left);
     history.check_all(&site, &caller, left).await;
+}
+
+/// Has the next starts of these nodes add by themselves who waits.
+fn let_join(site: &Site, nodes: &[u64]) {
+    for node in nodes {
+        let path = site.config(*node);
+        let text = std::fs::read_to_string(&path).expect("settings");
+        let text = text.replacen("[node]\n", "[node]\nauto_join = true\n", 1);
+        std::fs::write(path, text).expect("settings");
+    }
+}
+
+/// What is waited for before it is said that nothing happens: a leader looks once a second.
+const NOTHING_HAPPENS: Duration = Duration::from_secs(3);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fourth_node_joins_by_itself_where_the_leader_lets_it_and_replaces_nobody() {
+    let _turn = common::real_time_turn();
+    let site = Site::growing(3, 4);
+    let founders = [1, 2, 3];
+    let mut nodes: Vec<_> = (1..=4).map(|node| site.start(node)).collect();
+    let caller = Caller::new(&site);
+    caller.leader().await;
+    let operator = Operator {
+        site: &site,
+        nodes: founders.to_vec(),
+    };
+    operator.wait_for(4);
+    tokio::time::sleep(NOTHING_HAPPENS).await;
+    assert_eq!(operator.learner(4), None, "nobody said that it may");
+
+    let_join(&site, &founders);
+    for id in founders {
+        stop(&mut nodes, id, &site);
+        nodes.push(site.start(id));
+    }
+    let give_up = Instant::now() + PATIENCE;
+    let joined = loop {
+        // While the nodes start there may be none to ask.
+        let shown = operator.program(&["members", "show"]);
+        if let Some(joined) = shown
+            .status
+            .success()
+            .then(|| operator.learner(4))
+            .flatten()
+        {
+            break joined;
+        }
+        assert!(Instant::now() < give_up, "{}", site.log(4));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let leader = caller.leader().await;
+    let said = site.log(leader);
+    assert!(
+        said.contains("a node that waited is added as a learner"),
+        "{said}"
+    );
+
+    // It loses its directory: a member in another life is for the operator to take in.
+    let at = nodes.iter().position(|running| running.node == 4);
+    nodes.swap_remove(at.expect("runs")).kill();
+    std::fs::remove_dir_all(site.path("data-4")).expect("its directory");
+    nodes.push(site.start(4));
+    tokio::time::sleep(NOTHING_HAPPENS).await;
+    operator.wait_for(4);
+    assert_eq!(operator.learner(4), Some(joined));
+
+    // Nor does it come back by itself once it was removed; by the operator's word it does, and votes.
+    operator.runs(&["members", "remove", "4"]);
+    tokio::time::sleep(NOTHING_HAPPENS).await;
+    assert_eq!(operator.learner(4), None);
+    operator.runs(&["members", "add", "4", "--wait"]);
+    operator.wait_for_voters(&[1, 2, 3, 4]);
 }

@@ -144,6 +144,13 @@ pub enum Input {
         /// In which epoch.
         epoch: u64,
     },
+    /// What is sent on the data stream to a peer gets there, though no answer has come for a while.
+    GetsThrough {
+        /// To whom.
+        node: NodeId,
+        /// In which epoch.
+        epoch: u64,
+    },
     /// Clients propose `count` commands. Only for a leader, see
     /// [`RaftCore::is_leader`](super::RaftCore::is_leader).
     Propose {

@@ -78,7 +78,7 @@ impl RaftCore {
 
     /// One change at a time (hazard E3), and none before an entry of the term is committed: else
     /// two leaders may change the same configuration without knowing of each other (hazard E1).
-    fn may_change(&self) -> bool {
+    pub(crate) fn may_change(&self) -> bool {
         self.settled_configuration().is_some()
             && self.knows_what_is_committed()
             && !self.is_handing_over()

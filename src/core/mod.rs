@@ -240,6 +240,7 @@ impl RaftCore {
                     peer.refused = false;
                 }
             }
+            Input::GetsThrough { node, epoch } => self.gets_through(now, node, epoch),
             Input::Propose { count } => self.propose(count, out),
             Input::Replicated { to, seq, sent } => self.replicated(now, to, seq, sent, out),
             Input::Durable { id } => self.written(now, id, out),

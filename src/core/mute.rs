@@ -5,11 +5,12 @@
 //! snapshot, the bulk one. Any answer shows that the way is open in both directions: a peer that
 //! is slow, has no room, whose disk stalls or that puts a snapshot in place says so, and would be
 //! no better for another leader. So only silence counts, and only of so many that no quorum is
-//! left; a leader that goes for that would not have committed anything.
+//! left; a leader that goes for that would not have committed anything. What takes long on its way is not
+//! silence either: the network says so while it gets on.
 
 use super::peer::Peer;
 use super::{Output, RaftCore, RaftRole};
-use crate::types::{LogIndex, Micros, ReplicaId};
+use crate::types::{LogIndex, Micros, NodeId, ReplicaId};
 
 /// Longest election timeouts. A window without an answer is sent again after each, so that many
 /// attempts failed.
@@ -32,6 +33,14 @@ impl Peer {
 }
 
 impl RaftCore {
+    /// Its answer is still to come, and another leader would wait as long for it.
+    pub(super) fn gets_through(&mut self, now: Micros, node: NodeId, epoch: u64) {
+        let peer = self.peers.get_mut(&node).filter(|p| p.data == Some(epoch));
+        if let Some(since) = peer.and_then(|peer| peer.owed_since.as_mut()) {
+            *since = now;
+        }
+    }
+
     /// Steps down if no quorum has answered anything but heartbeats for long. It lets others
     /// campaign first: all of them can do what it cannot.
     pub(super) fn tick_mute(&mut self, now: Micros, out: &mut Vec<Output>) {

@@ -194,6 +194,15 @@ impl RaftNetwork for InProcessNetwork {
         }
     }
 
+    fn blank_nodes(&self) -> Vec<(ReplicaId, LocalFacts)> {
+        let hub = self.hub.hub();
+        let connected = |port: &&Port| port.facts.blank && port.up.contains_key(&self.me.node);
+        let blank = hub.ports.values().filter(connected);
+        blank
+            .map(|port| (port.replica, port.facts.clone()))
+            .collect()
+    }
+
     // Nothing is dialled here: its streams are as cheap as the others.
     fn want_bulk(&mut self, _: NodeId, _: bool) {}
 

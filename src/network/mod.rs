@@ -152,6 +152,14 @@ pub enum NetworkEvent {
         /// The epoch it is about.
         epoch: u64,
     },
+    /// What this node sends on that data stream gets to the peer, though it has not answered for a while:
+    /// the way is slow.
+    GetsThrough {
+        /// The peer's number.
+        node: NodeId,
+        /// The stream's epoch.
+        epoch: u64,
+    },
     /// A message came in.
     Message {
         /// Who sent it: the TLS identity, in the life that its hello stated.
@@ -211,6 +219,12 @@ pub trait RaftNetwork: Send + 'static {
 
     /// What later hellos say.
     fn set_local(&mut self, facts: &LocalFacts);
+
+    /// Nodes without a configuration that are connected to this one, and what their hellos said: whoever
+    /// waits to be added. A network that does not know says nobody.
+    fn blank_nodes(&self) -> Vec<(ReplicaId, LocalFacts)> {
+        Vec::new()
+    }
 
     /// Whether snapshots go to a peer: its bulk connection is dialled, and kept, only for that. A
     /// peer that is not dialled at all gets none.

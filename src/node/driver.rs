@@ -8,6 +8,7 @@ mod applying;
 mod events;
 mod forwarding;
 mod hand_over;
+mod joining;
 mod membership;
 mod network;
 mod proposals;
@@ -38,6 +39,7 @@ use crate::state_machine::StateMachine;
 use crate::types::{LogIndex, Micros, NodeId, WriteId};
 use crate::wal::{LogStorage, Medium, NewEntry};
 pub(crate) use hand_over::HandOverReply;
+use joining::Joining;
 pub(crate) use membership::ChangeReply;
 use reads::Reads;
 use skipping::Skips;
@@ -90,6 +92,7 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     handing_over: bool,
     /// Who wants to know how the change of members under way ends.
     change: Option<ChangeReply>,
+    joining: Joining,
     /// The write that makes the founding durable, until it is.
     founding_write: Option<WriteId>,
     /// When the leader may be asked again where a repair ends.
@@ -118,6 +121,8 @@ pub(crate) struct Parts<S: StateMachine, M: Medium, N: RaftNetwork> {
     /// The first members, dialled until a configuration says otherwise.
     pub(crate) listed: Vec<PeerAddress>,
     pub(crate) snapshots: SnapshotParts,
+    /// A leader adds by itself who waits to be added.
+    pub(crate) auto_join: bool,
 }
 
 /// Bytes that wait in a driver's memory, for those who check the bounds.
@@ -149,6 +154,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             facts,
             listed,
             snapshots,
+            auto_join,
         } = parts;
         let dispatched = core.applied();
         let reads = Reads::new(log.meta_seq(), core.heartbeat_interval());
@@ -177,6 +183,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             hand_over: None,
             handing_over: false,
             change: None,
+            joining: Joining::new(auto_join),
             founding_write: None,
             next_floor: 0,
             next_status: 0,
@@ -234,6 +241,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.dispatch(now);
         self.see_to_snapshots(now);
         self.see_to_repair(now);
+        self.see_to_joining(now);
         self.ask_what_is_due(now);
         self.log.note_commit(self.core.commit());
         self.log.tick(now.mono);
@@ -272,6 +280,12 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     #[cfg(test)]
     pub(crate) fn core_mut(&mut self) -> &mut RaftCore {
         &mut self.core
+    }
+
+    /// As [`NodeBuilder::auto_join`](super::NodeBuilder::auto_join).
+    #[cfg(test)]
+    pub(crate) fn set_auto_join(&mut self, wanted: bool) {
+        self.joining = Joining::new(wanted);
     }
 
     /// See [`core`](Self::core).

@@ -9,7 +9,7 @@ use super::handle::RaftNode;
 use crate::core::Configuration;
 use crate::error::{ChangeError, HandOverError};
 use crate::state_machine::StateMachine;
-use crate::types::{LogId, LogIndex, NodeId, Term};
+use crate::types::{LogId, LogIndex, NodeId, ReplicaId, Term};
 
 /// So many events wait for a listener before it misses the oldest.
 pub(crate) const KEPT: usize = 256;
@@ -51,6 +51,21 @@ pub enum NodeEvent {
     ChangeRefused {
         /// Why.
         why: ChangeError,
+    },
+    /// This leader is adding a node that waited, by itself
+    /// ([`NodeBuilder::auto_join`](super::NodeBuilder::auto_join)).
+    AddedByItself {
+        /// Which.
+        who: ReplicaId,
+        /// Where its peers reach it, by its own word.
+        address: String,
+    },
+    /// A node waits and this leader does not add it by itself, though it adds others.
+    LeftOut {
+        /// Which.
+        who: ReplicaId,
+        /// Why.
+        why: &'static str,
     },
     /// Entries from here on were dropped from the log, since another leader's differ.
     Truncated {

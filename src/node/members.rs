@@ -23,6 +23,17 @@ pub struct ChangeOptions {
     pub deadline: Option<Duration>,
 }
 
+/// A node as a configuration names it, by what its hello said.
+pub(super) fn described(replica: ReplicaId, facts: &LocalFacts) -> MemberInfo {
+    MemberInfo {
+        replica,
+        peer_address: facts.peer_address.clone(),
+        client_endpoint: facts.client_endpoint.clone(),
+        features: (FEATURES.0, facts.knows_level.max(FEATURES.0)),
+        priority: 0,
+    }
+}
+
 impl<S: StateMachine> RaftNode<S> {
     /// The configuration in force on this node (the newest in its log) and its index; none while
     /// the node is blank.
@@ -50,14 +61,7 @@ impl<S: StateMachine> RaftNode<S> {
         };
         let blank = self.transport().blank_nodes().into_iter();
         let waiting = blank.filter(|(replica, _)| !known(*replica));
-        let info = |(replica, facts): (ReplicaId, LocalFacts)| MemberInfo {
-            replica,
-            peer_address: facts.peer_address,
-            client_endpoint: facts.client_endpoint,
-            features: (FEATURES.0, facts.knows_level.max(FEATURES.0)),
-            priority: 0,
-        };
-        waiting.map(info).collect()
+        waiting.map(|(who, facts)| described(who, &facts)).collect()
     }
 
     /// Has every state machine skip the committed entry `index`: a command at which the state machines

@@ -59,6 +59,8 @@ figures! {
     counter Counter hand_overs_failed, "hand_overs_failed_total", "hand-overs that came to nothing";
     counter Counter configurations, "configurations_total", "configurations that came into force";
     counter Counter changes_refused, "changes_refused_total", "changes of members that were refused";
+    counter Counter joins, "joins_total", "nodes that this leader began to add by itself";
+    counter Counter left_out, "joins_left_out_total", "nodes that wait and that it does not add by itself";
     counter Counter truncations, "truncations_total", "times a conflicting suffix was dropped";
     counter Counter stalls, "disk_stalls_total", "times the disk stalled";
     counter Counter advice, "advice_total", "times an operator was asked to do something";
@@ -151,6 +153,8 @@ impl Metrics {
             NodeEvent::HandOverFailed { .. } => self.hand_overs_failed.increment(1),
             NodeEvent::Configured { .. } => self.configurations.increment(1),
             NodeEvent::ChangeRefused { .. } => self.changes_refused.increment(1),
+            NodeEvent::AddedByItself { .. } => self.joins.increment(1),
+            NodeEvent::LeftOut { .. } => self.left_out.increment(1),
             NodeEvent::Truncated { .. } => self.truncations.increment(1),
             NodeEvent::SnapshotFailed { .. } => self.snapshots_failed.increment(1),
             NodeEvent::DiskStalls => {

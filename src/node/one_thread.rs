@@ -104,6 +104,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> OneThread<S, M, N> {
                 stored: begin.stored,
                 jobs: Box::new(drop),
             },
+            auto_join: false,
         });
         Ok(Self {
             applier: Applier::new(Arc::clone(&shared)),
@@ -143,7 +144,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> OneThread<S, M, N> {
 }
 
 fn address(node: NodeId) -> String {
-    format!("node-{node}")
+    format!("node-{node}:1")
 }
 
 fn listed(node: NodeId, nodes: NodeId) -> Vec<PeerAddress> {

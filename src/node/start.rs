@@ -35,6 +35,7 @@ pub struct NodeBuilder {
     lease_drift_ppm: Option<u32>,
     snapshots: SnapshotOptions,
     digest_every: u64,
+    auto_join: bool,
 }
 
 impl NodeBuilder {
@@ -69,6 +70,17 @@ impl NodeBuilder {
     /// Set it to the same on every member: what only some of them know is not compared.
     pub fn digest_every(mut self, entries: u64) -> Self {
         self.digest_every = entries.max(1);
+        self
+    }
+
+    /// While it leads, this node adds by itself, as a learner, whoever waits to be added
+    /// ([`RaftNode::waiting_nodes`]): one a second, and none while members change. Off by default. It is the
+    /// leader's setting that counts, so set it to the same on every member.
+    ///
+    /// Who has a peer certificate of this cluster then gets a copy of the state. Nobody is replaced, nobody
+    /// votes by it, and a number that was removed is not added again.
+    pub fn auto_join(mut self, wanted: bool) -> Self {
+        self.auto_join = wanted;
         self
     }
 
@@ -134,6 +146,7 @@ impl RaftNode<RouterStateMachine> {
             lease_drift_ppm: None,
             snapshots: SnapshotOptions::default(),
             digest_every: limits::DIGEST_EVERY,
+            auto_join: false,
         }
     }
 }
@@ -164,6 +177,7 @@ fn start_blocking<S: StateMachine, N: RaftNetwork>(
         lease_drift_ppm,
         snapshots,
         digest_every,
+        auto_join,
     } = builder;
     options.election_timeout_min_ms = config.election_timeout_min_ms as u32;
     let inbox = Arc::new(Inbox::default());
@@ -204,6 +218,7 @@ fn start_blocking<S: StateMachine, N: RaftNetwork>(
         begin,
         snapshots,
         digest_every,
+        auto_join,
     };
     let settings = Settings {
         lease_drift_ppm,
@@ -243,6 +258,7 @@ struct Placement {
     begin: Begin,
     snapshots: SnapshotOptions,
     digest_every: u64,
+    auto_join: bool,
 }
 
 type Launched<S> = (Arc<Shared<S>>, mpsc::Sender<ApplyJob<S>>);
@@ -262,6 +278,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
         begin,
         snapshots: options,
         digest_every,
+        auto_join,
     } = placement;
     if facts.peer_address.is_empty() {
         facts.peer_address = listening.to_string();
@@ -298,6 +315,7 @@ fn launch<S: StateMachine, M: Medium, N: RaftNetwork>(
             stored: begin.stored,
             jobs: snapshot_jobs,
         },
+        auto_join,
     };
     start_driver(
         move || Driver::new(parts),

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use quinn::{RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::Notify;
 
 use super::lane::{lock, splice};
@@ -319,7 +319,7 @@ impl Asker<'_> {
         let mut burst = Vec::new();
         loop {
             let frames = self.peer.forwards.take(&mut burst).await;
-            if let Err(end) = write_all(send, &mut burst).await {
+            if let Err(end) = write_all(&self.link.connection, send, &mut burst).await {
                 return end;
             }
             self.link.frames_out.fetch_add(frames, Ordering::Relaxed);
@@ -355,10 +355,14 @@ impl Asker<'_> {
     }
 }
 
-pub(super) async fn write_all(send: &mut SendStream, burst: &mut [Bytes]) -> Result<(), End> {
+pub(super) async fn write_all(
+    connection: &Connection,
+    send: &mut SendStream,
+    burst: &mut [Bytes],
+) -> Result<(), End> {
     let mut rest = burst;
     while !rest.is_empty() {
-        let written = write_some(send, rest).await?;
+        let written = write_some(connection, send, rest).await?;
         rest = rest.get_mut(written.chunks..).unwrap_or_default();
     }
     Ok(())

@@ -152,7 +152,7 @@ async fn send_answers(
             burst.push(encode_reply(id, &outcome, &shared.frame_limits));
             rooms.push(room);
         }
-        if let Err(end) = write_all(send, &mut burst).await {
+        if let Err(end) = write_all(&link.connection, send, &mut burst).await {
             return end;
         }
         let frames = rooms.len() as u64;

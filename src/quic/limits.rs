@@ -25,8 +25,11 @@ pub(super) const RETRY_FROM: usize = 16;
 pub(super) const CONNECTIONS_PER_PEER: usize = 4;
 /// See [`CONNECTIONS_PER_PEER`].
 pub(super) const CONNECTIONS_OVER: usize = 16;
-/// No byte taken by a stream for so long while some wait: the stream is given up.
+/// No byte taken by a stream for so long while some wait, nor any got through of those before: the stream is
+/// given up. A peer that reads makes room in steps of an eighth of its window, which take long on a slow link.
 pub(super) const STALL: Duration = Duration::from_secs(2);
+/// A write that takes no longer is not looked at.
+pub(super) const QUICK: Duration = Duration::from_millis(250);
 /// So many stalls in a row close the connection.
 pub(super) const STALLS: u32 = 3;
 /// First wait of a dialer that failed; doubles to [`BACKOFF_MAX`].

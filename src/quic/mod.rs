@@ -23,6 +23,7 @@ mod handshake;
 mod identity;
 mod lane;
 mod limits;
+mod progress;
 #[doc(hidden)]
 pub mod raw;
 mod refusals;

@@ -1,13 +1,17 @@
 //! The two halves of a stream: frames out of a lane, frames into the sink.
 
+use std::convert::Infallible;
+use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use quinn::{ConnectionError, ReadError, RecvStream, SendStream, WriteError, Written};
+use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError, Written};
 
 use super::lane::{Lane, Taken};
-use super::limits::STALL;
+use super::limits::{QUICK, STALL};
+use super::progress::{LOOK, Progress};
 use super::refusals::Reason;
 use super::shared::{Link, Peer, Shared};
 use super::tally::place;
@@ -63,6 +67,7 @@ impl Io<'_> {
         tokio::select! {
             end = self.write(send) => end,
             end = self.read(recv) => end,
+            never = self.tell_what_gets_through() => match never {},
         }
     }
 
@@ -92,11 +97,13 @@ impl Io<'_> {
     async fn write_burst(&self, send: &mut SendStream, burst: &mut [Bytes]) -> Result<(), End> {
         let mut rest = burst;
         while !rest.is_empty() {
-            let written = write_some(send, rest).await.inspect_err(|end| {
-                if matches!(end, End::Stalled) {
-                    self.peer.tally.stalled(self.link.class);
-                }
-            })?;
+            let written = write_some(&self.link.connection, send, rest)
+                .await
+                .inspect_err(|end| {
+                    if matches!(end, End::Stalled) {
+                        self.peer.tally.stalled(self.link.class);
+                    }
+                })?;
             if self.lane().written(self.epoch, written.bytes) && self.link.dialled {
                 self.shared.emit(NetworkEvent::Writable {
                     node: self.peer.node,
@@ -106,6 +113,26 @@ impl Io<'_> {
             rest = rest.get_mut(written.chunks..).unwrap_or_default();
         }
         Ok(())
+    }
+
+    /// While the peer owes an answer, whether anything gets to it at all. A frame may take longer than
+    /// anybody would wait for an answer to it.
+    async fn tell_what_gets_through(&self) -> Infallible {
+        if self.class != Class::Data || !self.link.dialled {
+            return pending().await;
+        }
+        let connection = &self.link.connection;
+        let mut progress = Progress::of(connection);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let owed = self.lane().unanswered_for();
+            if owed.is_some_and(|long| long >= LOOK) && progress.goes_on(connection) {
+                self.shared.emit(NetworkEvent::GetsThrough {
+                    node: self.peer.node,
+                    epoch: self.epoch,
+                });
+            }
+        }
     }
 
     async fn read(&self, recv: &mut RecvStream) -> End {
@@ -174,12 +201,26 @@ impl Io<'_> {
 }
 
 /// Hands to quinn what it takes; gives up on a peer that makes no room.
-pub(super) async fn write_some(send: &mut SendStream, rest: &mut [Bytes]) -> Result<Written, End> {
-    match tokio::time::timeout(STALL, send.write_chunks(rest)).await {
-        Ok(Ok(written)) => Ok(written),
-        Ok(Err(WriteError::ConnectionLost(error))) => Err(End::Lost(error)),
-        Ok(Err(_)) => Err(End::Stream("stopped by the peer")),
-        Err(_) => Err(End::Stalled),
+pub(super) async fn write_some(
+    connection: &Connection,
+    send: &mut SendStream,
+    rest: &mut [Bytes],
+) -> Result<Written, End> {
+    let mut writing = pin!(send.write_chunks(rest));
+    let mut progress = None;
+    loop {
+        let patience = if progress.is_none() { QUICK } else { STALL };
+        match tokio::time::timeout(patience, &mut writing).await {
+            Ok(Ok(written)) => return Ok(written),
+            Ok(Err(WriteError::ConnectionLost(error))) => return Err(End::Lost(error)),
+            Ok(Err(_)) => return Err(End::Stream("stopped by the peer")),
+            Err(_) => {
+                let known = progress.get_or_insert_with(|| Progress::of(connection));
+                if patience == STALL && !known.goes_on(connection) {
+                    return Err(End::Stalled);
+                }
+            }
+        }
     }
 }
 

@@ -277,6 +277,10 @@ impl RaftNetwork for RaftTransport {
         }
     }
 
+    fn blank_nodes(&self) -> Vec<(ReplicaId, LocalFacts)> {
+        self.observer().blank_nodes()
+    }
+
     fn set_peers(&mut self, peers: &[PeerAddress]) {
         let me = self.shared.me.node;
         for to in peers.iter().filter(|to| to.node != me) {

@@ -402,6 +402,7 @@ impl Made {
                 stored: self.begin.stored,
                 jobs,
             },
+            auto_join: false,
         })
     }
 }

@@ -1,5 +1,5 @@
-//! A network in memory under quinn: loss, delay, reordering, repeats, a largest datagram and cuts, seeded,
-//! each per directed link. It has no port that anything else could reach.
+//! A network in memory under quinn: loss, delay, reordering, repeats, a rate, a largest datagram and cuts,
+//! seeded, each per directed link. It has no port that anything else could reach.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -23,6 +23,10 @@ pub struct Link {
     /// How long each is on its way, and how much longer it may be: later ones overtake it.
     pub delay: Duration,
     pub jitter: Duration,
+    /// So many bytes a second get on their way, one datagram behind the other, and no more wait for that than
+    /// take so long: later ones are lost. 0: any number.
+    pub rate: u64,
+    pub queue: Duration,
     /// Longer ones vanish.
     pub mtu: usize,
     pub cut: bool,
@@ -35,6 +39,8 @@ impl Default for Link {
             twice: 0,
             delay: Duration::ZERO,
             jitter: Duration::ZERO,
+            rate: 0,
+            queue: Duration::ZERO,
             mtu: usize::MAX,
             cut: false,
         }
@@ -59,6 +65,8 @@ struct State {
     all: Link,
     links: HashMap<(SocketAddr, SocketAddr), Link>,
     inboxes: HashMap<SocketAddr, Inbox>,
+    /// When a link with a rate has sent all that waits.
+    sent_by: HashMap<(SocketAddr, SocketAddr), Instant>,
     random: u64,
     placed: u64,
     lost: u64,
@@ -80,10 +88,22 @@ impl State {
             self.lost += 1;
             return;
         }
+        let now = Instant::now();
+        let mut leaves = now;
+        if link.rate > 0 {
+            let sent_by = self.sent_by.entry((from, to)).or_insert(now);
+            leaves = (*sent_by).max(now);
+            if leaves - now > link.queue {
+                self.lost += 1;
+                return;
+            }
+            leaves += Duration::from_secs_f64(bytes.len() as f64 / link.rate as f64);
+            *sent_by = leaves;
+        }
         let copies = 1 + u64::from(self.random(1000) < link.twice);
         for _ in 0..copies {
             let jitter = self.random(link.jitter.as_micros() as u64 + 1);
-            let at = Instant::now() + link.delay + Duration::from_micros(jitter);
+            let at = leaves + link.delay + Duration::from_micros(jitter);
             self.placed += 1;
             let key = (at, self.placed);
             let Some(inbox) = self.inboxes.get_mut(&to) else {

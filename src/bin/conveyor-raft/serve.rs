@@ -109,6 +109,7 @@ async fn start(config: &Config, files: &Files) -> Result<(RaftNode, Edge), Failu
     let node = RaftNode::builder(raft(config, id))
         .log(log_options(config))
         .snapshots(config.snapshots.options())
+        .auto_join(config.node.auto_join)
         .start(RouterStateMachine::new(), cluster)
         .await?;
     if let Some(backup) = &mut options.backup {

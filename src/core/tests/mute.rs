@@ -78,6 +78,21 @@ fn b12_one_follower_that_answers_is_enough() {
 }
 
 #[test]
+fn b12_what_gets_through_slowly_is_no_silence() {
+    let mut one = leading();
+    propose(&mut one);
+    go_on(&mut one, 30 * T_MAX, |one| {
+        one.feed(Input::GetsThrough { node: 2, epoch: 7 });
+    });
+    assert!(one.core.is_leader());
+    // What another stream carries says nothing, and what did get through not for ever.
+    go_on(&mut one, 11 * T_MAX, |one| {
+        one.feed(Input::GetsThrough { node: 2, epoch: 6 });
+    });
+    assert!(!one.core.is_leader());
+}
+
+#[test]
 fn b12_a_leader_with_nothing_to_replicate_leads_on() {
     let mut one = leading();
     go_on(&mut one, 30 * T_MAX, |_| ());

@@ -111,6 +111,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             NetworkEvent::Writable { node, epoch } => {
                 self.step(now, Input::Writable { node, epoch }, Cause::Other);
             }
+            NetworkEvent::GetsThrough { node, epoch } => {
+                self.step(now, Input::GetsThrough { node, epoch }, Cause::Other);
+            }
             NetworkEvent::Forward { from, forward } => self.passed_on(now, from, forward),
         }
     }

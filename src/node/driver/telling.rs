@@ -32,6 +32,12 @@ fn trace(node: u64, event: &NodeEvent) {
         NodeEvent::ChangeRefused { why } => {
             tracing::warn!(node, %why, "the members were not changed");
         }
+        NodeEvent::AddedByItself { who, address } => {
+            tracing::info!(node, %who, address, "a node that waited is added as a learner");
+        }
+        NodeEvent::LeftOut { who, why } => {
+            tracing::warn!(node, %who, why, "a node that waits is not added by itself");
+        }
         NodeEvent::Truncated { from } => {
             tracing::info!(node, from, "dropped a conflicting suffix");
         }

@@ -23,7 +23,7 @@ use crate::node::shared::encode;
 use crate::node::system::SystemEntry;
 use crate::node::waiters::{Reply, Waiter};
 use crate::state_machine::{ApplyContext, CommandError, Frozen, RestoreError, StateMachine};
-use crate::types::{EntryKind, LogIndex, Micros, NodeId};
+use crate::types::{EntryKind, LogIndex, Micros, NodeId, ReplicaId};
 use crate::wal::{Crash, Lane, LogOptions, LogStorage, Memory, MemoryDisk, Stepper, SyncPolicy};
 
 /// Whether "held" is being applied, and whether it may end. For one test.
@@ -129,6 +129,10 @@ impl RaftNetwork for Recording {
         self.inner.send(to, message, body)
     }
 
+    fn blank_nodes(&self) -> Vec<(ReplicaId, LocalFacts)> {
+        self.inner.blank_nodes()
+    }
+
     fn set_peers(&mut self, peers: &[PeerAddress]) {
         self.inner.set_peers(peers);
     }
@@ -226,6 +230,8 @@ pub(super) struct Bed {
     pub(super) hub: InProcessHub,
     pub(super) nodes: Vec<Option<Node>>,
     pub(super) disks: Vec<MemoryDisk>,
+    /// Nodes 1 to this one found the cluster, and are whom each node knows at first.
+    founders: NodeId,
     options: LogOptions,
 }
 
@@ -245,6 +251,7 @@ impl Bed {
             hub: InProcessHub::default(),
             nodes: (0..nodes).map(|_| None).collect(),
             disks: (0..nodes).map(|_| MemoryDisk::new()).collect(),
+            founders: nodes as NodeId,
             options,
         };
         (1..=nodes as NodeId).for_each(|node| bed.start(node));
@@ -260,7 +267,7 @@ impl Bed {
             sent: Arc::clone(&sent),
             told: Arc::clone(&told),
         };
-        let place = (id, self.nodes.len() as NodeId, self.now);
+        let place = (id, self.founders, self.now);
         let node = OneThread::start(log, Journal::default(), inbox, place, plug_in);
         self.nodes[id as usize - 1] = Some(Node {
             node: node.expect("a state"),
@@ -275,6 +282,15 @@ impl Bed {
             apply_pace: 0,
             next_work: 0,
         });
+    }
+
+    /// Starts one more node, which founds nothing.
+    pub(super) fn start_another(&mut self) -> NodeId {
+        self.nodes.push(None);
+        self.disks.push(MemoryDisk::new());
+        let id = self.nodes.len() as NodeId;
+        self.start(id);
+        id
     }
 
     /// Whether this release can start with what is on a disk.

@@ -4,6 +4,7 @@ mod bed;
 mod durability;
 mod failures;
 mod forwarding;
+mod joining;
 mod members;
 mod pipelines;
 mod quarantine;

@@ -32,7 +32,8 @@ fn change(watch: &mut NodeWatch) -> Option<NodeView> {
     at_once(watch.changed()).map(|view| view.expect("it runs"))
 }
 
-fn drain(events: &mut NodeEvents) -> Vec<NodeEvent> {
+/// What has happened since.
+pub(super) fn drain(events: &mut NodeEvents) -> Vec<NodeEvent> {
     std::iter::from_fn(|| at_once(events.next()))
         .map(|event| event.expect("none is missed"))
         .collect()

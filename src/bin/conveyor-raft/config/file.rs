@@ -38,6 +38,9 @@ pub(crate) struct Config {
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) data_dir: PathBuf,
+    /// While it leads, it adds by itself who waits to be added.
+    #[serde(default)]
+    pub(crate) auto_join: bool,
 }
 
 /// A node's number, or `"ordinal+1"`: one more than the number at the end of the host name, as a

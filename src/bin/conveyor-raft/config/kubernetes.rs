@@ -115,13 +115,15 @@ fn members(table: &mut Table, origins: &mut Origins, pod: &Pod, port: &str) -> R
             entry.insert("addr".to_owned(), address.into());
             Value::Table(entry)
         };
-        let founders = Value::Array((0..pod.replicas).map(member).collect());
+        // Whoever leads must hear of a pod that comes later, and that may be one that came later itself.
+        let all = pod.replicas.max(pod.ordinal.min(MOST));
+        let others = Value::Array((0..all).map(member).collect());
         put(
             table,
             origins,
             "peers",
             "list",
-            founders,
+            others,
             "CLUSTER_NAME, REPLICAS, HEADLESS_SERVICE, NAMESPACE",
         )?;
         if pod.ordinal >= pod.replicas {

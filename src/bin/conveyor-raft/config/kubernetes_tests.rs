@@ -67,6 +67,11 @@ fn a_pod_beyond_the_founders_waits_to_be_added() {
         "it tells the founders of itself"
     );
     assert!(origin(&origins, "peers", "join").contains("beyond REPLICAS"));
+    let (later, _) = from(&pod("conveyor-raft-5")).expect("settings");
+    let listed: Vec<_> = later.peers.list.iter().map(|peer| peer.id).collect();
+    assert_eq!(listed, [1, 2, 3, 4, 5], "and those who came before it");
+    let (far, _) = from(&pod("conveyor-raft-1000000")).expect("settings");
+    assert_eq!(far.peers.list.len(), 99);
     let (last, _) = from(&pod("conveyor-raft-2")).expect("settings");
     assert!(!last.peers.join);
 }
