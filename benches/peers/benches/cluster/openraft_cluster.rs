@@ -1,8 +1,9 @@
-//! Three openraft nodes in one process, set up as its own minimal benchmark does: in memory, a call
-//! in place of a network, nothing encrypted, nothing durable.
+//! Three openraft nodes in one process. In memory they are set up as its own minimal benchmark does: a call
+//! in place of a network, nothing encrypted, nothing durable. Over TCP their logs sync.
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,16 +11,22 @@ use bytes::Bytes;
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::EmptyNode;
-use openraft::network::RPCOption;
 use openraft::network::v2::RaftNetworkV2;
+use openraft::network::{NetSnapshot, RPCOption};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
+use openraft::storage::RaftLogStorage;
 use openraft::{Config, Raft, RaftNetworkFactory};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
 
+use super::openraft_serve::serve;
 use super::openraft_store::{Command, Log, Machine, Types};
+use super::openraft_synced::SyncedLog;
+use super::openraft_tcp::Tcp;
 
-type Node = Raft<Types, Machine>;
+pub(super) type Node = Raft<Types, Machine>;
 
 /// All nodes by id: the network.
 #[derive(Clone, Default)]
@@ -86,32 +93,82 @@ pub(crate) struct OpenraftCluster {
     machines: Vec<Machine>,
     leader: Node,
     payload: Bytes,
+    _folder: Option<TempDir>,
 }
 
 const PATIENCE: Option<Duration> = Some(Duration::from_secs(30));
 
+/// So many nodes; a number is a node's name.
+const NODES: u64 = 3;
+
+fn config(over_tcp: bool) -> Arc<Config> {
+    let config = Config {
+        election_timeout_min: if over_tcp { 1000 } else { 200 },
+        election_timeout_max: 2000,
+        purge_batch_size: 1024,
+        max_payload_entries: 1024,
+        // Followers are sent entries while the leader syncs them.
+        broadcast_submitted_on_append: over_tcp.then_some(true),
+        ..Config::default()
+    };
+    Arc::new(config.validate().expect("a valid configuration"))
+}
+
 impl OpenraftCluster {
-    pub(crate) async fn start(payload: Bytes) -> Self {
-        let config = Config {
-            election_timeout_min: 200,
-            election_timeout_max: 2000,
-            purge_batch_size: 1024,
-            max_payload_entries: 1024,
-            ..Config::default()
-        };
-        let config = Arc::new(config.validate().expect("a valid configuration"));
+    /// In memory, by calls.
+    pub(crate) async fn in_memory(payload: Bytes) -> Self {
         let network = Nodes::default();
+        let known = network.clone();
+        let ready = |nodes: &BTreeMap<u64, Node>| {
+            *known.0.lock().unwrap_or_else(PoisonError::into_inner) = nodes.clone();
+        };
+        let log = |_| Log::default();
+        Self::start(payload, config(false), network, log, ready, None).await
+    }
+
+    /// Over TCP, with logs in the folder that sync.
+    pub(crate) async fn over_tcp(payload: Bytes, folder: TempDir) -> Self {
+        let (mut listeners, mut addresses) = (Vec::new(), BTreeMap::new());
+        for id in 0..NODES {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await;
+            let listener = listener.expect("a TCP port");
+            let address: SocketAddr = listener.local_addr().expect("its address");
+            addresses.insert(id, address);
+            listeners.push(listener);
+        }
+        let path = folder.path().to_owned();
+        let log = |id| SyncedLog::create(&path, id).expect("a log");
+        let ready = |nodes: &BTreeMap<u64, Node>| {
+            for (listener, node) in listeners.into_iter().zip(nodes.values()) {
+                tokio::spawn(serve(listener, node.clone()));
+            }
+        };
+        let network = Tcp(Arc::new(addresses));
+        Self::start(payload, config(true), network, log, ready, Some(folder)).await
+    }
+
+    async fn start<N, L>(
+        payload: Bytes,
+        config: Arc<Config>,
+        network: N,
+        log: impl Fn(u64) -> L,
+        ready: impl FnOnce(&BTreeMap<u64, Node>),
+        folder: Option<TempDir>,
+    ) -> Self
+    where
+        N: RaftNetworkFactory<Types, Network: NetSnapshot<Types, SnapshotData = u64>> + Clone,
+        L: RaftLogStorage<Types>,
+    {
         let (mut nodes, mut machines) = (BTreeMap::new(), Vec::new());
-        for id in 0..3 {
+        for id in 0..NODES {
             let machine = Machine::default();
             machines.push(machine.clone());
-            let node =
-                Node::new(id, config.clone(), network.clone(), Log::default(), machine).await;
+            let node = Node::new(id, config.clone(), network.clone(), log(id), machine).await;
             nodes.insert(id, node.expect("the node starts"));
         }
-        *network.0.lock().unwrap_or_else(PoisonError::into_inner) = nodes.clone();
+        ready(&nodes);
         let leader = nodes[&0].clone();
-        let members: BTreeMap<u64, EmptyNode> = (0..3).map(|id| (id, EmptyNode {})).collect();
+        let members: BTreeMap<u64, EmptyNode> = (0..NODES).map(|id| (id, EmptyNode {})).collect();
         let founded = leader.initialize(members).await;
         founded.expect("a new cluster");
         for node in nodes.values() {
@@ -123,6 +180,7 @@ impl OpenraftCluster {
             machines,
             leader,
             payload,
+            _folder: folder,
         }
     }
 

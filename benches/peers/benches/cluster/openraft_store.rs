@@ -20,9 +20,10 @@ use openraft::storage::{
 };
 use openraft::vote::RaftLeaderId;
 use openraft::{OptionalSend, RaftLogReader, RaftTypeConfig};
+use serde::{Deserialize, Serialize};
 
 /// A command: its bytes are shared, so that copying it costs openraft next to nothing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Command(pub(crate) Bytes);
 
 impl fmt::Display for Command {
@@ -72,6 +73,14 @@ struct Kept {
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Kept>>);
 
+impl Log {
+    /// Has these entries from now on.
+    pub(crate) fn keep(&self, entries: impl IntoIterator<Item = EntryOf<Types>>) {
+        let added = entries.into_iter().map(|it| (it.index(), it));
+        locked(&self.0).entries.extend(added);
+    }
+}
+
 impl RaftLogReader<Types> for Log {
     async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
@@ -116,8 +125,7 @@ impl RaftLogStorage<Types> for Log {
         I: IntoIterator<Item = EntryOf<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let added = entries.into_iter().map(|it| (it.index(), it));
-        locked(&self.0).entries.extend(added);
+        self.keep(entries);
         callback.io_completed(Ok(()));
         Ok(())
     }

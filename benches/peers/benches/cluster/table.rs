@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::closed::Came;
 use crate::common::medium::{Medium, file_system, raw_sync};
 use crate::common::ratios::quartiles;
+use crate::hashicorp;
+use crate::sides::Others;
 
 /// One side at one number of clients.
 pub(crate) struct Row {
@@ -15,7 +17,7 @@ pub(crate) struct Row {
     pub(crate) per_second: f64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
-    /// How many times as many the first side committed in the same round: quartiles.
+    /// How many times as many ours committed, on the same medium and in the same round: quartiles.
     ahead: [f64; 3],
 }
 
@@ -29,12 +31,12 @@ impl Row {
         side: &'static str,
         clients: usize,
         of_side: &[Came],
-        of_first: &[Came],
+        of_ours: &[Came],
     ) -> Self {
-        let rounds = of_side.iter().zip(of_first);
+        let rounds = of_side.iter().zip(of_ours);
         let ahead = quartiles(
             rounds
-                .map(|(it, first)| first.per_second / it.per_second)
+                .map(|(it, ours)| ours.per_second / it.per_second)
                 .collect(),
         );
         let [_, per_second, _] = quartiles(of_side.iter().map(|it| it.per_second).collect());
@@ -82,35 +84,64 @@ fn machine() -> String {
     )
 }
 
+/// What the machine and its media do by themselves.
+pub(crate) struct Surroundings(Vec<String>);
+
+impl Surroundings {
+    pub(crate) fn look(media: &[Medium; 2]) -> Self {
+        let mut lines = vec![machine()];
+        for medium in media {
+            let folder = medium.folder();
+            let floor = raw_sync(&folder);
+            let floor = floor.map_or_else(|error| error.to_string(), |it| format!("{it:.1?}"));
+            let (name, kind) = (medium.name, file_system(&folder));
+            lines.push(format!(
+                "raw 4 KiB write and sync, {name} ({kind}): {floor}"
+            ));
+        }
+        Self(lines)
+    }
+}
+
+const METHOD: &str = "\
+# Clusters beside each other
+
+Written by `benches/peers/run cluster`. Three nodes on one machine; each client has one command of 128 bytes
+outstanding; all sides in one run, in turns of a second, of which the last three quarters are counted. The last
+column: how many times as many commands conveyor-raft with the router's state machine committed in the same round, on
+the disk for what is on the disk, on the RAM file system for everything else (median, quartiles). On the RAM file
+system sync calls are issued and the medium keeps nothing; only the disk's rows are durable.
+
+| | replicates over | log | state machine | clients |
+|---|---|---|---|---|
+| conveyor-raft | QUIC with mutual TLS 1.3, at the loopback's MTU | mapped, synced | the router's; `counting`: counts | tasks in the process of the three nodes |
+| openraft, by calls | calls, as in its own minimal benchmark | a map in memory | counts | the same |
+| openraft, TCP | plain TCP, appends pipelined by `stream_append`, up to 1024 entries each | one file a node, filled beforehand, what waits is written and synced together; followers are sent entries while the leader syncs | counts | the same |
+| hashicorp/raft | plain TCP, its transport; up to 1024 entries an append | in memory, or BoltDB behind a cache of 512 entries, synced | counts, by batch | goroutines in the process of the three nodes |
+| etcd | plain TCP | its own, synced | its key-value store, each client puts a key of its own | gRPC without TLS to the leader, 16 connections, from another process |
+
+Whatever is not named is at its default.
+
+";
+
 /// The whole page.
-pub(crate) fn page(rows: &[Row], media: &[Medium; 2]) -> String {
-    let mut page = String::from(
-        "# Clusters beside each other\n\n\
-         Written by `benches/peers/run cluster`. Three nodes, each client with one proposal of 128 bytes\n\
-         outstanding; all sides in one run, in turns of half a second. The last column: how many times as many\n\
-         commands conveyor-raft on the RAM file system committed in the same round (median, quartiles).\n\n\
-         * conveyor-raft: mapped logs with sync on, QUIC with mutual TLS 1.3 at the loopback's MTU, the\n  \
-         router's state machine. On the RAM file system sync calls are issued and the medium keeps nothing; only\n  \
-         the disk's rows are durable. `counting`: the same with a state machine that only counts, as openraft's\n  \
-         does here.\n\
-         * openraft 0.10.0-alpha.37, as in its own minimal benchmark: a map in memory for a log, a call for a\n  \
-         network, nothing encrypted, nothing encoded, a state machine that counts. `empty`: commands without bytes.\n\n",
-    );
+pub(crate) fn page(rows: &[Row], others: &Others, looks: [&Surroundings; 2]) -> String {
+    let mut page = String::from(METHOD);
+    let etcd = others.etcd.as_ref().map_or("left out", String::as_str);
     // Writing to a string cannot fail.
-    let _ = writeln!(page, "Machine: {}.", machine());
-    for medium in media {
-        let folder = medium.folder();
-        let floor =
-            raw_sync(&folder).map_or_else(|error| error.to_string(), |it| format!("{it:.1?}"));
-        let kind = file_system(&folder);
-        let _ = writeln!(
-            page,
-            "Raw 4 KiB write and sync, {} ({kind}): {floor}.",
-            medium.name
-        );
+    let _ = writeln!(
+        page,
+        "Versions: openraft 0.10.0-alpha.37; etcd {etcd}; hashicorp/raft {}.\n",
+        hashicorp::versions().as_deref().unwrap_or("left out"),
+    );
+    for line in others.skipped() {
+        let _ = writeln!(page, "{line}.\n");
+    }
+    for (when, look) in ["Before", "After"].iter().zip(looks) {
+        let _ = writeln!(page, "{when}: {}.\n", look.0.join("; "));
     }
     page.push_str(
-        "\n| clients | side | commits | p50 | p99 | ours / it |\n|---|---|---|---|---|---|\n",
+        "| clients | side | commits | p50 | p99 | ours / it |\n|---|---|---|---|---|---|\n",
     );
     rows.iter().for_each(|row| {
         let _ = writeln!(page, "{row}");
