@@ -147,15 +147,19 @@ impl Shared {
         }
     }
 
-    /// Waits for items and takes all there are, as many as one message may have; from here on they may
-    /// have been sent. None once nobody can submit any more, or the stream broke.
+    /// Waits for items and takes all there are, [`ITEMS`] at most; from here on they may have been sent.
+    /// None once nobody can submit any more, or the stream broke.
     async fn take(&self) -> Option<Vec<ProposeItem>> {
         loop {
             {
                 let mut state = self.state();
                 if !state.outgoing.is_empty() {
-                    let fits = fitting(&state.outgoing);
-                    let rest = state.outgoing.split_off(fits);
+                    let taken = state.outgoing.len().min(ITEMS);
+                    let rest = match taken == state.outgoing.len() {
+                        // As much room as was needed now, so that it is not found again step by step.
+                        true => Vec::with_capacity(taken),
+                        false => state.outgoing.split_off(taken),
+                    };
                     return Some(std::mem::replace(&mut state.outgoing, rest));
                 }
                 if state.closed || state.broken.is_some() {
@@ -227,9 +231,14 @@ impl Shared {
 
 /// Sends what is at hand, many items in a message.
 async fn write(shared: Arc<Shared>, messages: mpsc::Sender<ProposeStreamRequest>) {
-    while let Some(items) = shared.take().await {
-        if messages.send(ProposeStreamRequest { items }).await.is_err() {
-            return shared.break_off("the node ended the stream");
+    while let Some(mut items) = shared.take().await {
+        while !items.is_empty() {
+            let rest = items.split_off(fitting(&items));
+            let message = ProposeStreamRequest { items };
+            items = rest;
+            if messages.send(message).await.is_err() {
+                return shared.break_off("the node ended the stream");
+            }
         }
     }
 }
@@ -245,7 +254,7 @@ async fn give_up(shared: Arc<Shared>) {
 /// How many of the items make one message: at least one.
 fn fitting(items: &[ProposeItem]) -> usize {
     let mut bytes = 0;
-    let fits = items.iter().take(ITEMS).take_while(|item| {
+    let fits = items.iter().take_while(|item| {
         let before = bytes;
         bytes += item.encoded_len();
         before < BYTES
