@@ -7,6 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::bed::leader;
 use common::small_disk::SmallDisk;
 use conveyor_raft::quic::certs::{self, GeneratedCerts};
 use conveyor_raft::wal::LogOptions;
@@ -39,17 +40,6 @@ async fn start(
         .log(log)
         .start(RouterStateMachine::new(), cluster);
     node.await.expect("starts")
-}
-
-async fn leader(nodes: &[RaftNode]) -> RaftNode {
-    let begun = Instant::now();
-    loop {
-        if let Some(leader) = nodes.iter().find(|node| node.is_leader()) {
-            return leader.clone();
-        }
-        assert!(begun.elapsed() < Duration::from_secs(30), "no leader");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 fn pipeline(nth: usize) -> RouterCommand {

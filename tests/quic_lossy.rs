@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use carrier::Carriers;
+use common::bed::leader;
 use conveyor_raft::quic::{RaftTransport, TransportOptions};
 use conveyor_raft::{
     Cluster, NodeId, ProposeOptions, RaftConfig, RaftNode, RouterCommand, RouterStateMachine,
@@ -97,17 +98,6 @@ async fn start(dir: &Path, net: &MemNet, way: Way) -> Vec<RaftNode> {
     nodes
 }
 
-async fn leader(nodes: &[RaftNode]) -> RaftNode {
-    let begun = Instant::now();
-    loop {
-        if let Some(leader) = nodes.iter().find(|node| node.is_leader()) {
-            return leader.clone();
-        }
-        assert!(begun.elapsed() < PATIENCE, "no leader");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 fn pipeline(caller: usize) -> String {
     format!("pipeline-{caller}")
 }
@@ -151,12 +141,7 @@ async fn load(leads: &RaftNode, bytes: usize, time: Duration) -> Vec<Duration> {
 
 /// What three nodes commit a second at a loss of so many in a thousand.
 async fn commits(way: Way, lost: u64, bytes: usize, time: Duration) -> f64 {
-    let ram = Path::new("/dev/shm");
-    let dir = match ram.is_dir() {
-        true => tempfile::tempdir_in(ram),
-        false => tempfile::tempdir(),
-    };
-    let dir = dir.expect("a folder");
+    let dir = common::bed::folder();
     let link = Link {
         delay: DELAY,
         ..Link::default()

@@ -8,8 +8,9 @@ mod quic_common;
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use common::bed::leader;
 use conveyor_raft::quic::certs::{GeneratedCerts, PemPair, generate};
 use conveyor_raft::quic::{Credentials, ReloadReport};
 use conveyor_raft::{Cluster, NodeId, RaftConfig, RaftNode, RouterCommand, RouterStateMachine};
@@ -80,17 +81,6 @@ impl Bed {
     }
 }
 
-async fn leader(nodes: &[RaftNode]) -> RaftNode {
-    let begun = Instant::now();
-    loop {
-        if let Some(leader) = nodes.iter().find(|node| node.is_leader()) {
-            return leader.clone();
-        }
-        assert!(begun.elapsed() < Duration::from_secs(20), "no leader");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 /// Every node takes up what `of` gives for it, one after the other.
 async fn step(nodes: &[RaftNode], of: impl Fn(NodeId) -> Credentials) -> Vec<ReloadReport> {
     let mut reports = Vec::new();
@@ -104,12 +94,7 @@ async fn step(nodes: &[RaftNode], of: impl Fn(NodeId) -> Credentials) -> Vec<Rel
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn j3_rotate_cert_key_ca_overlap_and_crl_under_load() {
     let _turn = common::real_time_turn();
-    let ram = std::path::Path::new("/dev/shm");
-    let dir = match ram.is_dir() {
-        true => tempfile::tempdir_in(ram),
-        false => tempfile::tempdir(),
-    };
-    let dir = dir.expect("a folder");
+    let dir = common::bed::folder();
     let logs = logs();
     let bed = Bed::new();
     let nodes = bed.start(dir.path()).await;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::bed::leader;
 use conveyor_raft::network::LinkClass;
 use conveyor_raft::quic::RaftTransport;
 use conveyor_raft::{
@@ -71,17 +72,6 @@ async fn start(dir: &Path, net: &MemNet) -> Vec<RaftNode> {
     nodes
 }
 
-async fn leader(nodes: &[RaftNode]) -> RaftNode {
-    let begun = Instant::now();
-    loop {
-        if let Some(leader) = nodes.iter().find(|node| node.is_leader()) {
-            return leader.clone();
-        }
-        assert!(begun.elapsed() < PATIENCE, "no leader");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 /// The streams that carry its appends, by epoch: another number is another stream.
 fn streams(node: &RaftNode) -> Vec<(NodeId, u64)> {
     let links = node.transport_stats().into_iter();
@@ -103,12 +93,7 @@ fn update(caller: usize, bytes: usize) -> RouterCommand {
 /// which then are as fast as before. At least so many are applied until then.
 async fn carry(rate: u64, bytes: usize, commands: usize, (time, least): (Duration, u64)) {
     let _turn = common::real_time_turn();
-    let ram = Path::new("/dev/shm");
-    let dir = match ram.is_dir() {
-        true => tempfile::tempdir_in(ram),
-        false => tempfile::tempdir(),
-    };
-    let dir = dir.expect("a folder");
+    let dir = common::bed::folder();
     let net = MemNet::new(7, FAST);
     let nodes = start(dir.path(), &net).await;
     let leads = leader(&nodes).await;

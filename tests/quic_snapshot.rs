@@ -180,12 +180,7 @@ async fn cut_again_and_again(net: &MemNet, leads: &RaftNode, behind: &RaftNode, 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn d2_a_snapshot_goes_on_through_ten_cuts_while_callers_write() {
     let _turn = common::real_time_turn();
-    let ram = Path::new("/dev/shm");
-    let dir = match ram.is_dir() {
-        true => tempfile::tempdir_in(ram),
-        false => tempfile::tempdir(),
-    };
-    let dir = dir.expect("a folder");
+    let dir = common::bed::folder();
     let net = MemNet::new(1, Link::default());
     let nodes = start(dir.path(), &net).await;
     until("a leader", || leader(&nodes).is_some()).await;

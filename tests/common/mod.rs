@@ -1,6 +1,7 @@
 //! What integration tests share: taking turns where real time counts, and saying what is missing.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod bed;
 pub(crate) mod small_disk;
 
 use std::collections::BTreeMap;
