@@ -23,6 +23,9 @@ use crate::types::{Entry, LogId, LogIndex, Micros};
 /// is kept, and keeping one makes what is changed next cost a copy, see [`live`].
 const KEPT_ENTRIES: usize = 8 << 20;
 
+/// Room for changes that is kept for those of the next entries, bytes.
+const KEPT_CHANGES: usize = 1 << 20;
+
 /// A state machine that takes so long for an entry has its state shown after each piece of work: beside
 /// that the copy is nothing, and who looks need not wait for the next command.
 const SLOW_ENTRY: Duration = Duration::from_millis(1);
@@ -177,7 +180,7 @@ impl<S: StateMachine> Applier<S> {
             ApplyJob::Entries { runs, .. } => {
                 let (begun, before) = (Instant::now(), live.at.index);
                 if S::TELLS_CHANGES {
-                    self.changes = self.shared.feed.changes();
+                    self.changes.hear(self.shared.feed.hears_renewals());
                 }
                 self.keep(live);
                 runs.into_iter()
@@ -337,8 +340,12 @@ impl<S: StateMachine> Applier<S> {
             if std::mem::take(&mut self.restored) {
                 feed.restored(index, time_us);
             }
-            let changes = std::mem::take(&mut self.changes);
-            feed.publish(changes, index, time_us);
+            feed.publish(&self.changes, index, time_us);
+            self.changes.clear();
+            // Room is used again, but not that of a run that told much more than others.
+            if self.changes.size() > KEPT_CHANGES {
+                self.changes = Changes::unheard();
+            }
         }
     }
 }

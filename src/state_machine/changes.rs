@@ -72,14 +72,25 @@ impl Changes {
 
     /// Somebody listens; `renewals`: to renewals of leases too.
     pub fn heard(renewals: bool) -> Self {
-        let heard = match renewals {
+        let mut changes = Self::default();
+        changes.hear(renewals);
+        changes
+    }
+
+    /// From here on somebody listens, see [`heard`](Self::heard).
+    pub(crate) fn hear(&mut self, renewals: bool) {
+        self.heard = match renewals {
             true => Heard::Renewals,
             false => Heard::Changes,
         };
-        Self {
-            heard,
-            ..Self::default()
-        }
+    }
+
+    /// Forgets what was told, and keeps its room.
+    pub(crate) fn clear(&mut self) {
+        self.keys.clear();
+        self.values.clear();
+        self.marks.clear();
+        self.first = 0;
     }
 
     /// What is told from here on is of this entry.

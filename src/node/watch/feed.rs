@@ -79,16 +79,16 @@ impl Feed {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For the changes of the next entries.
-    pub(crate) fn changes(&self) -> Changes {
-        Changes::heard(self.renewals.load(Ordering::Relaxed))
+    /// Whether the changes of the next entries are to be told with renewals.
+    pub(crate) fn hears_renewals(&self) -> bool {
+        self.renewals.load(Ordering::Relaxed)
     }
 
     /// The state as of `index` can be read, and these are the changes that made it.
     ///
     /// Not before it can be read: a watcher joins its topic, then reads the state, then takes what
     /// is newer than that; nothing may be newer and have come before it joined.
-    pub(crate) fn publish(&self, changes: Changes, index: LogIndex, time_us: Micros) {
+    pub(crate) fn publish(&self, changes: &Changes, index: LogIndex, time_us: Micros) {
         let woken = {
             let mut told = self.told();
             (told.index, told.time_us) = (index, time_us);
@@ -96,8 +96,9 @@ impl Feed {
                 return;
             }
             let number = told.history.next();
-            let woken = told.topics.publish(number, &changes, self.most_behind);
-            told.history.push(changes);
+            let woken = told.topics.publish(number, changes, self.most_behind);
+            // A copy has just the room that it needs, and who tells goes on in what it has.
+            told.history.push(changes.clone());
             woken
         };
         woken.into_iter().for_each(|news| news.notify_waiters());

@@ -1,5 +1,6 @@
 //! The router's state as those who watch it see it: keys, values, and the records below a prefix.
 
+mod flat;
 mod keys;
 mod scan;
 pub(crate) mod values;
