@@ -2,7 +2,7 @@
 //!
 //! Derived beside the state: neither the digest nor a response depends on whether anybody hears it.
 
-use std::fmt::Write;
+use std::fmt::{self, Display, Write};
 use std::ops::Range;
 
 use crate::types::{LogIndex, Micros};
@@ -127,10 +127,15 @@ impl Changes {
     }
 
     /// The record `key` is now what `write` writes.
-    pub fn put(
+    pub fn put(&mut self, cause: Cause, key: impl Display, write: impl FnOnce(&mut Vec<u8>)) {
+        self.put_at(cause, displayed(key), write);
+    }
+
+    /// As [`put`](Self::put), with what writes the key.
+    pub(crate) fn put_at(
         &mut self,
         cause: Cause,
-        key: impl std::fmt::Display,
+        key: impl FnOnce(&mut String) -> fmt::Result,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
         if !self.hears(cause) {
@@ -143,16 +148,21 @@ impl Changes {
     }
 
     /// The record `key` is gone.
-    pub fn delete(&mut self, cause: Cause, key: impl std::fmt::Display) {
+    pub fn delete(&mut self, cause: Cause, key: impl Display) {
         if self.hears(cause) {
-            self.mark(cause, key, None);
+            self.mark(cause, displayed(key), None);
         }
     }
 
-    fn mark(&mut self, cause: Cause, key: impl std::fmt::Display, value: Option<Range<usize>>) {
+    fn mark(
+        &mut self,
+        cause: Cause,
+        key: impl FnOnce(&mut String) -> fmt::Result,
+        value: Option<Range<usize>>,
+    ) {
         let start = self.keys.len();
-        // Writing to a String fails only if the Display does, which then has no more to say.
-        let _ = write!(self.keys, "{key}");
+        // Writing to a String fails only if the key's own writing does, which then has no more to say.
+        let _ = key(&mut self.keys);
         self.marks.push(Mark {
             at: self.at,
             key: start..self.keys.len(),
@@ -199,6 +209,10 @@ impl Changes {
             cause: mark.cause,
         }
     }
+}
+
+fn displayed(key: impl Display) -> impl FnOnce(&mut String) -> fmt::Result {
+    move |out| write!(out, "{key}")
 }
 
 #[cfg(test)]

@@ -32,11 +32,14 @@ impl<'a> Tell<'a> {
         }
     }
 
+    fn put(&mut self, cause: Cause, key: &StateKey<'_>, write: impl FnOnce(&mut Vec<u8>)) {
+        self.changes.put_at(cause, |out| key.write(out), write);
+    }
+
     pub(super) fn service(&mut self, service: &ServiceState, changed: bool) {
         let key = StateKey::Service((&*service.service_id).into());
         let cause = self.why(changed);
-        self.changes
-            .put(cause, key, |out| values::service(service, out));
+        self.put(cause, &key, |out| values::service(service, out));
     }
 
     pub(super) fn no_service(&mut self, id: &str) {
@@ -47,8 +50,7 @@ impl<'a> Tell<'a> {
     pub(super) fn sidecar(&mut self, sidecar: &SidecarState, changed: bool) {
         let key = StateKey::Sidecar((&*sidecar.sidecar_id).into());
         let cause = self.why(changed);
-        self.changes
-            .put(cause, key, |out| values::sidecar(sidecar, out));
+        self.put(cause, &key, |out| values::sidecar(sidecar, out));
     }
 
     pub(super) fn no_sidecar(&mut self, id: &str) {
@@ -58,7 +60,7 @@ impl<'a> Tell<'a> {
 
     pub(super) fn assignment(&mut self, sidecar: &str, assignment: &Assignment) {
         let key = StateKey::Assignment(sidecar.into(), (&*assignment.pipeline_id).into());
-        self.changes.put(self.cause, key, |out| {
+        self.put(self.cause, &key, |out| {
             values::assignment(sidecar, assignment, out);
         });
     }
@@ -71,7 +73,7 @@ impl<'a> Tell<'a> {
     /// A location follows from what its sidecar offers.
     pub(super) fn location(&mut self, name: &str, sidecar: &str) {
         let key = StateKey::Location(name.into(), sidecar.into());
-        self.changes.put(Cause::Cascade, key, |out| {
+        self.put(Cause::Cascade, &key, |out| {
             values::location(name, sidecar, out);
         });
     }
@@ -83,8 +85,7 @@ impl<'a> Tell<'a> {
 
     pub(super) fn pipeline(&mut self, pipeline: &PipelineState) {
         let key = StateKey::Pipeline((&*pipeline.pipeline_id).into());
-        self.changes
-            .put(self.cause, key, |out| values::pipeline(pipeline, out));
+        self.put(self.cause, &key, |out| values::pipeline(pipeline, out));
     }
 
     pub(super) fn no_pipeline(&mut self, id: &str) {
@@ -94,19 +95,17 @@ impl<'a> Tell<'a> {
 
     pub(super) fn group(&mut self, group: &GroupState) {
         let key = StateKey::Group((&*group.group_id).into());
-        self.changes
-            .put(self.cause, key, |out| values::group(group, out));
+        self.put(self.cause, &key, |out| values::group(group, out));
     }
 
     pub(super) fn checkpoint(&mut self, checkpoint: &ServiceCheckpoint) {
         let key = StateKey::Checkpoint((&*checkpoint.service_id).into());
-        self.changes
-            .put(self.cause, key, |out| values::checkpoint(checkpoint, out));
+        self.put(self.cause, &key, |out| values::checkpoint(checkpoint, out));
     }
 
     pub(super) fn source_offset(&mut self, source: &str, partition: u32, value: Offset) {
         let key = StateKey::SourceOffset(source.into(), partition);
-        self.changes.put(self.cause, key, |out| {
+        self.put(self.cause, &key, |out| {
             values::source_offset(source, partition, value, out);
         });
     }
@@ -114,14 +113,14 @@ impl<'a> Tell<'a> {
     pub(super) fn group_offset(&mut self, key: &GroupKey<'_>, value: Offset) {
         let &GroupKey(group, source, partition) = key;
         let key = StateKey::GroupOffset(group.into(), source.into(), partition);
-        self.changes.put(self.cause, key, |out| {
+        self.put(self.cause, &key, |out| {
             values::group_offset(group, source, partition, value, out);
         });
     }
 
     pub(super) fn watermark(&mut self, source: &str, partition: u32, value: &Watermark) {
         let key = StateKey::Watermark(source.into(), partition);
-        self.changes.put(self.cause, key, |out| {
+        self.put(self.cause, &key, |out| {
             values::watermark(source, partition, value, out);
         });
     }

@@ -84,49 +84,56 @@ impl<'a> StateKey<'a> {
 
 impl fmt::Display for StateKey<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(ROOTS[self.section()])?;
+        self.write(f)
+    }
+}
+
+impl StateKey<'_> {
+    /// Writes its text. To a `String` without a formatter between: this is on every command's way.
+    pub(crate) fn write<W: fmt::Write>(&self, out: &mut W) -> fmt::Result {
+        out.write_str(ROOTS[self.section()])?;
         match self {
             Self::Sidecar(id)
             | Self::Service(id)
             | Self::Pipeline(id)
             | Self::Group(id)
-            | Self::Checkpoint(id) => encode(id, f),
+            | Self::Checkpoint(id) => encode(id, out),
             Self::Assignment(one, other) | Self::Location(one, other) => {
-                encode(one, f)?;
-                f.write_str("/")?;
-                encode(other, f)
+                encode(one, out)?;
+                out.write_str("/")?;
+                encode(other, out)
             }
             Self::SourceOffset(source, partition) | Self::Watermark(source, partition) => {
-                encode(source, f)?;
-                number(*partition, f)
+                encode(source, out)?;
+                number(*partition, out)
             }
             Self::GroupOffset(group, source, partition) => {
-                encode(group, f)?;
-                f.write_str("/")?;
-                encode(source, f)?;
-                number(*partition, f)
+                encode(group, out)?;
+                out.write_str("/")?;
+                encode(source, out)?;
+                number(*partition, out)
             }
         }
     }
 }
 
-fn encode(id: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn encode<W: fmt::Write>(id: &str, out: &mut W) -> fmt::Result {
     let mut rest = id;
-    // Many bytes at once, not by characters: this is on every command's way, and both are ASCII.
+    // Many bytes at once, not by characters: both are ASCII.
     while let Some(at) = memchr::memchr2(b'/', b'%', rest.as_bytes()) {
-        f.write_str(&rest[..at])?;
-        f.write_str(match rest.as_bytes()[at] {
+        out.write_str(&rest[..at])?;
+        out.write_str(match rest.as_bytes()[at] {
             b'/' => "%2F",
             _ => "%25",
         })?;
         rest = &rest[at + 1..];
     }
-    f.write_str(rest)
+    out.write_str(rest)
 }
 
-fn number(partition: u32, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    f.write_str("/")?;
-    f.write_str(itoa::Buffer::new().format(partition))
+fn number<W: fmt::Write>(partition: u32, out: &mut W) -> fmt::Result {
+    out.write_str("/")?;
+    out.write_str(itoa::Buffer::new().format(partition))
 }
 
 /// The id behind a part of a key; none if the part is none that [`encode`] writes.
