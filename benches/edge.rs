@@ -66,7 +66,7 @@ impl Bed {
         let options = EdgeOptions::new(EdgeSecurity::Tls(identity(certs, own)));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let edge = serve(leader, options, listener).await.expect("the edge");
-        let endpoint = format!("https://{}", edge.local_addr());
+        let endpoint = format!("https://{}", edge.address());
         let caller = certs.ca.issue_client(ClientRole::Writer, "bench");
         let caller = identity(certs, &caller.expect("a certificate"));
         let channel = connect(&endpoint, Some(&caller)).await.expect("a channel");

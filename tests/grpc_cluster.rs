@@ -225,7 +225,7 @@ async fn operator_of(
     let options = EdgeOptions::new(EdgeSecurity::Tls(server));
     let edge = serve(node.clone(), options, listener).await.expect("edge");
     let operator = identity(certs, &certs.operator);
-    let endpoint = format!("https://{}", edge.local_addr());
+    let endpoint = format!("https://{}", edge.address());
     let channel = connect(&endpoint, Some(&operator)).await.expect("channel");
     (edge, ClusterClient::new(channel))
 }

@@ -46,7 +46,10 @@ fn with(cas: &[&str], crls: &[String], pair: &PemPair) -> EdgeIdentity {
 }
 
 async fn router(one: &One, identity: &EdgeIdentity) -> Option<RouterClient<Channel>> {
-    let endpoint = format!("https://localhost:{}", one.edge.local_addr().port());
+    let endpoint = format!(
+        "https://localhost:{}",
+        one.edge.local_addr().expect("over TCP").port()
+    );
     let channel = connect(&endpoint, Some(identity)).await.ok()?;
     let mut router = RouterClient::new(channel);
     propose(&mut router, sidecar("probe")).await.ok()?;

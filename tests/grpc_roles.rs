@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use conveyor_raft::RouterCommand;
 use conveyor_raft::grpc::{
-    ConnectError, EdgeError, EdgeOptions, EdgeSecurity, Role, connect, detail, serve,
+    ConnectError, EdgeError, EdgeOptions, EdgeSecurity, Role, UnixSocket, connect, detail, serve,
 };
 use conveyor_raft::proto::backup_client::BackupClient;
 use conveyor_raft::proto::cluster_client::ClusterClient;
@@ -179,7 +179,7 @@ async fn i2_certificates_of_others_get_in_nowhere() {
 async fn i2_a_certificate_of_the_right_ca_counts_by_its_one_uri() {
     const WRONG: [Code; 5] = [Code::Unauthenticated; 5];
     let one = One::start().await;
-    let address = one.edge.local_addr();
+    let address = one.edge.local_addr().expect("over TCP");
     let cluster = one.certs.ca.cluster();
     let other = certificates().ca.cluster();
     let uri = |cluster, rest: &str| format!("conveyor-raft://{cluster}/{rest}");
@@ -237,7 +237,7 @@ async fn i8_without_tls_only_loopback_and_never_an_operator() {
     let edge = serve(one.node.clone(), plain(Role::Writer), listener)
         .await
         .expect("edge");
-    let channel = connect(&format!("http://{}", edge.local_addr()), None)
+    let channel = connect(&format!("http://{}", edge.address()), None)
         .await
         .expect("channel");
     let mut router = RouterClient::new(channel);
@@ -248,6 +248,75 @@ async fn i8_without_tls_only_loopback_and_never_an_operator() {
     assert_eq!(
         code(propose(&mut router, rewind()).await),
         Code::PermissionDenied
+    );
+    edge.shutdown().await;
+    one.stop().await;
+}
+
+#[tokio::test]
+async fn i8_a_unix_socket_gives_its_user_the_role_that_is_set_and_nothing_else_goes_with_it() {
+    let one = One::start().await;
+    let dir = tempfile::tempdir().expect("folder");
+    let path = dir.path().join("edge.sock");
+    let socket = || UnixSocket::bind(&path).expect("bound");
+    let loopback = EdgeSecurity::PlainLoopback { role: Role::Writer };
+    let refused = serve(one.node.clone(), EdgeOptions::new(loopback), socket()).await;
+    assert!(matches!(refused, Err(EdgeError::UnixElsewhere(_))));
+
+    let unix = |role| EdgeOptions::new(EdgeSecurity::PlainUnix { role });
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
+    let refused = serve(one.node.clone(), unix(Role::Reader), listener).await;
+    assert!(matches!(refused, Err(EdgeError::NoUnix(_))));
+
+    for (role, noop) in [
+        (Role::Reader, Code::PermissionDenied),
+        (Role::Operator, Code::Ok),
+    ] {
+        let edge = serve(one.node.clone(), unix(role), socket())
+            .await
+            .expect("edge");
+        assert_eq!(edge.local_addr(), None);
+        let channel = connect(&edge.address().to_string(), None)
+            .await
+            .expect("channel");
+        let mut router = RouterClient::new(channel);
+        assert_eq!(code(propose(&mut router, RouterCommand::Noop).await), noop);
+        if role == Role::Operator {
+            let rewound = code(propose(&mut router, rewind()).await);
+            assert_ne!(rewound, Code::PermissionDenied);
+        }
+        edge.shutdown().await;
+    }
+    let gone = connect(&format!("unix:{}", path.display()), None).await;
+    assert!(matches!(gone, Err(ConnectError::Unreachable { .. })));
+    one.stop().await;
+}
+
+/// Run by CI, which builds with the feature for this alone.
+#[cfg(feature = "insecure-edge")]
+#[tokio::test]
+async fn i8_plain_text_elsewhere_is_for_who_asked_twice_and_never_an_operators() {
+    let one = One::start().await;
+    let anywhere = |role| EdgeOptions::new(EdgeSecurity::PlainAnywhere { role });
+    let listener = || TcpListener::bind("0.0.0.0:0");
+    let refused = serve(
+        one.node.clone(),
+        anywhere(Role::Operator),
+        listener().await.expect("listener"),
+    );
+    assert!(matches!(refused.await, Err(EdgeError::PlainRole(_))));
+    let listener = listener().await.expect("listener");
+    let edge = serve(one.node.clone(), anywhere(Role::Writer), listener)
+        .await
+        .expect("edge");
+    let port = edge.local_addr().expect("over TCP").port();
+    let channel = connect(&format!("http://127.0.0.1:{port}"), None)
+        .await
+        .expect("channel");
+    let mut router = RouterClient::new(channel);
+    assert_eq!(
+        code(propose(&mut router, RouterCommand::Noop).await),
+        Code::Ok
     );
     edge.shutdown().await;
     one.stop().await;

@@ -84,7 +84,7 @@ async fn an_upload_goes_on_over_connections_that_break() {
     // Nothing of the second two thirds would arrive if each try began anew.
     let cuts = vec![2 * MIB + 5000, 100, 2 * MIB, MIB];
     let breaks = cuts.len() as u64;
-    let way = Cutting::before(two.edge.local_addr(), cuts).await;
+    let way = Cutting::before(two.edge.local_addr().expect("over TCP"), cuts).await;
     let furthest = Arc::new(AtomicU64::new(0));
     let told = Arc::clone(&furthest);
     let options = UploadOptions {
@@ -121,7 +121,7 @@ async fn an_upload_goes_on_over_connections_that_break() {
     assert_eq!(status.code(), Code::AlreadyExists);
     // Unless this very call may have put it there: its connection breaks before it learns what became
     // of it, and the node remembers that this file came to its end under this name.
-    let way = Cutting::before(two.edge.local_addr(), vec![20_000]).await;
+    let way = Cutting::before(two.edge.local_addr().expect("over TCP"), vec![20_000]).await;
     let channel = through(&two, &way).await;
     let lost = upload_backup(channel, &file, "a", UploadOptions::default()).await;
     assert_eq!(lost.expect("it is there"), taken);
@@ -136,7 +136,7 @@ async fn an_upload_that_gets_no_further_ends_and_another_call_goes_on() {
     let (made, file) = backup_of(&one).await;
     // Enough for the handshake and the question where to go on.
     let cuts = [vec![2 * MIB], vec![20_000; 400]].concat();
-    let way = Cutting::before(two.edge.local_addr(), cuts).await;
+    let way = Cutting::before(two.edge.local_addr().expect("over TCP"), cuts).await;
     let channel = through(&two, &way).await;
     let options = UploadOptions {
         patience: Duration::from_secs(2),
@@ -164,7 +164,7 @@ async fn an_upload_that_gets_no_further_ends_and_another_call_goes_on() {
     };
     assert!(kept.received >= MIB, "{}", kept.received);
     assert_eq!(kept.total_size, made.size_bytes);
-    let straight = Cutting::before(two.edge.local_addr(), vec![]).await;
+    let straight = Cutting::before(two.edge.local_addr().expect("over TCP"), vec![]).await;
     let channel = through(&two, &straight).await;
     let taken = upload_backup(channel, &file, "a", UploadOptions::default()).await;
     assert_eq!(taken.expect("taken").digest, made.digest);

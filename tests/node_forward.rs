@@ -377,7 +377,7 @@ async fn f3_a_batch_and_a_client_that_reach_only_a_follower() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
     let edge = serve(follower.clone(), EdgeOptions::new(plain), listener);
     let edge = edge.await.expect("edge");
-    let endpoint = format!("http://{}", edge.local_addr());
+    let endpoint = format!("http://{}", edge.address());
     let mut options = ClientOptions::new([&endpoint], None);
     options.forward = true;
     let client = Client::new(options).expect("client");

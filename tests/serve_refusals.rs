@@ -272,3 +272,78 @@ fn settings_are_checked_before_anything_is_touched() {
     assert!(stderr(&output).contains("/nowhere/at/all.toml"));
     assert_eq!(output.status.code(), Some(1));
 }
+
+/// The settings of node 1 with this in place of its edge's TLS.
+fn without_tls(site: &Site, edge: &str) {
+    let text = fs::read_to_string(site.config(1)).expect("settings");
+    let (before, rest) = text.split_once("[edge]").expect("a section");
+    let (_, after) = rest.split_once("[wal]").expect("a section");
+    let text = format!("{before}[edge]\n{edge}\n[wal]{after}");
+    fs::write(site.config(1), text).expect("settings");
+}
+
+#[tokio::test]
+async fn i8_a_node_on_a_unix_socket_is_asked_by_its_path_and_leaves_nothing_behind() {
+    let _turn = common::real_time_turn();
+    let site = Site::new(1);
+    let path = site.path("edge.sock");
+    // Beside its settings, whatever the working directory.
+    without_tls(
+        &site,
+        "listen = \"unix:edge.sock\"\nplaintext = \"unix\"\nplaintext_role = \"operator\"",
+    );
+    let node = site.start(1);
+    let endpoint = format!("unix:{}", path.display());
+    let asked = |args: &[&str]| {
+        let mut all = args.to_vec();
+        all.extend(["--endpoint", &endpoint]);
+        run(&all)
+    };
+    wait_for("the node leads", async || {
+        let status = asked(&["status", "--json"]);
+        String::from_utf8_lossy(&status.stdout).contains("\"leader\"")
+    })
+    .await;
+    let output = asked(&["members", "show"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains(&endpoint), "clients are told of it: {shown}");
+    let mode = fs::metadata(&path).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // What a killed process leaves does not keep the next one from its place.
+    node.kill();
+    assert!(path.exists());
+    let node = site.start(1);
+    wait_for("it is back", async || asked(&["status"]).status.success()).await;
+    assert!(node.terminate().success());
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn i8_plain_text_that_others_could_reach_is_refused_with_what_to_do() {
+    let _turn = common::real_time_turn();
+    let site = Site::new(1);
+    for (edge, words) in [
+        ("listen = \"unix:edge.sock\"", "plaintext = \"unix\""),
+        (
+            "listen = \"127.0.0.1:0\"\nplaintext = \"unix\"",
+            "listen = \"unix:PATH\"",
+        ),
+        (
+            "listen = \"0.0.0.0:0\"\nplaintext = \"loopback\"",
+            "is not a loopback address",
+        ),
+        (
+            "listen = \"0.0.0.0:0\"\nallow_plaintext_anywhere = true",
+            "drop it",
+        ),
+        (
+            "listen = \"0.0.0.0:0\"\nplaintext = \"loopback\"\nallow_plaintext_anywhere = true",
+            "feature insecure-edge",
+        ),
+    ] {
+        without_tls(&site, edge);
+        let said = site.refused(1);
+        assert!(said.contains(words), "{edge}: {said}");
+    }
+}

@@ -76,7 +76,7 @@ use nodes::Nodes;
 /// Settings of a client.
 #[derive(Clone, Debug)]
 pub struct ClientOptions {
-    /// Where nodes take calls: `https://HOST:PORT`, or `http://HOST:PORT` for plain listeners. One is
+    /// Where nodes take calls: `https://HOST:PORT`, or `http://HOST:PORT` and `unix:PATH` for plain listeners. One is
     /// enough to find the leader while it lives.
     pub endpoints: Vec<String>,
     /// The client's certificate, for `https`.

@@ -47,7 +47,7 @@ impl Nodes {
     /// Whether a node may be asked at an endpoint that another one named: a client with a certificate
     /// is not led to where none is asked for.
     pub(super) fn may_follow(&self, endpoint: &str) -> bool {
-        !endpoint.is_empty() && (self.identity.is_none() || !endpoint.starts_with("http://"))
+        !endpoint.is_empty() && (self.identity.is_none() || !is_plain(endpoint))
     }
 
     fn channels(&self) -> MutexGuard<'_, HashMap<String, Channel>> {
@@ -76,6 +76,11 @@ impl Nodes {
     }
 }
 
+/// Whether no certificate is asked for there.
+fn is_plain(endpoint: &str) -> bool {
+    endpoint.starts_with("http://") || endpoint.starts_with("unix:")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +103,8 @@ mod tests {
         let nodes = Nodes::new(Vec::new(), Some(identity));
         assert!(nodes.may_follow("https://a:1") && nodes.may_follow("a:1"));
         assert!(!nodes.may_follow("http://a:1") && !nodes.may_follow(""));
-        assert!(Nodes::new(Vec::new(), None).may_follow("http://a:1"));
+        assert!(!nodes.may_follow("unix:/run/a.sock"));
+        let plain = Nodes::new(Vec::new(), None);
+        assert!(plain.may_follow("http://a:1") && plain.may_follow("unix:/run/a.sock"));
     }
 }

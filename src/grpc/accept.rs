@@ -9,12 +9,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tonic::transport::server::Connected;
 
 use super::connect::Stream;
 use super::identity::{Caller, Role};
+use super::listener::{Accepted, EdgeListener, is_own_user};
 use super::trust::{Stay, Trust};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ impl Connected for EdgeIo {
 
 /// Accepts until the receiver is dropped.
 pub(super) async fn accept(
-    listener: TcpListener,
+    listener: EdgeListener,
     security: Security,
     max_connections: usize,
     ready: mpsc::Sender<io::Result<EdgeIo>>,
@@ -80,7 +80,7 @@ pub(super) async fn accept(
             accepted = listener.accept() => accepted,
             () = ready.closed() => return,
         };
-        let (stream, from) = match accepted {
+        let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 refusals.log(None, &format!("accepting failed: {error}"));
@@ -88,19 +88,20 @@ pub(super) async fn accept(
                 continue;
             }
         };
+        let from = accepted.from();
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             refusals.log(
-                Some(from),
+                from,
                 "too many connections; raise [edge] max_connections if this is wanted",
             );
             continue;
         };
         let (security, refusals, ready) = (security.clone(), refusals.clone(), ready.clone());
         tokio::spawn(async move {
-            match handshake(stream, from, &security).await {
+            match handshake(accepted, &security).await {
                 Ok((stream, caller, stay)) => {
                     if let Caller::Nobody { why } = &caller {
-                        refusals.log(Some(from), why);
+                        refusals.log(from, why);
                     }
                     let io = EdgeIo {
                         stream,
@@ -111,7 +112,7 @@ pub(super) async fn accept(
                     // The server has stopped if nobody takes it; the client sees the end.
                     let _ = ready.send(Ok(io)).await;
                 }
-                Err(why) => refusals.log(Some(from), &why),
+                Err(why) => refusals.log(from, &why),
             }
         });
     }
@@ -126,10 +127,19 @@ pub(super) fn channel() -> (
 }
 
 async fn handshake(
-    stream: TcpStream,
-    from: SocketAddr,
+    accepted: Accepted,
     security: &Security,
 ) -> Result<(Box<dyn Stream>, Caller, Option<Stay>), String> {
+    let (stream, from) = match accepted {
+        Accepted::Tcp(stream, from) => (stream, from),
+        Accepted::Unix(stream) => {
+            is_own_user(&stream)?;
+            let Security::Plain { role } = *security else {
+                return Err("TLS is not spoken on a unix socket".to_owned());
+            };
+            return Ok((Box::new(stream), Caller::Plain { role }, None));
+        }
+    };
     stream
         .set_nodelay(true)
         .map_err(|error| error.to_string())?;

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::codegen::Service;
@@ -29,7 +30,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Why there is no channel to a node.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The endpoint is not `https://HOST:PORT` or `http://HOST:PORT`.
+    /// The endpoint is not `https://HOST:PORT`, `http://HOST:PORT` or `unix:PATH`.
     #[error("{endpoint:?} is no endpoint; write https://HOST:PORT")]
     Endpoint {
         /// What was given.
@@ -55,8 +56,8 @@ pub enum ConnectError {
 }
 
 /// Connects to the client edge at `endpoint`: `https://HOST:PORT` with `identity`, which must name
-/// a client of the server's cluster, or `http://HOST:PORT` for a plain listener. Without a scheme,
-/// `https` is meant.
+/// a client of the server's cluster, or `http://HOST:PORT` for a plain listener, or `unix:PATH` for one
+/// on a unix socket. Without a scheme, `https` is meant.
 ///
 /// # Errors
 /// See [`ConnectError`]. A certificate that the server refuses shows only in the first call: in
@@ -65,7 +66,7 @@ pub async fn connect(
     endpoint: &str,
     identity: Option<&EdgeIdentity>,
 ) -> Result<Channel, ConnectError> {
-    let (uri, tls) = prepare(endpoint, identity)?;
+    let (uri, way) = prepare(endpoint, identity)?;
     let settings = Endpoint::from(uri)
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
@@ -75,7 +76,7 @@ pub async fn connect(
         why: innermost(&error),
     };
     settings
-        .connect_with_connector(Connector { tls })
+        .connect_with_connector(Connector { way })
         .await
         .map_err(unreachable)
 }
@@ -85,24 +86,36 @@ pub(crate) fn check(endpoint: &str, identity: Option<&EdgeIdentity>) -> Result<(
     prepare(endpoint, identity).map(drop)
 }
 
-fn prepare(
-    endpoint: &str,
-    identity: Option<&EdgeIdentity>,
-) -> Result<(Uri, Option<Tls>), ConnectError> {
+fn prepare(endpoint: &str, identity: Option<&EdgeIdentity>) -> Result<(Uri, Way), ConnectError> {
+    if let Some(path) = unix_path(endpoint) {
+        // What calls name as the host; nobody is dialled by it.
+        return Ok((Uri::from_static("http://localhost"), Way::Unix(path)));
+    }
     let uri = parse_endpoint(endpoint)?;
-    let tls = match (uri.scheme_str(), identity) {
+    let way = match (uri.scheme_str(), identity) {
         (Some("https"), None) => {
             return Err(ConnectError::NoIdentity {
                 endpoint: endpoint.to_owned(),
             });
         }
-        (Some("https"), Some(identity)) => Some(Tls {
+        (Some("https"), Some(identity)) => Way::Tls(Tls {
             config: identity.client()?,
             cluster: own_cluster(identity)?,
         }),
-        _ => None,
+        _ => Way::Plain,
     };
-    Ok((uri, tls))
+    Ok((uri, way))
+}
+
+/// The path in `unix:PATH` or `unix:///PATH`.
+fn unix_path(endpoint: &str) -> Option<PathBuf> {
+    let path = endpoint.strip_prefix("unix:")?;
+    let path = match path.strip_prefix("//") {
+        Some(absolute) if absolute.starts_with('/') => absolute,
+        Some(_) => return None,
+        None => path,
+    };
+    (!path.is_empty()).then(|| path.into())
 }
 
 fn parse_endpoint(endpoint: &str) -> Result<Uri, ConnectError> {
@@ -157,9 +170,17 @@ struct Tls {
     cluster: ClusterId,
 }
 
+/// How a connection is made.
+#[derive(Clone)]
+enum Way {
+    Plain,
+    Tls(Tls),
+    Unix(PathBuf),
+}
+
 #[derive(Clone)]
 struct Connector {
-    tls: Option<Tls>,
+    way: Way,
 }
 
 impl Service<Uri> for Connector {
@@ -172,12 +193,17 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let tls = self.tls.clone();
-        Box::pin(async move { dial(&uri, tls).await.map(TokioIo::new) })
+        let way = self.way.clone();
+        Box::pin(async move { dial(&uri, way).await.map(TokioIo::new) })
     }
 }
 
-async fn dial(uri: &Uri, tls: Option<Tls>) -> io::Result<Box<dyn Stream>> {
+async fn dial(uri: &Uri, way: Way) -> io::Result<Box<dyn Stream>> {
+    let tls = match way {
+        Way::Unix(path) => return Ok(Box::new(UnixStream::connect(path).await?)),
+        Way::Plain => None,
+        Way::Tls(tls) => Some(tls),
+    };
     let incomplete = || io::Error::other("the endpoint lacks a host or port");
     let host = uri.host().ok_or_else(incomplete)?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -232,5 +258,17 @@ mod tests {
         ] {
             assert!(scheme(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_unix_socket_is_named_by_its_path() {
+        let path = |endpoint| unix_path(endpoint).map(|path| path.display().to_string());
+        assert_eq!(path("unix:/run/a.sock").as_deref(), Some("/run/a.sock"));
+        assert_eq!(path("unix:///run/a.sock").as_deref(), Some("/run/a.sock"));
+        assert_eq!(path("unix:a.sock").as_deref(), Some("a.sock"));
+        for wrong in ["unix:", "unix://host/a", "https://unix:1", "/run/a.sock"] {
+            assert_eq!(path(wrong), None, "{wrong}");
+        }
+        assert!(prepare("unix:", None).is_err() && prepare("unix://host/a", None).is_err());
     }
 }

@@ -37,6 +37,8 @@ mod identity;
 #[cfg(feature = "grpc")]
 mod links;
 #[cfg(feature = "grpc")]
+mod listener;
+#[cfg(feature = "grpc")]
 mod members;
 #[cfg(feature = "grpc")]
 mod pages;
@@ -67,6 +69,8 @@ pub use details::detail;
 #[cfg(feature = "grpc")]
 pub use health::Probe;
 pub use identity::{ParseRoleError, Role};
+#[cfg(feature = "grpc")]
+pub use listener::{EdgeAddress, EdgeListener, UnixSocket};
 #[cfg(feature = "grpc")]
 pub use serve::{Edge, EdgeError, EdgeLimits, EdgeOptions, EdgeSecurity, serve};
 pub use tls::{EdgeFiles, EdgeIdentity, EdgeTlsError};

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,6 +27,7 @@ use super::cluster::ClusterService;
 use super::figures::Figures;
 use super::health;
 use super::identity::Role;
+use super::listener::{EdgeAddress, EdgeListener};
 use super::router::RouterService;
 use super::tls::{EdgeIdentity, EdgeTlsError};
 use super::trust::{EdgeReload, Trust};
@@ -48,6 +48,19 @@ pub enum EdgeSecurity {
     /// No TLS, on a loopback address only. Every program on this machine has the role `role`,
     /// [`Role::Writer`] at most.
     PlainLoopback {
+        /// The role that every caller has.
+        role: Role,
+    },
+    /// No TLS, on a unix socket only: programs of this process' user, and of root, have the role `role`.
+    PlainUnix {
+        /// The role that every caller has.
+        role: Role,
+    },
+    /// No TLS, wherever it listens: **everyone who reaches the address has the role `role`**,
+    /// [`Role::Writer`] at most, and everyone on the way reads along. It says so at each start. With the
+    /// feature `insecure-edge` only.
+    #[cfg(feature = "insecure-edge")]
+    PlainAnywhere {
         /// The role that every caller has.
         role: Role,
     },
@@ -116,10 +129,18 @@ pub enum EdgeError {
         "{0} is not a loopback address: without TLS the client edge listens on loopback only; \
          give it certificates or another address"
     )]
-    PlainElsewhere(SocketAddr),
+    PlainElsewhere(EdgeAddress),
     /// A role that a plain listener does not give.
     #[error("a plain listener gives the role writer at most, not {0}")]
     PlainRole(Role),
+    /// TLS or a rule for TCP, and a unix socket.
+    #[error("{0} is a unix socket, which is served without TLS and for this user only")]
+    UnixElsewhere(EdgeAddress),
+    /// A rule for a unix socket, and another listener.
+    #[error(
+        "{0} is no unix socket: without TLS, and with the role of a unix socket, nobody listens there"
+    )]
+    NoUnix(EdgeAddress),
     /// The directory of backups cannot be used.
     #[error("backups: {0}")]
     Backup(#[from] SnapshotError),
@@ -133,7 +154,7 @@ pub enum EdgeError {
 
 /// A running client edge. Dropping it closes it at once.
 pub struct Edge {
-    address: SocketAddr,
+    address: EdgeAddress,
     /// None without TLS.
     trust: Option<Arc<Trust>>,
     stop: Option<oneshot::Sender<()>>,
@@ -155,8 +176,16 @@ impl std::fmt::Debug for Edge {
 
 impl Edge {
     /// Where it listens.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self) -> &EdgeAddress {
+        &self.address
+    }
+
+    /// Where it listens, if that is over TCP.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self.address {
+            EdgeAddress::Tcp(address) => Some(address),
+            EdgeAddress::Unix(_) => None,
+        }
     }
 
     /// Takes up other certificates (its own, the client CA or several, revocation lists) while it
@@ -218,10 +247,11 @@ impl Drop for Edge {
 pub async fn serve(
     node: RaftNode,
     options: EdgeOptions,
-    listener: TcpListener,
+    listener: impl Into<EdgeListener>,
 ) -> Result<Edge, EdgeError> {
-    let address = listener.local_addr().map_err(EdgeError::Listener)?;
-    let security = secure(&node, &options.security, address)?;
+    let listener = listener.into();
+    let address = listener.address().map_err(EdgeError::Listener)?;
+    let security = secure(&node, &options.security, &address)?;
     let trust = security.trust();
     let roles = Roles::new(options.roles);
     let limits = options.limits;
@@ -338,19 +368,42 @@ fn builder(limits: EdgeLimits) -> Server {
 fn secure(
     node: &RaftNode,
     security: &EdgeSecurity,
-    address: SocketAddr,
+    address: &EdgeAddress,
 ) -> Result<Security, EdgeError> {
-    match security {
-        EdgeSecurity::Tls(identity) => {
+    let elsewhere = || address.clone();
+    match (security, address) {
+        (EdgeSecurity::Tls(identity), EdgeAddress::Tcp(_)) => {
             let trust = Trust::new(node.status().cluster, node.id(), identity)?;
             Ok(Security::Tls(Arc::new(trust)))
         }
-        EdgeSecurity::PlainLoopback { role } if *role > Role::Writer => {
-            Err(EdgeError::PlainRole(*role))
+        (EdgeSecurity::PlainUnix { role }, EdgeAddress::Unix(_)) => {
+            Ok(Security::Plain { role: *role })
         }
-        EdgeSecurity::PlainLoopback { .. } if !address.ip().is_loopback() => {
-            Err(EdgeError::PlainElsewhere(address))
+        (EdgeSecurity::PlainUnix { .. }, _) => Err(EdgeError::NoUnix(elsewhere())),
+        (_, EdgeAddress::Unix(_)) => Err(EdgeError::UnixElsewhere(elsewhere())),
+        (EdgeSecurity::PlainLoopback { role }, EdgeAddress::Tcp(to)) => {
+            let role = at_most_writer(*role)?;
+            match to.ip().is_loopback() {
+                true => Ok(Security::Plain { role }),
+                false => Err(EdgeError::PlainElsewhere(elsewhere())),
+            }
         }
-        EdgeSecurity::PlainLoopback { role } => Ok(Security::Plain { role: *role }),
+        #[cfg(feature = "insecure-edge")]
+        (EdgeSecurity::PlainAnywhere { role }, EdgeAddress::Tcp(to)) => {
+            let role = at_most_writer(*role)?;
+            tracing::warn!(
+                address = %to,
+                %role,
+                "the client edge has no TLS: whoever reaches it has this role, and whoever is on the way reads along"
+            );
+            Ok(Security::Plain { role })
+        }
+    }
+}
+
+fn at_most_writer(role: Role) -> Result<Role, EdgeError> {
+    match role > Role::Writer {
+        true => Err(EdgeError::PlainRole(role)),
+        false => Ok(role),
     }
 }

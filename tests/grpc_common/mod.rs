@@ -82,7 +82,7 @@ impl One {
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("https://{}", self.edge.local_addr())
+        format!("https://{}", self.edge.address())
     }
 
     pub(crate) async fn channel(&self, role: ClientRole) -> Channel {

@@ -95,7 +95,7 @@ impl Three {
         let edge = serve(node.clone(), options, listener).await.expect("edge");
         let caller = self.certs.ca.issue_client(role, "caller");
         let caller = identity(&self.certs, &caller.expect("client"));
-        let endpoint = format!("https://{}", edge.local_addr());
+        let endpoint = format!("https://{}", edge.address());
         let channel = connect(&endpoint, Some(&caller)).await.expect("channel");
         (edge, channel)
     }

@@ -6,6 +6,7 @@ use toml::{Table, Value};
 
 use crate::cli::{ConfigArgs, ConfigCommand};
 use crate::config::{self, Config};
+use crate::edge;
 use crate::failure::{Context, Failure};
 use crate::output::{self, say};
 use crate::serve;
@@ -56,6 +57,6 @@ async fn would_start(config: &Config) -> Result<(), Failure> {
         )));
     }
     serve::raft(config, id).validate()?;
-    serve::edge_options(config, &files)?;
+    edge::options(config, &files)?;
     serve::cluster(config, id, credentials).await.map(drop)
 }

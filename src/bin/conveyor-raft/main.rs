@@ -9,6 +9,7 @@ mod client;
 mod completions;
 mod config;
 mod dev;
+mod edge;
 mod failure;
 mod health;
 mod input;

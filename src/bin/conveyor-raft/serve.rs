@@ -1,14 +1,11 @@
 //! `conveyor-raft serve`: one node as a process.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use conveyor_raft::backup::{Waiting, take_up};
-use conveyor_raft::grpc::{
-    Edge, EdgeFiles, EdgeIdentity, EdgeLimits, EdgeOptions, EdgeSecurity, Role, serve,
-};
+use conveyor_raft::grpc::{Edge, EdgeFiles, serve};
 use conveyor_raft::quic::CredentialFiles;
 use conveyor_raft::wal::LogOptions;
 use conveyor_raft::{Cluster, Credentials, RaftConfig, RaftNode, RouterStateMachine};
@@ -19,6 +16,7 @@ use toml::Value;
 
 use crate::cli::ServeArgs;
 use crate::config::{self, Config, Overrides, Plaintext};
+use crate::edge;
 use crate::failure::{Context, Failure};
 use crate::logging;
 use crate::metrics;
@@ -94,12 +92,9 @@ async fn scraped(config: &Config) -> Result<Option<(Arc<TcpListener>, Prometheus
 async fn start(config: &Config, files: &Files) -> Result<(RaftNode, Edge), Failure> {
     let id = node_id(config)?;
     let credentials = Credentials::load(&files.peers)?;
-    let mut options = edge_options(config, files)?;
-    let address = resolve("[edge] listen", &config.edge.listen).await?;
-    let listener = TcpListener::bind(address)
-        .await
-        .context(format!("[edge] listen: cannot listen on {address}"))?;
-    let endpoint = client_endpoint(config, listener.local_addr()?);
+    let mut options = edge::options(config, files)?;
+    let listener = edge::listen(&config.edge.listen).await?;
+    let endpoint = edge::endpoint(config, &listener.address()?);
     if endpoint.is_empty() {
         tracing::warn!("clients cannot be told where this node is: set [edge] advertise");
     }
@@ -125,7 +120,7 @@ async fn start(config: &Config, files: &Files) -> Result<(RaftNode, Edge), Failu
         node_id = id,
         cluster = %node.status().cluster,
         peers = %node.peer_address(),
-        clients = %edge.local_addr(),
+        clients = %edge.address(),
         %endpoint,
         "node is up"
     );
@@ -210,59 +205,7 @@ pub(crate) fn files(config: &Config) -> Files {
     }
 }
 
-pub(crate) fn edge_options(config: &Config, files: &Files) -> Result<EdgeOptions, Failure> {
-    let edge = &config.edge;
-    let role = |text: &str| text.parse::<Role>().context("[edge]");
-    let security = match (edge.plaintext, &files.edge) {
-        (Plaintext::Loopback, _) => EdgeSecurity::PlainLoopback {
-            role: role(&edge.plaintext_role)?,
-        },
-        (Plaintext::Off, Some(files)) => EdgeSecurity::Tls(EdgeIdentity::load(files)?),
-        (Plaintext::Off, None) => {
-            return Err(Failure::new(
-                "[edge] needs client_ca, cert and key; to go without TLS on a loopback address, \
-                 set plaintext = \"loopback\"",
-            ));
-        }
-    };
-    let roles = edge
-        .roles
-        .iter()
-        .map(|(name, text)| Ok((name.clone(), role(text)?)));
-    let roles = roles.collect::<Result<BTreeMap<_, _>, Failure>>()?;
-    Ok(EdgeOptions {
-        limits: EdgeLimits {
-            max_message_bytes: edge.max_message_bytes,
-            max_connections: edge.max_connections,
-            ..EdgeLimits::default()
-        },
-        roles,
-        backup: config.backup.options().map_err(Failure::new)?,
-        ..EdgeOptions::new(security)
-    })
-}
-
-/// What followers tell clients about this node.
-fn client_endpoint(config: &Config, listening: SocketAddr) -> String {
-    let scheme = match config.edge.plaintext {
-        Plaintext::Loopback => "http",
-        Plaintext::Off => "https",
-    };
-    let advertised_peer = config.peers.advertise.as_deref();
-    let address = match &config.edge.advertise {
-        Some(url) if url.contains("://") => return url.clone(),
-        Some(address) => address.clone(),
-        None if !listening.ip().is_unspecified() => listening.to_string(),
-        // Peers and clients mostly reach a machine by one name.
-        None => match advertised_peer.and_then(|peer| peer.rsplit_once(':')) {
-            Some((host, _)) => format!("{host}:{}", listening.port()),
-            None => return String::new(),
-        },
-    };
-    format!("{scheme}://{address}")
-}
-
-async fn resolve(key: &str, address: &str) -> Result<SocketAddr, Failure> {
+pub(crate) async fn resolve(key: &str, address: &str) -> Result<SocketAddr, Failure> {
     let found = tokio::net::lookup_host(address).await;
     let mut found = found.context(format!("{key}: {address:?} is no HOST:PORT"))?;
     let none = || Failure::new(format!("{key}: {address:?} names no address"));

@@ -121,6 +121,7 @@ pub(crate) struct Edge {
     pub(crate) crl: Option<PathBuf>,
     pub(crate) plaintext: Plaintext,
     pub(crate) plaintext_role: String,
+    pub(crate) allow_plaintext_anywhere: bool,
     pub(crate) roles: BTreeMap<String, String>,
     pub(crate) max_message_bytes: usize,
     pub(crate) max_connections: usize,
@@ -135,6 +136,8 @@ pub(crate) enum Plaintext {
     Off,
     /// On a loopback address.
     Loopback,
+    /// On a unix socket.
+    Unix,
 }
 
 impl Default for Edge {
@@ -149,6 +152,7 @@ impl Default for Edge {
             crl: None,
             plaintext: Plaintext::Off,
             plaintext_role: "writer".to_owned(),
+            allow_plaintext_anywhere: false,
             roles: BTreeMap::new(),
             max_message_bytes: limits.max_message_bytes,
             max_connections: limits.max_connections,
@@ -289,6 +293,9 @@ impl Default for Log {
     }
 }
 
+/// What a unix socket to listen on begins with, and an endpoint there.
+pub(crate) const UNIX: &str = "unix:";
+
 fn default_peer_listen() -> String {
     "0.0.0.0:50052".to_owned()
 }
@@ -313,6 +320,9 @@ impl Config {
         ];
         for path in required.into_iter().chain(optional.into_iter().flatten()) {
             *path = base.join(&*path);
+        }
+        if let Some(path) = self.edge.listen.strip_prefix(UNIX) {
+            self.edge.listen = format!("{UNIX}{}", base.join(path).display());
         }
     }
 }

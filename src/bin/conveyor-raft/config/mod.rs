@@ -3,5 +3,5 @@
 mod file;
 mod sources;
 
-pub(crate) use file::{Config, Plaintext};
+pub(crate) use file::{Config, Plaintext, UNIX};
 pub(crate) use sources::{Overrides, load, load_with_origins};

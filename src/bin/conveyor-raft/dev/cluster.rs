@@ -52,7 +52,7 @@ impl DevCluster {
         let urls = self
             .edges
             .iter()
-            .map(|edge| format!("http://{}", edge.local_addr()));
+            .map(|edge| format!("http://{}", edge.address()));
         urls.collect()
     }
 
