@@ -416,7 +416,7 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
     /// Where a node takes calls: https://HOST:PORT, or http://HOST:PORT for a plain listener such
-    /// as those of `dev`. Several, separated by commas, are tried in turn
+    /// as those of `dev`, or unix:PATH. Several, separated by commas, are tried in turn
     #[arg(
         long = "endpoint",
         value_name = "URL",
