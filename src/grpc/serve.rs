@@ -285,12 +285,8 @@ pub async fn serve(
             BackupServer::new(service).max_decoding_message_size(limits.max_message_bytes)
         }));
 
-    let accepting = tokio::spawn(accept::accept(
-        listener,
-        security,
-        limits.max_connections,
-        ready,
-    ));
+    let accepting = accept::accept(listener, security, limits.max_connections, ready);
+    let accepting = tokio::spawn(accepting);
     let reporting = tokio::spawn(health::report(node, reporter));
     let mut helpers = background(trust.clone(), backup);
     helpers.extend([accepting.abort_handle(), reporting.abort_handle()]);
