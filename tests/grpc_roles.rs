@@ -31,6 +31,10 @@ fn code<T>(result: Result<T, Status>) -> Code {
     result.map_or_else(|status| status.code(), |_| Code::Ok)
 }
 
+async fn without_certificate(endpoint: &str) -> RouterClient<Channel> {
+    RouterClient::new(connect(endpoint, None).await.expect("channel"))
+}
+
 fn rewind() -> RouterCommand {
     RouterCommand::CommitSourceOffset {
         source_id: "orders".into(),
@@ -237,10 +241,7 @@ async fn i8_without_tls_only_loopback_and_never_an_operator() {
     let edge = serve(one.node.clone(), plain(Role::Writer), listener)
         .await
         .expect("edge");
-    let channel = connect(&format!("http://{}", edge.address()), None)
-        .await
-        .expect("channel");
-    let mut router = RouterClient::new(channel);
+    let mut router = without_certificate(&format!("http://{}", edge.address())).await;
     assert_eq!(
         code(propose(&mut router, RouterCommand::Noop).await),
         Code::Ok
@@ -276,16 +277,14 @@ async fn i8_a_unix_socket_gives_its_user_the_role_that_is_set_and_nothing_else_g
             .await
             .expect("edge");
         assert_eq!(edge.local_addr(), None);
-        let channel = connect(&edge.address().to_string(), None)
-            .await
-            .expect("channel");
-        let mut router = RouterClient::new(channel);
+        let mut router = without_certificate(&edge.address().to_string()).await;
         assert_eq!(code(propose(&mut router, RouterCommand::Noop).await), noop);
         if role == Role::Operator {
             let rewound = code(propose(&mut router, rewind()).await);
             assert_ne!(rewound, Code::PermissionDenied);
         }
         edge.shutdown().await;
+        assert!(!path.exists());
     }
     let gone = connect(&format!("unix:{}", path.display()), None).await;
     assert!(matches!(gone, Err(ConnectError::Unreachable { .. })));
@@ -310,10 +309,7 @@ async fn i8_plain_text_elsewhere_is_for_who_asked_twice_and_never_an_operators()
         .await
         .expect("edge");
     let port = edge.local_addr().expect("over TCP").port();
-    let channel = connect(&format!("http://127.0.0.1:{port}"), None)
-        .await
-        .expect("channel");
-    let mut router = RouterClient::new(channel);
+    let mut router = without_certificate(&format!("http://127.0.0.1:{port}")).await;
     assert_eq!(
         code(propose(&mut router, RouterCommand::Noop).await),
         Code::Ok

@@ -159,6 +159,8 @@ pub struct Edge {
     trust: Option<Arc<Trust>>,
     stop: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
+    /// Has the listener.
+    accepting: JoinHandle<()>,
     helpers: Vec<AbortHandle>,
     /// Tells streams, which would go on for ever, that the edge closes.
     closing: watch::Sender<bool>,
@@ -225,12 +227,16 @@ impl Edge {
         if tokio::time::timeout(DRAIN, &mut self.server).await.is_err() {
             tracing::info!("calls still under way are cut off");
         }
+        // Only then is the address free for the next one, and a unix socket's file gone.
+        self.accepting.abort();
+        let _ = (&mut self.accepting).await;
     }
 }
 
 impl Drop for Edge {
     fn drop(&mut self) {
         self.server.abort();
+        self.accepting.abort();
         for helper in &self.helpers {
             helper.abort();
         }
@@ -289,7 +295,7 @@ pub async fn serve(
     let accepting = tokio::spawn(accepting);
     let reporting = tokio::spawn(health::report(node, reporter));
     let mut helpers = background(trust.clone(), backup);
-    helpers.extend([accepting.abort_handle(), reporting.abort_handle()]);
+    helpers.push(reporting.abort_handle());
     let (stop, stopped) = oneshot::channel();
     let server = tokio::spawn(async move {
         let stopped = async {
@@ -306,6 +312,7 @@ pub async fn serve(
         trust,
         stop: Some(stop),
         server,
+        accepting,
         helpers,
         closing,
         restored,
