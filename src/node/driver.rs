@@ -29,6 +29,7 @@ use super::log_time::LogTime;
 pub(crate) use super::log_time::Now;
 use super::metrics::{self, Metrics};
 use super::shared::Shared;
+use super::trace::Traces;
 use bytes::Bytes;
 
 use crate::core::{ChangeError, Input, Message, Output, RaftCore, RaftRole};
@@ -105,6 +106,7 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     /// Last index and bytes of each batch of own proposals that is not committed (hazard H1).
     uncommitted: VecDeque<(LogIndex, usize)>,
     uncommitted_bytes: usize,
+    traces: Traces,
     advice: Option<String>,
     failure: Option<String>,
     stopping: bool,
@@ -191,6 +193,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             backlog: VecDeque::new(),
             uncommitted: VecDeque::new(),
             uncommitted_bytes: 0,
+            traces: Traces::default(),
             advice: None,
             failure: None,
             stopping: false,

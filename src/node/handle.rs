@@ -16,6 +16,7 @@ use super::live::Applied;
 use super::proposing::Counting;
 use super::shared::{Shared, encode};
 use super::status::{Brief, NodeStatus, PeerStatus};
+use super::trace::Trace;
 use super::waiters::{Reply, Waiter};
 use crate::config::limits;
 use crate::core::RaftRole;
@@ -23,6 +24,9 @@ use crate::error::{HandOverError, LeaderHint, ProposeError, WaitError};
 use crate::quic::{Credentials, PeerTransportStats, ReloadError, ReloadReport, TransportObserver};
 use crate::state_machine::{RouterStateMachine, StateMachine};
 use crate::types::{EntryKind, LogIndex, Micros, NodeId, Term};
+
+/// Where the answer to a proposal goes, and what follows the proposal if somebody wants that.
+pub(super) type FollowedReply<R> = (Reply<R>, Option<Box<Trace>>);
 
 /// How long a proposal may take unless it says otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
@@ -256,8 +260,10 @@ impl<S: StateMachine> RaftNode<S> {
         let counting = self.shared().counting(&command);
         let (reply, answer) = oneshot::channel();
         let put = encode::<S>(None, &command).map_err(ProposeError::from);
-        let put = put
-            .and_then(|payload| self.enqueue(EntryKind::Command, payload, reply.into(), options));
+        let put = put.and_then(|payload| {
+            let reply = (reply.into(), counting.trace());
+            self.enqueue(EntryKind::Command, payload, reply, options)
+        });
         match put {
             Ok(()) => Ok(Proposal { answer, counting }),
             Err(error) => {
@@ -272,7 +278,7 @@ impl<S: StateMachine> RaftNode<S> {
         &self,
         kind: EntryKind,
         payload: Bytes,
-        reply: Reply<S::Response>,
+        reply: FollowedReply<S::Response>,
         options: ProposeOptions,
     ) -> Result<(), ProposeError> {
         match self.try_enqueue(kind, payload, reply, options) {
@@ -286,7 +292,7 @@ impl<S: StateMachine> RaftNode<S> {
         &self,
         kind: EntryKind,
         payload: Bytes,
-        reply: Reply<S::Response>,
+        reply: FollowedReply<S::Response>,
         options: ProposeOptions,
     ) {
         if let Err(refused) = self.try_enqueue(kind, payload, reply, options) {
@@ -299,7 +305,7 @@ impl<S: StateMachine> RaftNode<S> {
         &self,
         kind: EntryKind,
         payload: Bytes,
-        reply: Reply<S::Response>,
+        reply: FollowedReply<S::Response>,
         options: ProposeOptions,
     ) -> Result<(), NotTaken<S::Response>> {
         let shared = self.shared();
@@ -308,7 +314,12 @@ impl<S: StateMachine> RaftNode<S> {
             .clock
             .now()
             .saturating_add(patience.as_micros() as Micros);
-        let waiter = Waiter { reply, deadline };
+        let (reply, trace) = reply;
+        let waiter = Waiter {
+            reply,
+            deadline,
+            trace,
+        };
         if *shared.stopped.borrow() {
             return Err(Box::new((waiter, ProposeError::ShuttingDown)));
         }

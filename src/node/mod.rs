@@ -32,6 +32,7 @@ pub(crate) mod system;
 mod take;
 #[cfg(test)]
 mod tests;
+pub(crate) mod trace;
 pub(crate) mod waiters;
 mod watch;
 

@@ -117,7 +117,8 @@ impl<S: StateMachine> Pipeline<S> {
         }
         match payload {
             Ok(payload) => {
-                let reply = Reply::Pipelined(answer);
+                let trace = answer.counting.as_ref().and_then(Counting::trace);
+                let reply = (Reply::Pipelined(answer), trace);
                 self.node
                     .enqueue_or_answer(EntryKind::Command, payload, reply, options);
             }

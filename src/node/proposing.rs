@@ -5,8 +5,10 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use metrics::{Counter, Histogram, counter, describe_counter, describe_histogram, histogram};
+use tracing::Span;
 
 use super::shared::Clock;
+use super::trace::{self, Trace};
 use crate::error::ProposeError;
 use crate::state_machine::ResponseKind;
 use crate::types::{Micros, NodeId};
@@ -65,7 +67,7 @@ const SYSTEM: [&str; 3] = ["OpenSession", "KeepAlive", "CloseSession"];
 
 /// A node's figures.
 pub(crate) struct ProposalMetrics {
-    node: String,
+    node: NodeId,
     commands: &'static [&'static str],
     /// By command, then by outcome. A series is there from its first count on: most never come.
     counts: Vec<OnceLock<Counter>>,
@@ -77,10 +79,9 @@ impl ProposalMetrics {
         let [total, duration] = PROPOSE_NAMES;
         describe_counter!(total, "tries to propose, by command and outcome");
         describe_histogram!(duration, "seconds until a try to propose was answered");
-        let node = node.to_string();
         let count = (commands.len() + SYSTEM.len()) * OUTCOMES.len();
         Arc::new(Self {
-            duration: histogram!(duration, "node" => node.clone()),
+            duration: histogram!(duration, "node" => node.to_string()),
             counts: std::iter::repeat_with(OnceLock::new).take(count).collect(),
             commands,
             node,
@@ -100,6 +101,7 @@ impl ProposalMetrics {
             begun: clock.now(),
             command,
             kind,
+            span: trace::command(self.node, || self.name(command)),
         }
     }
 
@@ -113,15 +115,19 @@ impl ProposalMetrics {
         self.begin(clock, command, |_| ResponseKind::Applied)
     }
 
+    fn name(&self, command: usize) -> &'static str {
+        let mut names = self.commands.iter().chain(&SYSTEM);
+        names.nth(command).copied().unwrap_or_default()
+    }
+
     fn count(&self, command: usize, outcome: usize) {
         let nth = command * OUTCOMES.len() + outcome;
-        let mut names = self.commands.iter().chain(&SYSTEM);
         let Some(counter) = self.counts.get(nth) else {
             return;
         };
         let make = || {
-            let command = names.nth(command).copied().unwrap_or_default();
-            let (node, outcome) = (self.node.clone(), OUTCOMES[outcome]);
+            let (node, command) = (self.node.to_string(), self.name(command));
+            let outcome = OUTCOMES[outcome];
             counter!(PROPOSE_NAMES[0], "node" => node, "command" => command, "outcome" => outcome)
         };
         counter.get_or_init(make).increment(1);
@@ -135,14 +141,25 @@ pub(crate) struct Counting<R> {
     begun: Micros,
     command: usize,
     kind: fn(&R) -> ResponseKind,
+    /// From now until this is dropped, if it is followed.
+    span: Option<Box<Span>>,
 }
 
 impl<R> Counting<R> {
+    /// What goes along with it, if it is followed.
+    pub(crate) fn trace(&self) -> Option<Box<Trace>> {
+        self.span.as_deref().map(Trace::begin)
+    }
+
     /// This is what came of it.
     pub(crate) fn end(&self, result: &Result<R, ProposeError>) {
         let took = self.clock.now().saturating_sub(self.begun);
         self.metrics.duration.record(took as f64 / 1e6);
-        self.metrics.count(self.command, place(result, self.kind));
+        let outcome = place(result, self.kind);
+        self.metrics.count(self.command, outcome);
+        if let Some(span) = &self.span {
+            span.record("outcome", OUTCOMES[outcome]);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::handle::{DEFAULT_DEADLINE, ProposeOptions, RaftNode};
 use super::proposing::SystemKind;
 use super::shared::encode;
 use super::system::SystemEntry;
+use super::trace::Trace;
 use super::waiters::Reply;
 use crate::error::{Certainty, ProposeError, SessionRefusal};
 use crate::state_machine::{RouterStateMachine, StateMachine};
@@ -68,7 +69,7 @@ impl<S: StateMachine> RaftNode<S> {
         let shared = self.shared();
         let counting = shared.proposals.begin_system(shared.clock, kind);
         let (reply, answer) = oneshot::channel();
-        let reply = Reply::System(reply);
+        let reply = (Reply::System(reply), counting.trace());
         let result = match self.enqueue(EntryKind::System, entry.encode(), reply, options) {
             Ok(()) => answer.await.unwrap_or(Err(GONE)),
             Err(error) => Err(error),
@@ -94,7 +95,10 @@ impl<S: StateMachine> RaftNode<S> {
     ) -> Result<S::Response, ProposeError> {
         let counting = self.shared().counting(&command);
         let result = match encode::<S>(Some(at), &command) {
-            Ok(payload) => self.propose_payload(payload, options).await,
+            Ok(payload) => {
+                let trace = counting.trace();
+                self.propose_payload(payload, trace, options).await
+            }
             Err(error) => Err(error.into()),
         };
         counting.end(&result);
@@ -104,10 +108,12 @@ impl<S: StateMachine> RaftNode<S> {
     async fn propose_payload(
         &self,
         payload: Bytes,
+        trace: Option<Box<Trace>>,
         options: ProposeOptions,
     ) -> Result<S::Response, ProposeError> {
         let (reply, answer) = oneshot::channel();
-        self.enqueue(EntryKind::Command, payload, reply.into(), options)?;
+        let reply = (reply.into(), trace);
+        self.enqueue(EntryKind::Command, payload, reply, options)?;
         answer.await.unwrap_or(Err(GONE))
     }
 
@@ -227,7 +233,8 @@ impl<S: StateMachine> Session<S> {
             };
             let shared = self.node.shared();
             let counting = (shared.proposals).begin(shared.clock, kind, S::response_kind);
-            let tried = self.node.propose_payload(payload.clone(), options).await;
+            let (payload, trace) = (payload.clone(), counting.trace());
+            let tried = self.node.propose_payload(payload, trace, options).await;
             counting.end(&tried);
             let error = match tried {
                 Ok(response) => return Ok(response),

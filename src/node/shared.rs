@@ -187,10 +187,7 @@ impl<S: StateMachine> Shared<S> {
     pub(crate) fn propose_due(&self, command: &S::Command) {
         match encode::<S>(None, command) {
             Ok(payload) => {
-                let waiter = Waiter {
-                    reply: oneshot::channel().0.into(),
-                    deadline: Micros::MAX,
-                };
+                let waiter = Waiter::new(oneshot::channel().0.into(), Micros::MAX);
                 let kind = EntryKind::Command;
                 self.inbox.put(|lanes| {
                     lanes.proposals.push(Submission {

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::line::InOrder;
 use super::pipeline::Pipelined;
+use super::trace::Trace;
 use crate::error::ProposeError;
 use crate::network::{ForwardOutcome, ForwardReply};
 use crate::types::{LogId, LogIndex, Micros, Term};
@@ -90,9 +91,20 @@ pub(crate) struct Waiter<R> {
     pub(crate) reply: Reply<R>,
     /// When to give up, on the driver's clock.
     pub(crate) deadline: Micros,
+    /// Follows the command; boxed, since few are followed and all are moved about.
+    pub(crate) trace: Option<Box<Trace>>,
 }
 
 impl<R> Waiter<R> {
+    /// One that is not followed.
+    pub(crate) fn new(reply: Reply<R>, deadline: Micros) -> Self {
+        Self {
+            reply,
+            deadline,
+            trace: None,
+        }
+    }
+
     /// Whether it may enter the log of this node now.
     pub(crate) fn may_enter_here(&self) -> bool {
         self.in_order().is_none_or(InOrder::may_enter_here)
@@ -186,13 +198,31 @@ impl<R> Waiters<R> {
         self.slots().is_empty()
     }
 
-    /// The entries up to `last` that somebody waits for, in order. They go on waiting here, so that
-    /// their time can run out meanwhile.
+    /// The entries up to `last` that somebody waits for, in order, which are applied now. They go on
+    /// waiting here, so that their time can run out meanwhile.
     pub(crate) fn waited_for(&self, last: LogIndex, into: &mut VecDeque<LogId>) {
-        let slots = self.slots();
-        let until = slots.iter().take_while(|slot| slot.index <= last);
-        let waited_for = until.filter(|slot| slot.waiter.is_some());
-        into.extend(waited_for.map(|slot| LogId::new(slot.term, slot.index)));
+        let mut slots = self.slots();
+        let until = slots.iter_mut().take_while(|slot| slot.index <= last);
+        into.extend(until.filter_map(|slot| {
+            let waiter = slot.waiter.as_mut()?;
+            if let Some(trace) = &mut waiter.trace {
+                trace.applying();
+            }
+            Some(LogId::new(slot.term, slot.index))
+        }));
+    }
+
+    /// Does something to those from entry `first` to entry `last` that are followed.
+    pub(crate) fn trace(&self, first: LogIndex, last: LogIndex, mut each: impl FnMut(&mut Trace)) {
+        let mut slots = self.slots();
+        let before = slots.partition_point(|slot| slot.index < first);
+        let from = slots.range_mut(before..);
+        for slot in from.take_while(|slot| slot.index <= last) {
+            let waiter = slot.waiter.as_mut();
+            if let Some(trace) = waiter.and_then(|waiter| waiter.trace.as_deref_mut()) {
+                each(trace);
+            }
+        }
     }
 
     /// Moves the places of entries up to `last` out.
@@ -269,10 +299,7 @@ mod tests {
         waiters.add(
             10,
             3,
-            all.map(|(reply, &deadline)| Waiter {
-                reply: reply.into(),
-                deadline,
-            }),
+            all.map(|(reply, &deadline)| Waiter::new(reply.into(), deadline)),
         );
         (waiters, receivers)
     }

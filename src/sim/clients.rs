@@ -130,7 +130,7 @@ impl<W: Workload> Clients<W> {
             lanes.proposals.push(Submission {
                 kind: EntryKind::Command,
                 payload,
-                waiter: Waiter { reply, deadline },
+                waiter: Waiter::new(reply, deadline),
                 forward: false,
             });
         });

@@ -36,10 +36,7 @@ impl<W: Workload> World<W> {
             return false;
         };
         let (reply, _) = oneshot::channel();
-        let waiter = Waiter {
-            reply: reply.into(),
-            deadline: Micros::MAX,
-        };
+        let waiter = Waiter::new(reply.into(), Micros::MAX);
         let submission = Submission {
             kind: EntryKind::Command,
             payload: payload.clone(),

@@ -87,10 +87,7 @@ impl<S: StateMachine, M: Medium> SteadyCluster<S, M> {
         for command in commands {
             let (reply, answer) = oneshot::channel::<Result<S::Response, ProposeError>>();
             let payload = encode::<S>(None, command).map_err(|error| error.to_string())?;
-            let waiter = Waiter {
-                reply: reply.into(),
-                deadline: self.now + PATIENCE,
-            };
+            let waiter = Waiter::new(reply.into(), self.now + PATIENCE);
             let submission = Submission {
                 kind: EntryKind::Command,
                 payload,

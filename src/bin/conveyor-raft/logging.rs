@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::failure::{Context, Failure};
 
@@ -24,6 +25,8 @@ pub(crate) fn init(filter: &str, format: Format) -> Result<(), Failure> {
         .context(format!("{filter:?} is no filter of events"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // The library's spans are the stages of a command: what is of use is how long each took.
+        .with_span_events(FmtSpan::CLOSE)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     let result = match format {

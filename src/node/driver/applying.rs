@@ -12,6 +12,7 @@ use crate::wal::Medium;
 impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     pub(super) fn committed(&mut self, index: LogIndex) {
         self.shared.set_commit(index);
+        self.traces.committed(&self.shared.waiters, index);
         while let Some((_, bytes)) = self.uncommitted.pop_front_if(|(last, _)| *last <= index) {
             self.uncommitted_bytes -= bytes;
         }

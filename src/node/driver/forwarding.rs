@@ -13,6 +13,7 @@ use crate::network::{Forward, ForwardOutcome, ForwardReply, Forwarded, RaftNetwo
 use crate::node::envelope;
 use crate::node::inbox::Submission;
 use crate::node::system::SystemEntry;
+use crate::node::trace::Trace;
 use crate::node::waiters::{Passed, Reply, Waiter};
 use crate::state_machine::{CommandError, StateMachine};
 use crate::types::{EntryKind, Micros, ReplicaId};
@@ -29,7 +30,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         let Submission {
             kind,
             payload,
-            waiter,
+            mut waiter,
             forward,
         } = submission;
         let hint = match error {
@@ -51,6 +52,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             },
             None => (None, waiter.waits_for_room()),
         };
+        if let Some(trace) = &mut waiter.trace {
+            trace.forwarding();
+        }
         let forward = Forward {
             line,
             waits,
@@ -95,6 +99,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             waiter: Waiter {
                 reply: Reply::Passed(Passed::new(reply, S::response_to_peer, in_order)),
                 deadline: now.mono.saturating_add(patience),
+                trace: Trace::of_peer(self.shared.me.node, from),
             },
             forward: false,
         });

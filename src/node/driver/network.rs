@@ -11,6 +11,7 @@ use crate::core::{
 };
 use crate::entry::EntryBatch;
 use crate::network::{NetworkEvent, RaftNetwork, SendOutcome};
+use crate::node::trace;
 use crate::state_machine::StateMachine;
 use crate::types::{LogIndex, NodeId, ReplicaId};
 use crate::wal::Medium;
@@ -140,6 +141,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         let mut beyond = configurations.iter();
         if let Some(why) = beyond.find_map(|(_, read)| is_beyond(read, known)) {
             return self.step(now, Input::Fail { reason: why }, Cause::Other);
+        }
+        if let Message::AppendAck(ack) = &message {
+            trace::acknowledged(self.shared.me.node, from, ack);
         }
         let summary = EntrySummary {
             first: entries.first(),

@@ -125,7 +125,13 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.batches.record(count as f64);
         let time_us = self.log_time.at(now);
         let mut bytes = 0;
-        let waiters = proposals.drain(..).map(|submission| {
+        let mut index = first;
+        let traces = &mut self.traces;
+        let waiters = proposals.drain(..).map(|mut submission| {
+            if let Some(trace) = &mut submission.waiter.trace {
+                traces.appending(trace, term, index);
+            }
+            index += 1;
             bytes += submission.frame_len();
             entries.push(NewEntry {
                 kind: submission.kind,

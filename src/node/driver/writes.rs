@@ -51,11 +51,24 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         });
         entries.clear();
         self.entries = entries;
+        self.trace_write(first, &suffix, persist.id);
         if let Err(error) = written {
             self.fail(now, error.to_string());
         }
         if persist.genesis.is_some() {
             self.founding_write = Some(persist.id);
+        }
+    }
+
+    /// Entries are in the log, by this write, and not yet durable.
+    fn trace_write(&mut self, first: Option<LogIndex>, suffix: &EntryBatch, write: WriteId) {
+        match (first, suffix.terms().last()) {
+            (Some(first), _) => self.traces.appended(&self.shared.waiters, first, write),
+            (None, Some(run)) => {
+                let at = (run.term, suffix.first(), suffix.last_index());
+                self.traces.followed(self.shared.me.node, at, write);
+            }
+            (None, None) => {}
         }
     }
 
@@ -107,6 +120,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                     self.founding_write = None;
                     self.tell_facts();
                 }
+                self.traces.durable(id);
                 self.step(now, Input::Durable { id }, Cause::Other);
                 self.send_deferred(id);
                 self.forget_old_snapshots(id);

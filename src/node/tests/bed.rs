@@ -358,7 +358,7 @@ impl Bed {
     ) {
         let payload = encode::<Journal>(None, &command.to_owned()).expect("a command");
         let deadline = self.now + patience;
-        let waiter = Waiter { reply, deadline };
+        let waiter = Waiter::new(reply, deadline);
         self.submit(to, EntryKind::Command, payload, waiter, false);
     }
 
@@ -374,13 +374,13 @@ impl Bed {
 
     fn put(&self, to: NodeId, kind: EntryKind, payload: Bytes, reply: Reply<usize>) {
         let deadline = self.now + PATIENCE;
-        self.submit(to, kind, payload, Waiter { reply, deadline }, false);
+        self.submit(to, kind, payload, Waiter::new(reply, deadline), false);
     }
 
     /// Proposes what the node passes on if it does not lead.
     pub(super) fn pass_on(&self, to: NodeId, kind: EntryKind, payload: Bytes, reply: Reply<usize>) {
         let deadline = self.now + PATIENCE;
-        self.submit(to, kind, payload, Waiter { reply, deadline }, true);
+        self.submit(to, kind, payload, Waiter::new(reply, deadline), true);
     }
 
     fn submit(

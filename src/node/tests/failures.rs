@@ -186,10 +186,9 @@ impl Alone {
             commands.iter().map(|_| oneshot::channel()).unzip();
         self.answers.extend(answers);
         let deadline = u64::MAX;
-        let waiters = replies.into_iter().map(|reply| Waiter {
-            reply: reply.into(),
-            deadline,
-        });
+        let waiters = replies
+            .into_iter()
+            .map(|reply| Waiter::new(reply.into(), deadline));
         self.shared.waiters.add(first, 1, waiters);
         replay(first, commands)
     }
@@ -255,7 +254,7 @@ fn f3_nobody_is_told_the_response_to_another_entry_in_its_place() {
     let (reply, deadline) = (reply.into(), u64::MAX);
     alone.answers.push(answer);
     // Proposed in term 7; what is committed there is of term 1.
-    let waits = std::iter::once(Waiter { reply, deadline });
+    let waits = std::iter::once(Waiter::new(reply, deadline));
     alone.shared.waiters.add(1, 7, waits);
     assert_eq!(applier.run(replay(1, &["a"])), Ok(()));
     let unknown = Err(ProposeError::Unknown { index: 1, term: 7 });

@@ -129,7 +129,7 @@ impl<W: Workload> SessionClients<W> {
             lanes.proposals.push(Submission {
                 kind: EntryKind::Command,
                 payload,
-                waiter: Waiter { reply, deadline },
+                waiter: Waiter::new(reply, deadline),
                 forward: false,
             });
         });
@@ -437,7 +437,7 @@ fn put_system<S: StateMachine>(
         lanes.proposals.push(Submission {
             kind: EntryKind::System,
             payload: entry.encode(),
-            waiter: Waiter { reply, deadline },
+            waiter: Waiter::new(reply, deadline),
             forward: false,
         });
     });
