@@ -7,7 +7,7 @@ mod serve_common;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use serve_common::{BINARY, run, stderr, stdout};
@@ -28,6 +28,13 @@ fn dev(dir: Option<&Path>, input: &str) -> (Value, String, Option<i32>) {
     if let Some(dir) = dir {
         command.arg("--dir").arg(dir);
     }
+    let output = fed(command, input);
+    let report = serde_json::from_str(&stdout(&output)).unwrap_or(Value::Null);
+    (report, stderr(&output), output.status.code())
+}
+
+/// Runs it with this on its standard input.
+fn fed(mut command: Command, input: &str) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -37,9 +44,27 @@ fn dev(dir: Option<&Path>, input: &str) -> (Value, String, Option<i32>) {
     let mut stdin = child.stdin.take().expect("stdin");
     stdin.write_all(input.as_bytes()).expect("input");
     drop(stdin);
-    let output = child.wait_with_output().expect("output");
-    let report = serde_json::from_str(&stdout(&output)).unwrap_or(Value::Null);
-    (report, stderr(&output), output.status.code())
+    child.wait_with_output().expect("output")
+}
+
+#[test]
+fn the_stages_of_a_command_are_told_to_who_wants_to_know() {
+    let _turn = common::real_time_turn();
+    let line = r#"{"RegisterSidecar":{"sidecar_id":"shop/a","endpoint":"10.0.0.1:50053"}}"#;
+    let said = |log: &[&str]| {
+        let mut command = Command::new(BINARY);
+        command.args(["dev", "--input", "-", "--exit"]).args(log);
+        stderr(&fed(command, line))
+    };
+    let told = said(&["--log", "warn,conveyor_raft::command=trace"]);
+    for stage in ["propose", "append", "sync", "replicate", "commit", "apply"] {
+        let of = format!("}}:{stage}: ");
+        let lines = told.lines().filter(|line| line.contains(&of));
+        let took = lines.filter(|line| line.contains("RegisterSidecar") && line.contains("close"));
+        assert_eq!(took.count(), 1, "{stage}: {told}");
+    }
+    assert!(told.contains("outcome=\"applied\"}: "), "{told}");
+    assert!(!said(&[]).contains("time.idle="));
 }
 
 fn digests(report: &Value) -> Vec<String> {
