@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::runtime::Handle;
 
 use crate::core::{Class, Message};
 use crate::entry::EntryBatch;
@@ -232,6 +233,13 @@ pub trait RaftNetwork: Send + 'static {
 
     /// Ends the current data epoch to a peer and opens the next.
     fn reopen(&mut self, to: NodeId);
+
+    /// The runtime that does its work, if that has one thread and the driver may be one of its tasks: what
+    /// comes in and what goes out then changes no thread. It must run until this is dropped, on another
+    /// thread.
+    fn runtime(&self) -> Option<Handle> {
+        None
+    }
 
     /// Passes a proposal on to node `to`, once. Its answer comes where it wants it; a network that has
     /// no way for proposals says that they never left.

@@ -32,7 +32,7 @@ use super::shared::Shared;
 use super::trace::Traces;
 use bytes::Bytes;
 
-use crate::core::{ChangeError, Input, Message, Output, RaftCore, RaftRole};
+use crate::core::{ChangeError, Input, Message, Output, RaftCore};
 use crate::entry::EntryBatch;
 use crate::error::{HandOverError, ProposeError, ReadError};
 use crate::network::{LocalFacts, PeerAddress, RaftNetwork};
@@ -327,13 +327,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             submission.waiter.answer(Err(ProposeError::ShuttingDown));
         }
         self.shared.waiters.abandon_above(self.dispatched);
-        {
-            let mut brief = self.shared.brief();
-            brief.role = RaftRole::Follower;
-            brief.leader = None;
-            brief.stopping = true;
-        }
-        self.shared.refresh_views();
+        self.shared.goes_down();
         self.shared.events.close();
         drop(self.network);
         self.log.close()

@@ -1,12 +1,15 @@
 //! Where everything that concerns the driver waits for it: one lock, one wake-up for many.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tokio::time::Sleep;
 
 use super::driver::{ChangeReply, HandOverReply};
 use super::snapshotter::SnapshotEvent;
@@ -109,12 +112,21 @@ impl<R> Lanes<R> {
     }
 }
 
+/// Wakes a thread.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
 /// The driver's inbox.
 pub(crate) struct Inbox<R> {
     lanes: Mutex<Lanes<R>>,
     /// The driver is about to sleep or sleeps: the next one to put something in wakes it.
     sleeping: AtomicBool,
-    driver: OnceLock<Thread>,
+    driver: OnceLock<Waker>,
 }
 
 impl<R> Default for Inbox<R> {
@@ -146,13 +158,23 @@ impl<R> Inbox<R> {
             && self.sleeping.swap(false, Ordering::SeqCst)
             && let Some(driver) = self.driver.get()
         {
-            driver.unpark();
+            driver.wake_by_ref();
         }
     }
 
     /// Names the calling thread as the driver's.
     pub(crate) fn attach(&self) {
-        let _ = self.driver.set(std::thread::current());
+        let thread = Unpark(std::thread::current());
+        let _ = self.driver.set(Waker::from(Arc::new(thread)));
+    }
+
+    /// Names the calling task as the driver's.
+    pub(crate) async fn attach_task(&self) {
+        let attach = |context: &mut Context<'_>| {
+            let _ = self.driver.set(context.waker().clone());
+            Poll::Ready(())
+        };
+        std::future::poll_fn(attach).await;
     }
 
     /// Says that nobody takes anything any more, and gives back the proposals that nobody took.
@@ -170,6 +192,20 @@ impl<R> Inbox<R> {
     pub(crate) fn take(&self, into: &mut Lanes<R>) {
         debug_assert!(into.is_empty());
         std::mem::swap(&mut *self.lanes(), into);
+    }
+
+    /// Waits until something comes in, or until `timer` ends. Only for the driver's task.
+    pub(crate) async fn arrival(&self, mut timer: Pin<&mut Sleep>) {
+        self.sleeping.store(true, Ordering::SeqCst);
+        std::future::poll_fn(|context| {
+            let woken = !self.sleeping.load(Ordering::SeqCst);
+            if woken || !self.lanes().is_empty() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().poll(context)
+        })
+        .await;
+        self.sleeping.store(false, Ordering::SeqCst);
     }
 
     /// Sleeps until something comes in, but at most `timeout`. Only for the driver's thread.

@@ -4,6 +4,7 @@ pub(crate) mod applier;
 pub(crate) mod begin;
 mod digests;
 pub(crate) mod driver;
+mod driving;
 pub(crate) mod envelope;
 mod events;
 mod handle;

@@ -20,6 +20,7 @@ use super::status::Brief;
 use super::waiters::{Waiter, Waiters};
 use super::watch::{Feed, NodeView};
 use crate::config::limits;
+use crate::core::RaftRole;
 use crate::state_machine::{CommandError, StateMachine};
 use crate::types::{ClusterId, EntryKind, LogId, LogIndex, Micros, ReplicaId};
 
@@ -121,6 +122,17 @@ impl<S: StateMachine> Shared<S> {
 
     pub(crate) fn brief(&self) -> MutexGuard<'_, Brief> {
         self.brief.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It takes part no more.
+    pub(crate) fn goes_down(&self) {
+        {
+            let mut brief = self.brief();
+            brief.role = RaftRole::Follower;
+            brief.leader = None;
+            brief.stopping = true;
+        }
+        self.refresh_views();
     }
 
     /// Everything up to `index` is applied, and seen by who looks.

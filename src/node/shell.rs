@@ -1,4 +1,4 @@
-//! Threads and clocks around the driver and the applier.
+//! Clocks, and the threads beside the driver's: the applier's, and those for snapshots.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,21 +7,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::applier::{Applier, ApplyJob};
-use super::driver::{Driver, Now, SnapshotSink};
-use super::inbox::{Lanes, Request};
+use super::driver::{Now, SnapshotSink};
+use super::inbox::Request;
 use super::shared::{Clock, Shared};
 use super::snapshotter::{SnapshotJob, Snapshotter};
-use crate::error::ProposeError;
-use crate::network::RaftNetwork;
 use crate::snapshot::{Pace, SnapshotFolder, SnapshotOptions};
 use crate::state_machine::StateMachine;
 use crate::types::Micros;
-use crate::wal::{Files, Medium};
-
-/// How long a clean shutdown waits for proposals under way.
-const DRAIN: Micros = 1_000_000;
-/// The driver looks at its clock at least this often.
-const LONGEST_SLEEP: Micros = 1_000_000;
+use crate::wal::Files;
 
 impl Now {
     pub(super) fn read(clock: &Clock) -> Self {
@@ -60,9 +53,9 @@ pub(super) fn start_applier<S: StateMachine>(
 /// The threads that read and write snapshots. They end when the driver, which gives them work, is
 /// gone.
 pub(super) struct Snapshotters {
-    threads: Vec<JoinHandle<()>>,
+    pub(super) threads: Vec<JoinHandle<()>>,
     /// Do not write a state to its end.
-    stop: Arc<AtomicBool>,
+    pub(super) stop: Arc<AtomicBool>,
 }
 
 /// Two threads, since a peer that waits for a chunk must not wait for the writing of a whole state.
@@ -118,61 +111,4 @@ fn pace(bytes_per_second: u64, stop: &Arc<AtomicBool>) -> Box<Pace> {
         next = next.max(now) + Duration::from_nanos(nanos);
         Ok(())
     })
-}
-
-/// Runs the driver until it is asked to stop.
-pub(super) fn start_driver<S: StateMachine, M: Medium, N: RaftNetwork>(
-    driver: impl FnOnce() -> Driver<S, M, N> + Send + 'static,
-    shared: Arc<Shared<S>>,
-    jobs: mpsc::Sender<ApplyJob<S>>,
-    snapshotters: Snapshotters,
-) -> std::io::Result<()> {
-    let name = format!("raft-{}-driver", shared.me.node);
-    std::thread::Builder::new().name(name).spawn(move || {
-        shared.inbox.attach();
-        let mut driver = driver();
-        run(&mut driver, &shared);
-        // Closing the log takes a while, and what came in since the last look would wait for ever
-        // (hazard F5).
-        for submission in shared.inbox.close() {
-            submission.waiter.answer(Err(ProposeError::ShuttingDown));
-        }
-        snapshotters.stop.store(true, Ordering::Relaxed);
-        if let Err(error) = driver.close() {
-            tracing::error!(node = shared.me.node, %error, "the log did not close cleanly");
-        }
-        // They hold the directory: whoever opens it next must find it free.
-        for thread in snapshotters.threads {
-            let _ = thread.join();
-        }
-        let _ = jobs.send(ApplyJob::Stop);
-    })?;
-    Ok(())
-}
-
-fn run<S: StateMachine, M: Medium, N: RaftNetwork>(
-    driver: &mut Driver<S, M, N>,
-    shared: &Shared<S>,
-) {
-    let mut lanes = Lanes::default();
-    let mut stop_at = Micros::MAX;
-    loop {
-        shared.inbox.take(&mut lanes);
-        let now = Now::read(&shared.clock);
-        let deadline = driver.burst(now, &mut lanes);
-        if driver.stopping() {
-            stop_at = stop_at.min(now.mono + DRAIN);
-            let done = shared.waiters.is_empty() && !driver.is_handing_over();
-            if done || now.mono >= stop_at {
-                return;
-            }
-        }
-        let sleep = deadline
-            .min(stop_at)
-            .saturating_sub(shared.clock.now())
-            .min(LONGEST_SLEEP);
-        if sleep > 0 {
-            shared.inbox.wait(Duration::from_micros(sleep));
-        }
-    }
 }

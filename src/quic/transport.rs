@@ -12,7 +12,7 @@ use bytes::Bytes;
 use quinn::crypto::HmacKey;
 use quinn::{AsyncUdpSocket, Endpoint, EndpointConfig, TokioRuntime, VarInt};
 use quinn_proto::HashedConnectionIdGenerator;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -119,7 +119,8 @@ pub enum TransportError {
 /// [`RaftTransportService`], on the same socket.
 ///
 /// It runs on a thread of its own, with its own runtime, so that a busy host program causes no
-/// election. Dropping it closes every connection and waits for the thread.
+/// election; a node's driver runs there too. Dropping it closes every connection and waits for the
+/// thread.
 #[derive(Debug)]
 pub struct RaftTransport {
     shared: Arc<Shared>,
@@ -129,6 +130,7 @@ pub struct RaftTransport {
     start: mpsc::UnboundedSender<Arc<Peer>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    runtime: Handle,
 }
 
 impl RaftTransport {
@@ -174,7 +176,7 @@ impl RaftTransport {
         *lock(&shared.endpoint) = Some(endpoint.clone());
         let (start, starts) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel();
-        let first_epoch = random_epoch()?;
+        let (first_epoch, handle) = (random_epoch()?, runtime.handle().clone());
         let work = {
             let shared = Arc::clone(&shared);
             move || {
@@ -193,6 +195,7 @@ impl RaftTransport {
             start,
             stop: Some(stop),
             thread: Some(thread),
+            runtime: handle,
         })
     }
 
@@ -250,7 +253,9 @@ impl RaftTransport {
 impl Drop for RaftTransport {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
+        // A driver that panics is dropped in the transport's own thread.
+        let elsewhere = |it: &JoinHandle<()>| it.thread().id() != std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(elsewhere) {
             // A panic over there was reported by its own hook.
             let _ = thread.join();
         }
@@ -275,6 +280,10 @@ impl RaftNetwork for RaftTransport {
             }
             None => SendOutcome::Down,
         }
+    }
+
+    fn runtime(&self) -> Option<Handle> {
+        Some(self.runtime.clone())
     }
 
     fn blank_nodes(&self) -> Vec<(ReplicaId, LocalFacts)> {

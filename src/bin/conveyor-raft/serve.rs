@@ -105,6 +105,7 @@ async fn start(config: &Config, files: &Files) -> Result<(RaftNode, Edge), Failu
         .log(log_options(config))
         .snapshots(config.snapshots.options())
         .auto_join(config.node.auto_join)
+        .separate_driver(config.node.separate_driver)
         .start(RouterStateMachine::new(), cluster)
         .await?;
     if let Some(backup) = &mut options.backup {

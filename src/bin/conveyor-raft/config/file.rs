@@ -41,6 +41,9 @@ pub(crate) struct Node {
     /// While it leads, it adds by itself who waits to be added.
     #[serde(default)]
     pub(crate) auto_join: bool,
+    /// The driver has a thread of its own beside the network's.
+    #[serde(default)]
+    pub(crate) separate_driver: bool,
 }
 
 /// A node's number, or `"ordinal+1"`: one more than the number at the end of the host name, as a
