@@ -134,6 +134,7 @@ fn the_stateful_set_hands_out_certificates_that_its_settings_start_with() {
     for line in [
         "[node] id = 2    # POD_NAME",
         "[node] auto_join = true    # ",
+        "[metrics] listen = \"0.0.0.0:9090\"",
         "conveyor-raft-2.conveyor-raft-peers.default.svc:50052",
         "[edge] advertise = \"conveyor-raft-1.conveyor-raft-peers.default.svc:50051\"",
     ] {
@@ -141,6 +142,27 @@ fn the_stateful_set_hands_out_certificates_that_its_settings_start_with() {
     }
     // The certificates are node 2's.
     assert_eq!(check("conveyor-raft-0").status.code(), Some(1));
+}
+
+/// Figures are told where the manifest says that they are: settings, container, annotation and policy agree.
+#[test]
+fn the_stateful_set_has_its_figures_asked_for_at_the_port_where_they_are_told() {
+    let yaml = file("kubernetes.yaml");
+    let settings = block(&yaml, "node.toml: |");
+    let listen = settings.split("[metrics]").nth(1).expect("a section");
+    let listen = listen.split("listen = \"0.0.0.0:").nth(1).expect("a key");
+    let port = listen.split('"').next().expect("a port");
+    let policy = yaml.split("kind: NetworkPolicy").nth(1).expect("a policy");
+    let policy = policy.split("---").next().expect("its end");
+    assert!(policy.contains(&format!("- port: {port}\n")), "{policy}");
+    let set = yaml.split("kind: StatefulSet").nth(1).expect("a set");
+    for line in [
+        format!("- {{ name: metrics, containerPort: {port}, protocol: TCP }}"),
+        format!("prometheus.io/port: \"{port}\""),
+        "prometheus.io/path: /metrics".to_owned(),
+    ] {
+        assert!(set.contains(&line), "{line}");
+    }
 }
 
 /// Nothing but the five variables: no file, no argument.
