@@ -64,6 +64,27 @@ async fn a_node_that_was_shut_down_says_so_and_has_everything_at_its_next_start(
     again.shutdown().await;
 }
 
+/// What probes call hanging: an idle driver wakes once a second, and one that is gone does not.
+#[tokio::test]
+async fn the_turns_of_an_idle_driver_are_counted_and_end_with_it() {
+    let _turn = common::real_time_turn();
+    let dir = tempfile::tempdir().expect("a folder");
+    let node = leader(dir.path(), &certificates()).await;
+    for _ in 0..2 {
+        let before = node.status().turns;
+        let begun = Instant::now();
+        while node.status().turns == before {
+            assert!(begun.elapsed() < Duration::from_secs(5), "it hangs");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert!(!node.status().disk_full);
+    node.shutdown().await;
+    let before = node.status().turns;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(node.status().turns, before);
+}
+
 #[tokio::test]
 async fn c12_a_directory_in_use_is_refused_until_its_node_is_gone() {
     let _turn = common::real_time_turn();

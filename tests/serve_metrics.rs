@@ -94,6 +94,10 @@ async fn a_process_tells_its_figures_and_documents_and_examples_know_them_all() 
         let (code, figures) = get(port, "GET /metrics")?;
         assert_eq!(code, 200);
         let applied_index = value(&figures, "conveyor_raft_applied_index{")?;
+        // The disk is looked at by a thread that has a segment to prepare first.
+        let free = value(&figures, "conveyor_raft_log_disk_free_bytes{node=\"1\"}")?;
+        let size = value(&figures, "conveyor_raft_log_disk_size_bytes{node=\"1\"}")?;
+        assert!(0.0 < free && free <= size, "{free} of {size}");
         (applied_index >= applied.index as f64).then_some(figures)
     });
     assert_eq!(
@@ -113,7 +117,21 @@ async fn a_process_tells_its_figures_and_documents_and_examples_know_them_all() 
     assert!(
         figures.contains("conveyor_raft_apply_duration_seconds_bucket{node=\"1\",le=\"0.001\"}")
     );
+    assert!(
+        figures.contains("conveyor_raft_log_sync_duration_seconds_bucket{node=\"1\",le=\"0.001\"}")
+    );
     let told_of = |series: &str| value(&figures, series);
+    for (name, least) in [
+        ("log_sync_duration_seconds_count", 1.0),
+        ("elections_started_total", 1.0),
+        ("log_segments", 1.0),
+        ("feature_level", 0.0),
+        ("proposals_queue_limit", 1.0),
+        ("digest_mismatches_total", 0.0),
+    ] {
+        let now = told_of(&format!("{PREFIX}{name}{{node=\"1\"}}"));
+        assert!(now >= Some(least), "{name}: {now:?}");
+    }
     let proposes =
         "conveyor_raft_grpc_requests_total{node=\"1\",method=\"Router/Propose\",code=\"OK\"}";
     assert_eq!(told_of(proposes), Some(1.0));
@@ -170,7 +188,9 @@ async fn a_process_tells_its_figures_and_documents_and_examples_know_them_all() 
     assert!(unknown.is_empty(), "not in docs/metrics.md: {unknown:?}");
     // A single node has no peers, and makes no backups unless it is told to.
     let of_others = |name: &str| {
-        name.starts_with("conveyor_raft_transport_") || name.starts_with("conveyor_raft_backup_")
+        ["transport_", "backup_", "peer_"]
+            .iter()
+            .any(|part| name[PREFIX.len()..].starts_with(part))
     };
     let mut untold: Vec<_> = documented.difference(&told).collect();
     untold.retain(|name| !of_others(name));

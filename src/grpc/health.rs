@@ -1,13 +1,19 @@
 //! What probes are told.
 //!
-//! Live: the node's driver answers and the replica has not failed. Never a matter of quorum, or a
-//! partition would restart everyone. Ready: a leader is known, and what is committed gets applied.
+//! Live: the node's driver goes on and the replica has not failed. Never a matter of quorum, or a
+//! partition would restart everyone. Ready: a leader is known, what is committed gets applied, and
+//! neither a full disk nor an expired certificate of its own keeps the node from its work.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustls_pki_types::UnixTime;
 
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::trust::Trust;
 use crate::node::{NodeStatus, RaftNode};
 
 /// The name to ask for "should this process be restarted".
@@ -18,10 +24,14 @@ pub(super) const READY: [&str; 3] = ["", "conveyor.raft.v1.Router", "grpc.health
 
 const INTERVAL: Duration = Duration::from_millis(250);
 const MAX_APPLY_LAG: Duration = Duration::from_secs(5);
+/// A driver that has not ended a turn for so long hangs: it looks at its clock once a second.
+const MAX_SILENCE: Duration = Duration::from_secs(10);
+/// Between two looks the driver is blamed for so much at most: a process or a machine that stood
+/// still as a whole is not a driver that hangs.
+const MOST_BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// Follows the node for as long as the server runs.
-pub(super) async fn report(node: RaftNode, reporter: HealthReporter) {
-    let mut probe = Probe::default();
+pub(super) async fn report(node: RaftNode, mut probe: Probe, reporter: HealthReporter) {
     let mut last = None;
     loop {
         let (live, ready) = probe.look(&node.status(), Instant::now());
@@ -36,19 +46,77 @@ pub(super) async fn report(node: RaftNode, reporter: HealthReporter) {
     }
 }
 
-/// What probes are told of a node; to be looked at a few times a second.
-#[derive(Debug, Default)]
+/// What probes are told of a node; to be looked at a few times a second. One from
+/// [`Edge::probe`](super::Edge::probe) knows the certificate of the client edge too.
+#[derive(Default)]
 pub struct Probe {
     apply: ApplyLag,
+    turns: Turns,
+    edge: Option<Arc<Trust>>,
+}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Probe")
+            .field("apply", &self.apply)
+            .field("turns", &self.turns)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Probe {
     /// Whether the node is live, and whether it is ready.
     pub fn look(&mut self, status: &NodeStatus, now: Instant) -> (bool, bool) {
-        let live = status.failure.is_none();
+        let edge = self.edge.as_ref().and_then(|trust| trust.own_end());
+        self.judge(status, edge, now, UnixTime::now().as_secs())
+    }
+
+    pub(super) fn new(edge: Option<Arc<Trust>>) -> Self {
+        Self {
+            edge,
+            ..Self::default()
+        }
+    }
+
+    /// `edge`: until when the edge's certificate is good; that and `today` in Unix time.
+    fn judge(
+        &mut self,
+        status: &NodeStatus,
+        edge: Option<u64>,
+        now: Instant,
+        today: u64,
+    ) -> (bool, bool) {
+        let silence = self.turns.observe(status.turns, now);
+        // Its last turn is over when the log closes, which takes as long as the disk does.
+        let answers = status.stopping || silence < MAX_SILENCE;
+        let live = status.failure.is_none() && answers;
         let lag = self.apply.observe(status, now);
         let led = status.leader.node.is_some();
-        (live, live && !status.stopping && led && lag < MAX_APPLY_LAG)
+        let peer = status.certificates.iter().find(|(name, _)| name == "peer");
+        let mut own = peer.map(|(_, end)| *end).into_iter().chain(edge);
+        let good = own.all(|end| end >= today);
+        let works = good && !status.disk_full && !status.stopping;
+        (live, live && works && led && lag < MAX_APPLY_LAG)
+    }
+}
+
+/// For how long the driver has not ended a turn.
+#[derive(Debug, Default)]
+struct Turns {
+    seen: u64,
+    looked: Option<Instant>,
+    silence: Duration,
+}
+
+impl Turns {
+    fn observe(&mut self, turns: u64, now: Instant) -> Duration {
+        let before = self.looked.replace(now).unwrap_or(now);
+        if std::mem::replace(&mut self.seen, turns) != turns {
+            self.silence = Duration::ZERO;
+        } else {
+            self.silence += now.duration_since(before).min(MOST_BETWEEN_LOOKS);
+        }
+        self.silence
     }
 }
 
@@ -90,6 +158,67 @@ mod tests {
             applied_index,
             ..NodeStatus::default()
         }
+    }
+
+    /// One that knows a leader and has nothing to apply.
+    fn well(turns: u64) -> NodeStatus {
+        let mut well = status(9, 9);
+        (well.leader.node, well.turns) = (Some(1), turns);
+        well.certificates = vec![("peer".into(), 1000), ("peer-ca".into(), 500)];
+        well
+    }
+
+    #[test]
+    fn an_expired_certificate_of_its_own_makes_a_node_unready_and_not_dead() {
+        let now = Instant::now();
+        let look = |edge, today| Probe::default().judge(&well(1), edge, now, today);
+        assert_eq!(look(None, 1000), (true, true), "and its CA matters not");
+        assert_eq!(look(Some(2000), 1000), (true, true));
+        assert_eq!(look(None, 1001), (true, false));
+        assert_eq!(look(Some(900), 1000), (true, false));
+    }
+
+    #[test]
+    fn a_full_disk_makes_a_node_unready_and_not_dead() {
+        let mut full = well(1);
+        full.disk_full = true;
+        let now = Instant::now();
+        assert_eq!(Probe::default().judge(&full, None, now, 0), (true, false));
+    }
+
+    #[test]
+    fn a_driver_that_hangs_is_not_live_whoever_leads() {
+        let start = Instant::now();
+        let mut probe = Probe::default();
+        let mut look = |turns, tenths| {
+            let now = start + Duration::from_millis(100 * tenths);
+            let mut alone = well(turns);
+            alone.leader.node = None;
+            let live = probe.judge(&alone, None, now, 0).0;
+            assert_eq!(probe.judge(&well(turns), None, now, 0).1, live);
+            live
+        };
+        assert!((0..100).all(|tenths| look(tenths / 10, tenths)));
+        // The last turn ended when 9 s had passed.
+        assert!((100..190).all(|tenths| look(9, tenths)));
+        assert!(!look(9, 190));
+        assert!(!look(9, 300));
+        assert!(look(10, 301), "it goes on");
+    }
+
+    #[test]
+    fn a_process_that_stood_still_or_closes_its_log_is_live() {
+        let start = Instant::now();
+        let mut probe = Probe::default();
+        let mut look = |status: &NodeStatus, s| {
+            let now = start + Duration::from_secs(s);
+            probe.judge(status, None, now, 0).0
+        };
+        assert!(look(&well(1), 0));
+        assert!(look(&well(1), 3600), "nobody looked meanwhile");
+        let mut stopping = well(1);
+        stopping.stopping = true;
+        assert!((3601..3700).all(|s| look(&stopping, s)));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::authorize::Roles;
 use super::backup::{BackupOptions, BackupServiceImpl};
 use super::cluster::ClusterService;
 use super::figures::Figures;
-use super::health;
+use super::health::{self, Probe};
 use super::identity::Role;
 use super::listener::{EdgeAddress, EdgeListener};
 use super::router::RouterService;
@@ -205,6 +205,11 @@ impl Edge {
         }
     }
 
+    /// What probes are told, the state of this edge's certificate included.
+    pub fn probe(&self) -> Probe {
+        Probe::new(self.trust.clone())
+    }
+
     /// Waits until a backup was restored on this blank node, and says which replica it is to be. Then shut
     /// both down, call [`take_up`](crate::backup::take_up), and start them anew.
     pub async fn restored(&self) -> ReplicaId {
@@ -293,7 +298,7 @@ pub async fn serve(
 
     let accepting = accept::accept(listener, security, limits.max_connections, ready);
     let accepting = tokio::spawn(accepting);
-    let reporting = tokio::spawn(health::report(node, reporter));
+    let reporting = tokio::spawn(health::report(node, Probe::new(trust.clone()), reporter));
     let mut helpers = background(trust.clone(), backup);
     helpers.push(reporting.abort_handle());
     let (stop, stopped) = oneshot::channel();

@@ -157,6 +157,13 @@ impl Trust {
         })
     }
 
+    /// Until when the own certificate is good, in Unix time.
+    pub(super) fn own_end(&self) -> Option<u64> {
+        let state = self.state();
+        let own = state.ends.iter().find(|(name, _)| name == OWN);
+        own.map(|(_, end)| end.as_secs())
+    }
+
     /// Says when certificates come near their ends. Never returns.
     pub(super) async fn watch_expiry(&self) {
         let mut expiry = Expiry::default();
@@ -213,7 +220,10 @@ fn word(fallen: &Fallen) -> &str {
     }
 }
 
+/// What the own certificate is called in figures.
+const OWN: &str = "edge";
+
 fn ends(identity: &EdgeIdentity) -> Vec<(String, UnixTime)> {
-    let own = ("edge", identity.end_entity());
+    let own = (OWN, identity.end_entity());
     expiry::ends(own, ("client-ca", identity.cas()))
 }

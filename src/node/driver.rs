@@ -25,10 +25,13 @@ use std::sync::Arc;
 use super::applier::ApplyJob;
 use super::inbox::{Lanes, Submission};
 use super::line::Lines;
+use super::log_figures::LogFigures;
 use super::log_time::LogTime;
 pub(crate) use super::log_time::Now;
 use super::metrics::{self, Metrics};
+use super::peer_figures::PeerFigures;
 use super::shared::Shared;
+use super::snapshot_figures::SnapshotFigures;
 use super::trace::Traces;
 use bytes::Bytes;
 
@@ -69,6 +72,11 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     shared: Arc<Shared<S>>,
     metrics: Metrics,
     batches: ::metrics::Histogram,
+    log_figures: LogFigures,
+    peer_figures: PeerFigures,
+    snapshot_figures: SnapshotFigures,
+    /// Most proposals that were found waiting at once since the figures were shown.
+    most_queued: usize,
     facts: LocalFacts,
     listed: Vec<PeerAddress>,
     outputs: VecDeque<Output>,
@@ -167,6 +175,10 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             apply,
             metrics: Metrics::new(shared.me.node),
             batches: metrics::batches(shared.me.node),
+            log_figures: LogFigures::new(shared.me.node),
+            peer_figures: PeerFigures::new(shared.me.node),
+            snapshot_figures: SnapshotFigures::new(shared.me.node),
+            most_queued: 0,
             shared,
             facts,
             listed,

@@ -108,6 +108,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Turns<S, M, N> {
         self.shared.inbox.take(&mut self.lanes);
         let now = Now::read(&self.shared.clock);
         let deadline = self.driver.burst(now, &mut self.lanes);
+        self.shared.end_turn();
         if self.driver.stopping() {
             self.stop_at = self.stop_at.min(now.mono + DRAIN);
             let done = self.shared.waiters.is_empty() && !self.driver.is_handing_over();

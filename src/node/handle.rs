@@ -211,6 +211,8 @@ impl<S: StateMachine> RaftNode<S> {
             advice: brief.advice,
             failure: brief.failure,
             stopping: brief.stopping || *shared.stopped.borrow(),
+            turns: shared.turns(),
+            disk_full: brief.disk_full,
         }
     }
 

@@ -11,6 +11,7 @@ use super::driver::SnapshotCounters;
 use super::events::NodeEvent;
 use super::reading::ReadConsistency;
 use super::status::Brief;
+use crate::config::limits;
 use crate::core::RaftRole;
 use crate::types::{LogIndex, NodeId};
 use crate::wal::LogCounters;
@@ -51,8 +52,13 @@ figures! {
     gauge Gauge configuration_index, "configuration_index", "index of the configuration in force";
     gauge Gauge members, "members", "members of the configuration in force";
     gauge Gauge uncommitted_bytes, "uncommitted_bytes", "bytes proposed here and not committed";
+    gauge Gauge proposals_queued, "proposals_queued", "most proposals found waiting at once, in the last tenth of a second";
+    gauge Gauge proposals_queue_limit, "proposals_queue_limit", "so many may wait; more are refused";
+    gauge Gauge uncommitted_limit, "uncommitted_limit_bytes", "so many bytes may be uncommitted; more are refused";
+    gauge Gauge feature_level, "feature_level", "the cluster's feature level, 0 = no configuration";
     gauge Gauge disk_stalls, "disk_stalls", "1 while a write waits longer than an election timeout";
     gauge Gauge failed, "failed", "1 once the replica has failed";
+    counter Counter elections_started, "elections_started_total", "times it stood for election, in a term of its own";
     counter Counter elections_won, "elections_won_total", "times this node became leader";
     counter Counter step_downs, "step_downs_total", "times it stopped leading";
     counter Counter hand_overs, "hand_overs_total", "times another took over as was wanted";
@@ -61,6 +67,7 @@ figures! {
     counter Counter changes_refused, "changes_refused_total", "changes of members that were refused";
     counter Counter joins, "joins_total", "nodes that this leader began to add by itself";
     counter Counter left_out, "joins_left_out_total", "nodes that wait and that it does not add by itself";
+    counter Counter digest_mismatches, "digest_mismatches_total", "times that the states of members were seen to differ";
     counter Counter truncations, "truncations_total", "times a conflicting suffix was dropped";
     counter Counter stalls, "disk_stalls_total", "times the disk stalled";
     counter Counter advice, "advice_total", "times an operator was asked to do something";
@@ -83,6 +90,15 @@ pub(crate) const BATCH_NAME: &str = "conveyor_raft_batch_entries";
 pub(crate) fn batches(node: NodeId) -> Histogram {
     describe_histogram!(BATCH_NAME, "proposals that were appended together");
     histogram!(BATCH_NAME, "node" => node.to_string())
+}
+
+/// Its name.
+pub(crate) const BEHIND_NAME: &str = "conveyor_raft_watches_behind_total";
+
+/// How many watches ended because they took too little.
+pub(crate) fn watches_behind(node: NodeId) -> Counter {
+    describe_counter!(BEHIND_NAME, "watches that ended because they were behind");
+    counter!(BEHIND_NAME, "node" => node.to_string())
 }
 
 /// Figures of the applier, one each for entries that are applied together.
@@ -172,8 +188,13 @@ impl Metrics {
     /// Shows what is so now; called as often as the slow part of the status is published.
     pub(crate) fn show(&self, brief: &Brief, commit: LogIndex, applied: LogIndex) {
         let leads = brief.role == RaftRole::Leader;
-        let members = brief.configuration.as_ref();
-        let members = members.map_or(0, |configuration| configuration.members().count());
+        let in_force = brief.configuration.as_ref();
+        let members = in_force.map_or(0, |configuration| configuration.members().count());
+        let level = in_force.map_or(0, |configuration| configuration.feature_level);
+        self.feature_level.set(f64::from(level));
+        let (queue, bytes) = (limits::MAX_SUBMITTED, limits::MAX_UNCOMMITTED);
+        self.proposals_queue_limit.set(queue as f64);
+        self.uncommitted_limit.set(bytes as f64);
         self.is_leader.set(f64::from(u8::from(leads)));
         self.leader.set(brief.leader.unwrap_or_default() as f64);
         self.term.set(brief.term as f64);
@@ -189,8 +210,24 @@ impl Metrics {
         self.members.set(members as f64);
     }
 
+    /// It stands for election, in a term of its own.
+    pub(crate) fn stands(&self) {
+        self.elections_started.increment(1);
+    }
+
+    /// The states of members differ.
+    pub(crate) fn states_differ(&self) {
+        self.digest_mismatches.increment(1);
+    }
+
+    /// What waits for the log, or for a majority.
+    pub(crate) fn waiting(&self, proposals: usize, uncommitted: usize) {
+        self.proposals_queued.set(proposals as f64);
+        self.uncommitted_bytes.set(uncommitted as f64);
+    }
+
     /// What the log and the snapshots have done since the node started.
-    pub(crate) fn total(&self, log: &LogCounters, snapshots: SnapshotCounters, uncommitted: usize) {
+    pub(crate) fn total(&self, log: &LogCounters, snapshots: SnapshotCounters) {
         self.snapshots_taken.absolute(snapshots.taken);
         self.snapshots_installed.absolute(snapshots.installed);
         self.snapshot_chunks.absolute(snapshots.chunks_sent);
@@ -200,6 +237,5 @@ impl Metrics {
         self.log_synced_bytes.absolute(log.synced_bytes);
         self.log_meta_updates.absolute(log.meta_updates);
         self.log_disk_full.absolute(log.disk_full);
-        self.uncommitted_bytes.set(uncommitted as f64);
     }
 }

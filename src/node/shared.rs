@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use ::metrics::Counter;
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
@@ -12,7 +13,7 @@ use super::envelope::{self, InSession};
 use super::events::EventSink;
 use super::inbox::{Inbox, Request, Submission};
 use super::live::{Applied, LiveState};
-use super::metrics::ReadMetrics;
+use super::metrics::{self, ReadMetrics};
 use super::pipeline::PassingOn;
 use super::proposing::{Counting, ProposalMetrics};
 use super::replica_state::ReplicaState;
@@ -59,6 +60,9 @@ pub(crate) struct Shared<S: StateMachine> {
     applied_changed: watch::Sender<LogIndex>,
     /// How many sessions are open in what is applied.
     sessions: AtomicU64,
+    /// Turns of the driver that have ended. A count and not a time: a clock that jumps, or a machine
+    /// that slept, must not look like a driver that hangs.
+    turns: AtomicU64,
     /// The driver holds committed entries back until the applier has caught up.
     apply_is_behind: AtomicBool,
     /// Until when no other leader can have been elected, by `clock`; 0 = there is no such promise.
@@ -73,6 +77,8 @@ pub(crate) struct Shared<S: StateMachine> {
     /// What changes in the state.
     pub(super) feed: Feed,
     pub(super) reads: ReadMetrics,
+    /// Watches that ended because they were behind.
+    pub(super) behind: Counter,
     pub(super) proposals: Arc<ProposalMetrics>,
 }
 
@@ -106,6 +112,7 @@ impl<S: StateMachine> Shared<S> {
             brief: Mutex::default(),
             applied_changed: watch::Sender::new(id.index),
             sessions: AtomicU64::new(state.sessions.len() as u64),
+            turns: AtomicU64::new(0),
             live: LiveState::new(state, begin),
             apply_is_behind: AtomicBool::new(false),
             lease: AtomicU64::new(0),
@@ -116,6 +123,7 @@ impl<S: StateMachine> Shared<S> {
             views: watch::Sender::default(),
             feed: Feed::new(id.index, time_us),
             reads: ReadMetrics::new(me.node),
+            behind: metrics::watches_behind(me.node),
             proposals: ProposalMetrics::new(me.node, S::COMMANDS),
         }
     }
@@ -154,6 +162,16 @@ impl<S: StateMachine> Shared<S> {
 
     pub(crate) fn sessions(&self) -> u64 {
         self.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Only the driver's side calls it: it needs no addition that is one step.
+    pub(super) fn end_turn(&self) {
+        let ended = self.turns.load(Ordering::Relaxed) + 1;
+        self.turns.store(ended, Ordering::Relaxed);
+    }
+
+    pub(super) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_lease(&self, until: Option<Micros>) {

@@ -65,6 +65,11 @@ pub struct NodeStatus {
     pub refusals: Vec<(&'static str, u64)>,
     /// Shutting down or stopped.
     pub stopping: bool,
+    /// Rises with each turn of the driver, at least once a second while the node runs; one that does
+    /// not hangs.
+    pub turns: u64,
+    /// The disk is full, and what is left of the log's own room would not take the largest entry.
+    pub disk_full: bool,
     /// How often the log was synced since the node started.
     pub syncs: u64,
     /// The log begins after this entry.
@@ -104,6 +109,7 @@ pub(crate) struct Brief {
     pub(crate) advice: Option<String>,
     pub(crate) failure: Option<String>,
     pub(crate) stopping: bool,
+    pub(crate) disk_full: bool,
 }
 
 impl Brief {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zerocopy::IntoBytes;
 
@@ -21,6 +21,8 @@ const HINT_EVERY: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct FlushDone {
     number: u64,
+    /// How long it took.
+    took: Duration,
     result: Result<(), String>,
 }
 
@@ -94,9 +96,16 @@ impl<M: Medium> LogStorage<M> {
             let (number, outcome) = (flight.number, Arc::clone(&flight.outcome));
             self.flight = Some(flight);
             let task = move || {
+                let begun = Instant::now();
                 let result = job.run();
+                let took = begun.elapsed();
                 let _ = outcome.set(result.clone());
-                MediumEvent(Event::Flushed(FlushDone { number, result }))
+                let done = FlushDone {
+                    number,
+                    took,
+                    result,
+                };
+                MediumEvent(Event::Flushed(done))
             };
             self.medium
                 .submit(Lane::Sync, Duration::ZERO, Box::new(task));
@@ -192,15 +201,30 @@ impl<M: Medium> LogStorage<M> {
             return Err(LogFailure(why.clone()));
         }
         match event.0 {
-            Event::Flushed(done) => self.flushed(done),
+            Event::Flushed(done) => {
+                self.sync_took = self.sync_time(&done);
+                self.flushed(done)
+            }
             Event::Prepared(result) => self.prepared(result).map(|()| None),
             Event::Warmed(done) => {
                 self.warmed(&done);
                 Ok(None)
             }
             Event::Trimmed(result) => self.trimmed(result).map(|()| None),
+            Event::Room(found) => {
+                self.looked_at_room(found);
+                Ok(None)
+            }
             Event::Unmapped => Ok(None),
         }
+    }
+
+    /// How long a job took that has synced log data.
+    fn sync_time(&self, done: &FlushDone) -> Option<Duration> {
+        let flight = self.flight.as_ref()?;
+        let covers = flight.number == done.number && flight.upto.is_some();
+        let synced = self.options.sync == SyncPolicy::Sync && done.result.is_ok();
+        (covers && synced).then_some(done.took)
     }
 
     fn flushed(&mut self, done: FlushDone) -> Result<Option<WriteId>, LogFailure> {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use super::flush::Flight;
 use super::index::SegmentIndex;
@@ -10,9 +11,11 @@ use super::layout::MetaSlot;
 use super::map::Mapping;
 use super::medium::{Files, Medium};
 use super::prepare::{Free, Order, Prepared};
+use super::room::Room;
 use super::tail::{Chain, Tail};
 use super::trim::Trim;
 use super::{LogCounters, LogOptions};
+use crate::entry::frame_len;
 use crate::types::{Entry, HardState, Incarnation, LogId, LogIndex, Micros, WriteId};
 
 /// One live segment.
@@ -93,6 +96,9 @@ pub struct LogStorage<M: Medium> {
     pub(super) idle_marked: bool,
     pub(super) told_timeout_ms: u32,
     pub(super) disk_full: bool,
+    /// How long the sync took that came back last, until somebody asks.
+    pub(super) sync_took: Option<Duration>,
+    pub(super) disk: Room,
     pub(super) poison: Option<String>,
     pub(super) counters: LogCounters,
 }
@@ -208,6 +214,18 @@ impl<M: Medium> LogStorage<M> {
         self.disk_full
     }
 
+    /// How long it took to write and sync the log data whose event [`handle`](Self::handle) took last;
+    /// once, and none if that was no such event.
+    pub fn take_sync_time(&mut self) -> Option<Duration> {
+        self.sync_took.take()
+    }
+
+    /// Whether the disk is full and what is left of the log's own room does not hold any entry: the
+    /// largest would be refused.
+    pub fn refuses_entries(&self) -> bool {
+        self.disk_full && self.ready_bytes() < frame_len(self.options.max_entry_bytes)
+    }
+
     /// What the log has done.
     pub fn counters(&self) -> LogCounters {
         self.counters
@@ -225,6 +243,11 @@ impl<M: Medium> LogStorage<M> {
             .iter()
             .map(|segment| segment.index.memory())
             .sum()
+    }
+
+    /// How many segments there are.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
     }
 
     /// Live segments, and bytes of entry frames in them.

@@ -16,6 +16,7 @@ use super::lanes::{Worker, lock};
 use super::layout::{LOCK_FILE, MAX_UNIT, MIN_UNIT};
 use super::map::Mapping;
 use super::medium::{EventSink, Files, Lane, Medium, Task};
+use super::room::DiskRoom;
 use super::through::write_through;
 use super::{LogOptions, OpenError};
 
@@ -174,6 +175,17 @@ impl Files for DirFiles {
             return self.sync(name);
         }
         mapping.flush(range)
+    }
+
+    const TELLS_ROOM: bool = true;
+
+    fn disk_room(&self) -> Option<DiskRoom> {
+        let found = rustix::fs::fstatvfs(&self.dir).ok()?;
+        Some(DiskRoom {
+            // Not what is kept for root.
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+            size: found.f_blocks.saturating_mul(found.f_frsize),
+        })
     }
 
     fn warm(&self, mapping: &Mapping, range: Range<usize>) -> io::Result<()> {

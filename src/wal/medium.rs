@@ -13,6 +13,7 @@ use std::time::Duration;
 use super::flush::FlushDone;
 use super::map::Mapping;
 use super::prepare::{Prepared, Warmed};
+use super::room::DiskRoom;
 use super::trim::Trimmed;
 
 /// The files of one log directory. Names are plain file names. All calls may block.
@@ -56,6 +57,13 @@ pub trait Files: Send + Sync + 'static {
     fn sync_map(&self, name: &str, mapping: &Mapping, range: Range<usize>) -> io::Result<()>;
     /// Makes the pages of a range writable without a fault later on. Only a matter of speed.
     fn warm(&self, mapping: &Mapping, range: Range<usize>) -> io::Result<()>;
+    /// Whether [`disk_room`](Self::disk_room) is worth asking; a constant, so that a log in memory,
+    /// whose every task is a step of a simulation, has no task for it.
+    const TELLS_ROOM: bool = false;
+    /// How much room the file system has; `None` if that cannot be told.
+    fn disk_room(&self) -> Option<DiskRoom> {
+        None
+    }
     /// Fills `bytes` with randomness for the identity of a new directory. Only a simulation, which
     /// must be repeatable, takes it from elsewhere than the operating system.
     fn random(&self, bytes: &mut [u8]) -> io::Result<()> {
@@ -106,6 +114,7 @@ pub(super) enum Event {
     Prepared(Result<Prepared, io::Error>),
     Warmed(Warmed),
     Trimmed(Result<Trimmed, io::Error>),
+    Room(Option<DiskRoom>),
     Unmapped,
 }
 
@@ -116,6 +125,7 @@ impl fmt::Debug for MediumEvent {
             Event::Prepared(_) => "Prepared",
             Event::Warmed(_) => "Warmed",
             Event::Trimmed(_) => "Trimmed",
+            Event::Room(_) => "Room",
             Event::Unmapped => "Unmapped",
         })
     }

@@ -291,6 +291,7 @@ impl<M: Medium> LogStorage<M> {
     /// writes a batch that says so, once. After a crash, fewer bytes are then in doubt. Costs one
     /// sync; takes effect with the next [`pump`](Self::pump).
     pub fn tick(&mut self, now: Micros) {
+        self.look_at_room(now);
         let idle = now.saturating_sub(self.last_write_at) >= IDLE;
         if !idle || self.idle_marked || self.poison.is_some() || self.unsynced() {
             return;

@@ -50,17 +50,21 @@ struct Probed {
 }
 
 /// Serves until the task is dropped.
-pub(crate) async fn serve(listener: Arc<TcpListener>, node: RaftNode, figures: PrometheusHandle) {
+pub(crate) async fn serve(
+    listener: Arc<TcpListener>,
+    node: RaftNode,
+    probe: Probe,
+    figures: PrometheusHandle,
+) {
     let probed = Arc::<Probed>::default();
     tokio::join!(
-        look(&node, &probed),
+        look(&node, probe, &probed),
         upkeep(&figures),
         accept(&listener, &node, &figures, &probed)
     );
 }
 
-async fn look(node: &RaftNode, probed: &Probed) {
-    let mut probe = Probe::default();
+async fn look(node: &RaftNode, mut probe: Probe, probed: &Probed) {
     loop {
         let (live, ready) = probe.look(&node.status(), Instant::now());
         probed.live.store(live, Ordering::Relaxed);

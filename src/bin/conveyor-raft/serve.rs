@@ -50,7 +50,12 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
         let seen = files.look();
         let (node, edge) = start(&config, &files).await?;
         let scraped = scraped.clone().map(|(listener, figures)| {
-            tokio::spawn(metrics::serve(listener, node.clone(), figures))
+            tokio::spawn(metrics::serve(
+                listener,
+                node.clone(),
+                edge.probe(),
+                figures,
+            ))
         });
         let ended = tokio::select! {
             _ = terminate.recv() => Ok(End::Asked("SIGTERM")),

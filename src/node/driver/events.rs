@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Cause, DUE_INTERVAL, Driver, Now, STATUS_INTERVAL};
-use crate::core::{ChangeError, Event, Input};
+use crate::core::{ChangeError, Event, Input, RaftRole};
 use crate::network::RaftNetwork;
 use crate::node::events::NodeEvent;
 use crate::node::inbox::Request;
@@ -71,11 +71,15 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 self.advice = Some(text);
             }
             Event::Diverged { index, own, agreed } => {
+                self.metrics.states_differ();
                 let (own, agreed) = (format!("{own:032x}"), format!("{agreed:032x}"));
                 let node = self.shared.me.node;
                 tracing::error!(node, index, own, agreed, "its state is not the quorum's");
             }
-            Event::StatesDiffer { index, digests } => self.states_differ(index, &digests),
+            Event::StatesDiffer { index, digests } => {
+                self.metrics.states_differ();
+                self.states_differ(index, &digests);
+            }
             Event::Fatal(text) => self.failed(text),
         }
     }
@@ -167,6 +171,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             brief.snapshot = self.snapshots.newest();
             brief.snapshots = self.snapshots.counters();
             brief.stopping = self.stopping;
+            brief.disk_full = self.log.refuses_entries();
             brief.advice.clone_from(&self.advice);
             brief.failure.clone_from(&self.failure);
             let members = configuration.into_iter().flat_map(|c| c.members());
@@ -177,7 +182,13 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             let (commit, applied) = (self.core.commit(), self.core.applied());
             self.metrics.show(&brief, commit, applied);
             let (log, snapshots) = (self.log.counters(), brief.snapshots);
-            self.metrics.total(&log, snapshots, self.uncommitted_bytes);
+            self.metrics.total(&log, snapshots);
+            let queued = std::mem::take(&mut self.most_queued);
+            self.metrics.waiting(queued, self.uncommitted_bytes);
+            self.log_figures.show(&self.log, now);
+            self.snapshot_figures.show(self.snapshots.newest_bytes());
+            let leads = brief.role == RaftRole::Leader;
+            self.peer_figures.show(leads, &brief.peers, now);
         }
     }
 }

@@ -15,6 +15,8 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if proposals.is_empty() && self.pending.is_empty() {
             return;
         }
+        let waiting = self.pending.len() + proposals.len();
+        self.most_queued = self.most_queued.max(waiting);
         if !self.core.is_leader() || self.stopping || self.failure.is_some() {
             let error = self.refusal();
             let refused = self.pending.drain(..).chain(proposals.drain(..));

@@ -6,11 +6,12 @@ mod receiving;
 mod sending;
 
 use super::{Driver, Now};
-use crate::core::{Input, SnapshotInput};
+use crate::core::{Input, SnapshotInput, SnapshotStatus};
 use crate::network::RaftNetwork;
 use crate::node::applier::{ApplyJob, FrozenState};
 use crate::node::driver::Cause;
 use crate::node::events::NodeEvent;
+use crate::node::snapshot_figures::Transfer;
 use crate::node::snapshotter::{SnapshotEvent, SnapshotJob};
 use crate::snapshot::{SnapshotHead, SnapshotOptions, StoredSnapshot};
 use crate::state_machine::StateMachine;
@@ -75,7 +76,8 @@ enum Taking {
     /// The cut is ahead of the own disk. A snapshot must not be: after a power cut the log would
     /// not go on from it.
     WaitsForTheLog(FrozenState),
-    Writing(LogId),
+    /// Since then.
+    Writing(LogId, Micros),
 }
 
 impl Snapshots {
@@ -118,6 +120,11 @@ impl Snapshots {
     /// The newest that is durable.
     pub(super) fn newest(&self) -> Option<LogId> {
         self.stored.map(|stored| stored.last)
+    }
+
+    /// Its size.
+    pub(super) fn newest_bytes(&self) -> u64 {
+        self.stored.map_or(0, |stored| stored.sum.len)
     }
 
     pub(super) fn counters(&self) -> SnapshotCounters {
@@ -163,6 +170,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 next_offset,
                 status,
             } => {
+                if status == SnapshotStatus::Damaged {
+                    self.snapshot_figures.ended(Transfer::Damaged);
+                }
                 let took = SnapshotInput::Took {
                     from,
                     id,
@@ -239,12 +249,16 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         };
         self.snapshots.cut_at = at.index;
         (self.snapshots.jobs)(SnapshotJob::Write(Box::new((frozen, head))));
-        Taking::Writing(at)
+        Taking::Writing(at, now.mono)
     }
 
     fn written(&mut self, now: Now, written: Result<StoredSnapshot, String>) {
         match written {
             Ok(stored) => {
+                if let Taking::Writing(_, begun) = self.snapshots.taking {
+                    let took = now.mono.saturating_sub(begun);
+                    self.snapshot_figures.written(took);
+                }
                 self.snapshots.taking = Taking::Not(now.mono);
                 let older = |newer: StoredSnapshot| newer.last.index > stored.last.index;
                 if self.snapshots.stored.is_some_and(older) {
@@ -282,7 +296,7 @@ impl Snapshots {
     fn drop_unless_needed(&mut self, old: StoredSnapshot) {
         let last = old.last;
         let newest = self.stored.is_some_and(|stored| stored.last == last);
-        let written = matches!(self.taking, Taking::Writing(at) if at == last);
+        let written = matches!(self.taking, Taking::Writing(at, _) if at == last);
         if !newest && !written && !self.sending.is_sent(old) && !self.receiving.needs(old) {
             self.removing.push(last);
             (self.jobs)(SnapshotJob::Remove(last));

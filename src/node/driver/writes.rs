@@ -8,7 +8,7 @@ use crate::entry::EntryBatch;
 use crate::network::RaftNetwork;
 use crate::node::events::NodeEvent;
 use crate::state_machine::StateMachine;
-use crate::types::{EntryKind, LogIndex, WriteId};
+use crate::types::{EntryKind, HardState, LogIndex, WriteId};
 use crate::wal::{Append, Medium, MediumEvent, NewEntry, Write};
 
 impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
@@ -41,6 +41,9 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             None if suffix.is_empty() => Append::None,
             None => Append::Frames(&suffix),
         };
+        if hard.is_some_and(|hard| self.stands_anew(hard)) {
+            self.metrics.stands();
+        }
         let written = self.log.write(Write {
             id: persist.id,
             now: now.mono,
@@ -58,6 +61,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if persist.genesis.is_some() {
             self.founding_write = Some(persist.id);
         }
+    }
+
+    /// A vote for itself in a term that it has not voted in: that is what standing for election is.
+    fn stands_anew(&self, hard: HardState) -> bool {
+        hard.voted_for == self.shared.me && hard.term > self.log.hard_state().term
     }
 
     /// Entries are in the log, by this write, and not yet durable.
@@ -112,7 +120,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     }
 
     pub(super) fn log_event(&mut self, now: Now, event: MediumEvent) {
-        match self.log.handle(event) {
+        let handled = self.log.handle(event);
+        if let Some(took) = self.log.take_sync_time() {
+            self.log_figures.synced(took);
+        }
+        match handled {
             Ok(Some(id)) => {
                 // Peers remember the highest update counter they were told: it must not be taken
                 // back by a crash.

@@ -11,8 +11,11 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, U
 use super::bed::Bed;
 use crate::core::RaftRole;
 use crate::node::events::{EventSink, EventsError, KEPT, NodeEvent, NodeEvents};
-use crate::node::metrics::{APPLY_NAMES, BATCH_NAME, Metrics, READS_NAME};
+use crate::node::log_figures::LOG_NAMES;
+use crate::node::metrics::{APPLY_NAMES, BATCH_NAME, BEHIND_NAME, Metrics, READS_NAME};
+use crate::node::peer_figures::PEER_NAMES;
 use crate::node::proposing::PROPOSE_NAMES;
+use crate::node::snapshot_figures::SNAPSHOT_NAMES;
 use crate::node::{NodeView, NodeWatch};
 use crate::types::NodeId;
 use crate::wal::SyncPolicy;
@@ -170,25 +173,36 @@ fn drain_to_end(events: &mut NodeEvents) -> usize {
     heard
 }
 
-/// Keeps every figure by name and node.
+/// Keeps every figure by name and labels, the node's number first: `1` or `1/sent`. Of a histogram,
+/// how often something was recorded.
 #[derive(Default)]
 struct Figures(Mutex<BTreeMap<(String, String), Arc<AtomicU64>>>);
 
 impl Figures {
     fn cell(&self, key: &Key) -> Arc<AtomicU64> {
-        let node = key.labels().next().expect("a label").value().to_owned();
+        let labels: Vec<_> = key.labels().map(|label| label.value()).collect();
         let mut all = self.0.lock().expect("figures");
-        Arc::clone(all.entry((key.name().to_owned(), node)).or_default())
+        let key = (key.name().to_owned(), labels.join("/"));
+        Arc::clone(all.entry(key).or_default())
     }
 
-    fn of(&self, name: &str, node: NodeId) -> u64 {
+    fn of(&self, name: &str, labels: impl ToString) -> u64 {
         let all = self.0.lock().expect("figures");
-        let key = (format!("conveyor_raft_{name}"), node.to_string());
+        let key = (format!("conveyor_raft_{name}"), labels.to_string());
         all.get(&key).expect(name).load(Ordering::Relaxed)
     }
 
-    fn gauge(&self, name: &str, node: NodeId) -> f64 {
-        f64::from_bits(self.of(name, node))
+    fn gauge(&self, name: &str, labels: impl ToString) -> f64 {
+        f64::from_bits(self.of(name, labels))
+    }
+}
+
+/// How often something was recorded.
+struct Times(Arc<AtomicU64>);
+
+impl metrics::HistogramFn for Times {
+    fn record(&self, _: f64) {
+        self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -205,8 +219,8 @@ impl metrics::Recorder for Figures {
         Gauge::from_arc(self.cell(key))
     }
 
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::noop()
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(Arc::new(Times(self.cell(key))))
     }
 }
 
@@ -234,14 +248,58 @@ fn figures_say_what_the_status_says() {
         assert_eq!(figures.of("log_entries_total", node) as f64, commit);
         assert!(figures.of("log_syncs_total", node) > 0);
         assert!(figures.of("log_entry_bytes_total", node) > 0);
+        // Each sync that was counted was timed.
+        let syncs = figures.of("log_syncs_total", node);
+        assert_eq!(figures.of("log_sync_duration_seconds", node), syncs);
+        assert!(figures.gauge("log_segments", node) >= 1.0);
+        assert_eq!(figures.gauge("log_oldest_unsynced_seconds", node), 0.0);
+        assert!(figures.of("elections_started_total", node) >= u64::from(leads));
+        let level = brief.configuration.as_ref().expect("one").feature_level;
+        assert_eq!(figures.gauge("feature_level", node), f64::from(level));
+        assert!(figures.gauge("proposals_queue_limit", node) > 0.0);
+        assert_eq!(figures.of("digest_mismatches_total", node), 0);
     }
+}
+
+#[test]
+fn a_leader_shows_how_far_each_peer_is_until_it_leads_no_more() {
+    let figures = Figures::default();
+    metrics::with_local_recorder(&figures, || {
+        let (mut bed, leader) = led();
+        bed.run(SECOND, |_| false);
+        let commit = bed.node(leader).shared.commit_index() as f64;
+        let of = |peer| format!("{leader}/{peer}");
+        let others = (1..=3).filter(|node| *node != leader);
+        for peer in others.clone() {
+            let at = |name: &str| figures.gauge(name, of(peer));
+            assert_eq!(at("peer_match_index"), commit);
+            assert_eq!(at("peer_inflight_bytes"), 0.0);
+            assert!(at("peer_last_contact_seconds") < 1.0);
+        }
+        let lost = others.clone().next().expect("one");
+        bed.hub.isolate(lost, true);
+        bed.run(2 * SECOND, |_| false);
+        assert!(figures.gauge("peer_last_contact_seconds", of(lost)) > 1.0);
+        bed.hub.isolate(leader, true);
+        bed.run(5 * SECOND, |bed| {
+            bed.node(leader).shared.brief().role != RaftRole::Leader
+        });
+        bed.run(SECOND, |_| false);
+        for peer in others {
+            assert_eq!(figures.gauge("peer_match_index", of(peer)), 0.0);
+            assert_eq!(figures.gauge("peer_last_contact_seconds", of(peer)), 0.0);
+        }
+    });
 }
 
 #[test]
 fn every_figure_is_documented() {
     let text = include_str!("../../../docs/metrics.md");
-    let more = APPLY_NAMES.iter().chain([&READS_NAME, &BATCH_NAME]);
-    let more = more.chain(&PROPOSE_NAMES);
+    let more = APPLY_NAMES
+        .iter()
+        .chain([&READS_NAME, &BATCH_NAME, &BEHIND_NAME]);
+    let more = more.chain(&PROPOSE_NAMES).chain(&LOG_NAMES);
+    let more = more.chain(&PEER_NAMES).chain(&SNAPSHOT_NAMES);
     for name in Metrics::NAMES.iter().chain(more) {
         assert!(text.contains(&format!("`{name}`")), "{name}");
     }

@@ -353,6 +353,7 @@ impl<S: StateMachine> StateWatch<S> {
             match found {
                 Found::Segment(segment) => self.segment = Some((segment, 0)),
                 Found::Behind => {
+                    self.shared.behind.increment(1);
                     let resume_from = self.resume_from();
                     return Err(WatchEnded::Behind { resume_from });
                 }

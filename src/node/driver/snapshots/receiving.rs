@@ -16,6 +16,7 @@ use crate::node::applier::{ApplyJob, Restoring};
 use crate::node::driver::{Cause, Driver, Now};
 use crate::node::events::NodeEvent;
 use crate::node::replica_state::ReplicaState;
+use crate::node::snapshot_figures::Transfer;
 use crate::node::snapshotter::{SnapshotEvent, SnapshotJob};
 use crate::snapshot::{REPLICA_FORMAT, SnapshotFolder, SnapshotHead, StoredSnapshot};
 use crate::state_machine::StateMachine;
@@ -43,6 +44,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         if offer.format == REPLICA_FORMAT {
             return (self.snapshots.jobs)(SnapshotJob::Offer { from, offer });
         }
+        self.snapshot_figures.ended(Transfer::Refused);
         tracing::error!(%from, format = offer.format, "a snapshot of a newer release is refused");
         let refused = SnapshotInput::Took {
             from,
@@ -76,6 +78,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 if head.cluster == self.shared.cluster
                     && is_beyond(&read, self.core.knows_level()).is_none() =>
             {
+                self.snapshot_figures.ended(Transfer::Received);
                 let whole = &mut self.snapshots.receiving.whole;
                 *whole = whole.or(Some(stored));
                 SnapshotInput::Received {
@@ -86,6 +89,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 }
             }
             _ => {
+                self.snapshot_figures.ended(Transfer::Refused);
                 tracing::error!(%from, "a snapshot of another cluster or release is refused");
                 SnapshotInput::Took {
                     from,

@@ -8,6 +8,7 @@ use crate::core::{Input, Message, SnapshotChunk, SnapshotInput, SnapshotMark, Sn
 use crate::network::RaftNetwork;
 use crate::node::driver::Cause;
 use crate::node::driver::{Driver, Now};
+use crate::node::snapshot_figures::Transfer;
 use crate::node::snapshotter::SnapshotJob;
 use crate::snapshot::{REPLICA_FORMAT, SnapshotSum, StoredSnapshot};
 use crate::state_machine::StateMachine;
@@ -158,6 +159,12 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         });
         let ended: Vec<_> = ended.map(|(to, stored)| (*to, *stored)).collect();
         for (to, stored) in ended {
+            let has_it = self.core.peer(to);
+            let has_it = has_it.is_some_and(|peer| peer.match_index >= stored.last.index);
+            self.snapshot_figures.ended(match has_it {
+                true => Transfer::Sent,
+                false => Transfer::GivenUp,
+            });
             self.snapshots.sending.to.remove(&to);
             self.network.want_bulk(to, false);
             self.snapshots.drop_unless_needed(stored);
