@@ -202,7 +202,7 @@ impl<M: Medium> LogStorage<M> {
         }
         match event.0 {
             Event::Flushed(done) => {
-                self.sync_took = self.sync_time(&done);
+                self.disk.sync_took = self.sync_time(&done);
                 self.flushed(done)
             }
             Event::Prepared(result) => self.prepared(result).map(|()| None),

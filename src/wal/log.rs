@@ -11,7 +11,7 @@ use super::layout::MetaSlot;
 use super::map::Mapping;
 use super::medium::{Files, Medium};
 use super::prepare::{Free, Order, Prepared};
-use super::room::Room;
+use super::room::Disk;
 use super::tail::{Chain, Tail};
 use super::trim::Trim;
 use super::{LogCounters, LogOptions};
@@ -96,9 +96,7 @@ pub struct LogStorage<M: Medium> {
     pub(super) idle_marked: bool,
     pub(super) told_timeout_ms: u32,
     pub(super) disk_full: bool,
-    /// How long the sync took that came back last, until somebody asks.
-    pub(super) sync_took: Option<Duration>,
-    pub(super) disk: Room,
+    pub(super) disk: Disk,
     pub(super) poison: Option<String>,
     pub(super) counters: LogCounters,
 }
@@ -217,7 +215,7 @@ impl<M: Medium> LogStorage<M> {
     /// How long it took to write and sync the log data whose event [`handle`](Self::handle) took last;
     /// once, and none if that was no such event.
     pub fn take_sync_time(&mut self) -> Option<Duration> {
-        self.sync_took.take()
+        self.disk.sync_took.take()
     }
 
     /// Whether the disk is full and what is left of the log's own room does not hold any entry: the

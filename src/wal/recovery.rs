@@ -15,7 +15,7 @@ use super::medium::{Files, Medium};
 use super::options::{LogIdentity, LogOptions};
 use super::prepare::Free;
 use super::rewrite::{self, NewTail};
-use super::room::Room;
+use super::room::Disk;
 use super::scan::{self, Batch, Listing, Live, Reader, Replay};
 use super::tail::Chain;
 use super::trim::Trim;
@@ -152,8 +152,7 @@ impl<M: Medium> LogStorage<M> {
             idle_marked: true,
             told_timeout_ms: opened.told,
             disk_full: false,
-            sync_took: None,
-            disk: Room::default(),
+            disk: Disk::default(),
             poison: None,
             counters: LogCounters::default(),
         };

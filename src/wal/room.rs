@@ -21,18 +21,22 @@ pub struct DiskRoom {
     pub size: u64,
 }
 
-/// When it was asked, and what the answer was.
+/// What is known of the disk, for figures.
 #[derive(Debug, Default)]
-pub(crate) struct Room {
-    known: Option<DiskRoom>,
+pub(crate) struct Disk {
+    /// How long the sync took that came back last, until somebody asks.
+    pub(super) sync_took: Option<Duration>,
+    room: Option<DiskRoom>,
+    /// When it is looked at again.
     next: Micros,
+    /// A look is under way.
     asked: bool,
 }
 
 impl<M: Medium> LogStorage<M> {
     /// What was found the last time, where the files can tell.
     pub fn disk_room(&self) -> Option<DiskRoom> {
-        self.disk.known
+        self.disk.room
     }
 
     /// Has it looked at when it is time, unless the last look is not back yet.
@@ -50,6 +54,6 @@ impl<M: Medium> LogStorage<M> {
     /// A look that failed leaves what was known: it is only a figure.
     pub(super) fn looked_at_room(&mut self, found: Option<DiskRoom>) {
         self.disk.asked = false;
-        self.disk.known = found.or(self.disk.known);
+        self.disk.room = found.or(self.disk.room);
     }
 }

@@ -70,22 +70,22 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
                 self.tell(NodeEvent::Advice(text.clone()));
                 self.advice = Some(text);
             }
-            Event::Diverged { index, own, agreed } => {
-                self.metrics.states_differ();
-                let (own, agreed) = (format!("{own:032x}"), format!("{agreed:032x}"));
-                let node = self.shared.me.node;
-                tracing::error!(node, index, own, agreed, "its state is not the quorum's");
-            }
-            Event::StatesDiffer { index, digests } => {
-                self.metrics.states_differ();
-                self.states_differ(index, &digests);
-            }
+            Event::Diverged { index, own, agreed } => self.diverged(index, own, agreed),
+            Event::StatesDiffer { index, digests } => self.states_differ(index, &digests),
             Event::Fatal(text) => self.failed(text),
         }
     }
 
+    fn diverged(&self, index: LogIndex, own: u128, agreed: u128) {
+        self.metrics.states_differ();
+        let (own, agreed) = (format!("{own:032x}"), format!("{agreed:032x}"));
+        let node = self.shared.me.node;
+        tracing::error!(node, index, own, agreed, "its state is not the quorum's");
+    }
+
     /// Nobody can tell who is right, and nothing that could be done by itself would be safe.
     fn states_differ(&mut self, index: LogIndex, digests: &[(NodeId, u128)]) {
+        self.metrics.states_differ();
         let has = |(node, digest): &(NodeId, u128)| format!("node {node} has {digest:032x}");
         let all: Vec<_> = digests.iter().map(has).collect();
         let text = format!(
