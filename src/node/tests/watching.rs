@@ -262,6 +262,23 @@ fn figures_say_what_the_status_says() {
 }
 
 #[test]
+fn states_that_differ_are_counted_where_that_is_seen() {
+    let figures = Figures::default();
+    let (mut bed, leader) = metrics::with_local_recorder(&figures, led);
+    let wrong = leader % 3 + 1;
+    let index = bed.node(leader).shared.commit_index();
+    for node in 1..=3 {
+        let digest = u128::from(node == wrong);
+        bed.node(node).shared.digests.note(index, digest);
+    }
+    bed.run(2 * SECOND, |_| false);
+    for node in 1..=3 {
+        let seen = figures.of("digest_mismatches_total", node);
+        assert_eq!(seen, u64::from(node == wrong), "{node}");
+    }
+}
+
+#[test]
 fn a_leader_shows_how_far_each_peer_is_until_it_leads_no_more() {
     let figures = Figures::default();
     metrics::with_local_recorder(&figures, || {
