@@ -7,6 +7,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::counters::counters;
 use conveyor_raft::node::{Change, ChangeOptions};
 use conveyor_raft::quic::certs;
 use conveyor_raft::snapshot::SnapshotOptions;
@@ -127,6 +128,9 @@ fn snapshots_in(dir: &Path) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn d6_who_was_away_for_long_gets_a_snapshot_and_starts_from_it_later() {
     let _turn = common::real_time_turn();
+    let of = |result| counters().sum("snapshot_transfers_total/", result);
+    let count = || ["/sent", "/received", "/given_up", "/damaged", "/refused"].map(of);
+    let before = count();
     let places = Places::new();
     let mut nodes = Vec::new();
     for id in 1..=3 {
@@ -146,6 +150,11 @@ async fn d6_who_was_away_for_long_gets_a_snapshot_and_starts_from_it_later() {
         back.status().snapshots.installed == 1
     })
     .await;
+    // Both sides count it, and nothing went wrong.
+    until("the transfer has ended", async || count()[0] > before[0]).await;
+    assert_eq!(count()[1], before[1] + 1);
+    assert_eq!(count()[3..], before[3..]);
+    assert!(counters().sum("snapshot_duration_seconds", "") > 0);
     nodes.push(back);
     equal(&nodes).await;
     let all = nodes[0].state().await.services.len();

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod bed;
+pub(crate) mod counters;
 pub(crate) mod small_disk;
 
 use std::collections::BTreeMap;
