@@ -33,12 +33,16 @@ fn client(certs: &GeneratedCerts, name: &str, serial: u64, ca: &Ca) -> PemPair {
 }
 
 fn edge(certs: &GeneratedCerts, node: u64, ca: &Ca) -> PemPair {
+    edge_leaf(certs, node).signed_by(ca)
+}
+
+fn edge_leaf(certs: &GeneratedCerts, node: u64) -> Leaf {
     let mut leaf = Leaf::peer(certs.ca.cluster(), node);
     let cluster = certs.ca.cluster();
     leaf.uris = vec![format!("conveyor-raft://{cluster}/edge/{node}")];
     leaf.dns = vec!["localhost".to_owned()];
     leaf.usages = vec![ServerAuth];
-    leaf.signed_by(ca)
+    leaf
 }
 
 fn with(cas: &[&str], crls: &[String], pair: &PemPair) -> EdgeIdentity {
@@ -114,6 +118,33 @@ async fn j3_a_revoked_client_is_cut_off_and_others_stay() {
     // It went on over its one connection: no other was begun.
     let again = one.edge.reload(&two.revoking);
     assert_eq!(again.expect("taken up").kept, 1);
+    one.stop().await;
+}
+
+/// Whether the node is live, and whether it is ready, by a probe that looks for the first time.
+fn probed(one: &One) -> (bool, bool) {
+    one.edge.probe().look(&one.node.status(), Instant::now())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_edge_certificate_has_expired_is_not_ready_until_it_has_another() {
+    let one = One::start().await;
+    assert_eq!(probed(&one), (true, true));
+    let authority = one.certs.ca.client_ca();
+    let short = edge_leaf(&one.certs, 1).signed_for(&ca_of(authority), 3);
+    let report = one.edge.reload(&identity(&one.certs, &short));
+    report.expect("not expired yet");
+    let give_up = Instant::now() + Duration::from_secs(20);
+    while probed(&one).1 {
+        assert!(Instant::now() < give_up, "it has expired");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(probed(&one).0, "nothing that a restart would mend");
+    let report = one
+        .edge
+        .reload(&identity(&one.certs, &one.certs.nodes[0].edge));
+    report.expect("taken up");
+    assert_eq!(probed(&one), (true, true));
     one.stop().await;
 }
 

@@ -89,8 +89,21 @@ impl Leaf {
     }
 
     pub fn signed_by(&self, ca: &Ca) -> PemPair {
+        Self::sign(&self.params(), ca)
+    }
+
+    /// One that is good for a few seconds.
+    pub fn signed_for(&self, ca: &Ca, seconds: u64) -> PemPair {
+        let mut params = self.params();
+        // `not_before` is whole days ago.
+        let days = Duration::from_secs(self.valid.0.unsigned_abs() * DAY);
+        params.not_after = params.not_before + days + Duration::from_secs(seconds);
+        Self::sign(&params, ca)
+    }
+
+    fn sign(params: &CertificateParams, ca: &Ca) -> PemPair {
         let key = KeyPair::generate().expect("key");
-        let cert = self.params().signed_by(&key, ca).expect("signed");
+        let cert = params.signed_by(&key, ca).expect("signed");
         PemPair {
             cert: cert.pem(),
             key: key.serialize_pem(),

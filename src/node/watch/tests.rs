@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ struct Alone {
     shared: Arc<Shared<Router>>,
     applier: Applier<Router>,
     last: LogIndex,
+    /// Watches that were counted as behind.
+    behind: Arc<AtomicU64>,
 }
 
 impl Alone {
@@ -39,11 +42,14 @@ impl Alone {
         let clock = Clock::start();
         let mut shared = Shared::new(me, cluster, address, clock, inbox, state, begin);
         shared.feed = Feed::with_limits(0, 0, history, behind);
+        let behind = Arc::<AtomicU64>::default();
+        shared.behind = metrics::Counter::from_arc(Arc::clone(&behind));
         let shared = Arc::new(shared);
         Self {
             applier: Applier::new(Arc::clone(&shared)),
             shared,
             last: 0,
+            behind,
         }
     }
 
@@ -304,6 +310,7 @@ fn h3_a_slow_watcher_ends_with_the_index_to_resume_from() {
     // One that has not read the state has nothing to resume from.
     assert_eq!(words(&mut reads), ["Behind { resume_from: None }"]);
     assert_eq!(words(&mut other), ["0 has "], "it is not behind");
+    assert_eq!(alone.behind.load(Ordering::Relaxed), 2);
     // It resumes without a loss.
     let mut again = alone.watch(&["/offsets/"], WatchFrom::After(1));
     let told = words(&mut again);
