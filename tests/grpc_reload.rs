@@ -123,7 +123,7 @@ async fn j3_a_revoked_client_is_cut_off_and_others_stay() {
 
 /// Whether the node is live, and whether it is ready, by a probe that looks for the first time.
 fn probed(one: &One) -> (bool, bool) {
-    one.edge.probe().look(&one.node.status(), Instant::now())
+    one.edge.probe().look(&one.node, Instant::now())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

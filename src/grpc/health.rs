@@ -15,6 +15,7 @@ use tonic_health::server::HealthReporter;
 
 use super::trust::Trust;
 use crate::node::{NodeStatus, RaftNode};
+use crate::state_machine::StateMachine;
 
 /// The name to ask for "should this process be restarted".
 pub(super) const LIVE: &str = "conveyor.raft.v1.Live";
@@ -34,7 +35,7 @@ const MOST_BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 pub(super) async fn report(node: RaftNode, mut probe: Probe, reporter: HealthReporter) {
     let mut last = None;
     loop {
-        let (live, ready) = probe.look(&node.status(), Instant::now());
+        let (live, ready) = probe.look(&node, Instant::now());
         if last != Some((live, ready)) {
             last = Some((live, ready));
             reporter.set_service_status(LIVE, serving(live)).await;
@@ -66,9 +67,11 @@ impl fmt::Debug for Probe {
 
 impl Probe {
     /// Whether the node is live, and whether it is ready.
-    pub fn look(&mut self, status: &NodeStatus, now: Instant) -> (bool, bool) {
+    ///
+    /// Waits for nothing: also of a node whose state machine hangs it can be told.
+    pub fn look<S: StateMachine>(&mut self, node: &RaftNode<S>, now: Instant) -> (bool, bool) {
         let edge = self.edge.as_ref().and_then(|trust| trust.own_end());
-        self.judge(status, edge, now, UnixTime::now().as_secs())
+        self.judge(&node.glance(), edge, now, UnixTime::now().as_secs())
     }
 
     pub(super) fn new(edge: Option<Arc<Trust>>) -> Self {

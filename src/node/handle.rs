@@ -182,6 +182,17 @@ impl<S: StateMachine> RaftNode<S> {
         let shared = self.shared();
         // What is applied first: all of it is committed, in what is shown too.
         let applied = shared.applied();
+        self.status_at(applied.id.index, applied.time_us)
+    }
+
+    /// The same but for log time, and without waiting for a state machine that may hang.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn glance(&self) -> NodeStatus {
+        self.status_at(self.shared().applied_index(), 0)
+    }
+
+    fn status_at(&self, applied_index: LogIndex, log_time_us: Micros) -> NodeStatus {
+        let shared = self.shared();
         let commit_index = shared.commit_index();
         let brief: Brief = shared.brief().clone();
         NodeStatus {
@@ -193,8 +204,8 @@ impl<S: StateMachine> RaftNode<S> {
             last: brief.last,
             durable_index: brief.durable,
             commit_index,
-            applied_index: applied.id.index,
-            log_time_us: applied.time_us,
+            applied_index,
+            log_time_us,
             peers: self.peers(&brief),
             certificates: self.transport().certificate_ends(),
             refusals: self.transport().refusals(),

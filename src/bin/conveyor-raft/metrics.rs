@@ -66,7 +66,7 @@ pub(crate) async fn serve(
 
 async fn look(node: &RaftNode, mut probe: Probe, probed: &Probed) {
     loop {
-        let (live, ready) = probe.look(&node.status(), Instant::now());
+        let (live, ready) = probe.look(node, Instant::now());
         probed.live.store(live, Ordering::Relaxed);
         probed.ready.store(ready, Ordering::Relaxed);
         tokio::time::sleep(LOOK).await;
