@@ -48,7 +48,8 @@ impl Probe {
         let live = status.failure.is_none();
         let lag = self.apply.observe(status, now);
         let led = status.leader.node.is_some();
-        (live, live && !status.stopping && led && lag < MAX_APPLY_LAG)
+        let stays = !status.stopping && !status.leaving;
+        (live, live && stays && led && lag < MAX_APPLY_LAG)
     }
 }
 
@@ -83,12 +84,34 @@ impl ApplyLag {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::LeaderHint;
 
     fn status(commit_index: u64, applied_index: u64) -> NodeStatus {
         NodeStatus {
             commit_index,
             applied_index,
             ..NodeStatus::default()
+        }
+    }
+
+    #[test]
+    fn who_is_about_to_go_is_live_and_not_ready() {
+        let led = NodeStatus {
+            leader: LeaderHint {
+                node: Some(2),
+                ..LeaderHint::default()
+            },
+            ..status(10, 10)
+        };
+        let look = |status: &NodeStatus| Probe::default().look(status, Instant::now());
+        assert_eq!(look(&led), (true, true));
+        for (leaving, stopping) in [(true, false), (false, true)] {
+            let goes = NodeStatus {
+                leaving,
+                stopping,
+                ..led.clone()
+            };
+            assert_eq!(look(&goes), (true, false));
         }
     }
 

@@ -59,6 +59,8 @@ pub(crate) struct Shared<S: StateMachine> {
     applied_changed: watch::Sender<LogIndex>,
     /// How many sessions are open in what is applied.
     sessions: AtomicU64,
+    /// It is about to be shut down.
+    pub(super) leaving: AtomicBool,
     /// The driver holds committed entries back until the applier has caught up.
     apply_is_behind: AtomicBool,
     /// Until when no other leader can have been elected, by `clock`; 0 = there is no such promise.
@@ -107,6 +109,7 @@ impl<S: StateMachine> Shared<S> {
             applied_changed: watch::Sender::new(id.index),
             sessions: AtomicU64::new(state.sessions.len() as u64),
             live: LiveState::new(state, begin),
+            leaving: AtomicBool::new(false),
             apply_is_behind: AtomicBool::new(false),
             lease: AtomicU64::new(0),
             stopped_at: AtomicU64::new(0),

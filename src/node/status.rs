@@ -65,6 +65,8 @@ pub struct NodeStatus {
     pub refusals: Vec<(&'static str, u64)>,
     /// Shutting down or stopped.
     pub stopping: bool,
+    /// It is about to be shut down ([`RaftNode::leave`](super::RaftNode::leave)), and serves until then.
+    pub leaving: bool,
     /// How often the log was synced since the node started.
     pub syncs: u64,
     /// The log begins after this entry.

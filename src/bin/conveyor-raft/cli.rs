@@ -27,7 +27,9 @@ pub(crate) use watch::*;
     version,
     propagate_version = true,
     arg_required_else_help = true,
-    after_help = "Try it: conveyor-raft dev --input examples/conveyor-day.ndjson\n\
+    after_help = "Exit codes: 0 done; 1 failed; 2 wrong command line; 3 nobody there who could, or not now, \
+                  and nothing was done; 4 not allowed; 5 outcome unknown\n\n\
+                  Try it: conveyor-raft dev --input examples/conveyor-day.ndjson\n\
                   Every command explains itself: conveyor-raft help COMMAND"
 )]
 pub(crate) struct Cli {
@@ -51,6 +53,7 @@ pub(crate) enum Command {
     Status(StatusArgs),
     Top(TopArgs),
     Members(MembersArgs),
+    #[command(visible_alias = "transfer")]
     TransferLeadership(TransferArgs),
     Health(HealthArgs),
     Leave(LeaveArgs),

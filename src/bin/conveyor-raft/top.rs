@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 
 use crate::cli::TopArgs;
 use crate::client::{Client, failure_of};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::output::{self, say};
 
 /// Puts what follows in the place of what is on a terminal.
@@ -171,10 +171,10 @@ impl View {
         let silent: Vec<_> = silent.map(|(endpoint, _)| endpoint.as_str()).collect();
         match silent.is_empty() {
             true => Ok(()),
-            false => Err(Failure::new(format!(
-                "no answer from {}",
-                silent.join(", ")
-            ))),
+            false => Err(
+                Failure::new(format!("no answer from {}", silent.join(", ")))
+                    .with(Exit::Unavailable),
+            ),
         }
     }
 }
@@ -195,7 +195,7 @@ async fn ask(
         Ok((channel, status.into_inner()))
     };
     let answer = tokio::time::timeout(client.timeout(), asking).await;
-    let late = |_| Err(Failure::new("does not answer in time"));
+    let late = |_| Err(Failure::new("does not answer in time").with(Exit::Unavailable));
     let answer = answer.unwrap_or_else(late);
     (endpoint, answer)
 }

@@ -61,6 +61,8 @@ pub(crate) struct Raft {
     pub(crate) election_timeout_min_ms: u64,
     pub(crate) election_timeout_max_ms: u64,
     pub(crate) heartbeat_interval_ms: u64,
+    /// How much faster one clock may run than another, if reads may rest on leases.
+    pub(crate) lease_drift_ppm: Option<u32>,
 }
 
 impl Default for Raft {
@@ -70,6 +72,7 @@ impl Default for Raft {
             election_timeout_min_ms: config.election_timeout_min_ms,
             election_timeout_max_ms: config.election_timeout_max_ms,
             heartbeat_interval_ms: config.heartbeat_interval_ms,
+            lease_drift_ppm: None,
         }
     }
 }
