@@ -543,6 +543,10 @@ pub(crate) struct StatusArgs {
     /// Also show each connection between nodes: how far it is, its figures, how earlier ones ended.
     #[arg(long)]
     pub(crate) links: bool,
+
+    /// Ask every member, wherever it takes calls, instead of the endpoints: one of those says who they are
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 /// Look at a node's log on disk, check it, repair it.
