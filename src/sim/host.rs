@@ -31,7 +31,7 @@ pub(crate) const ELECTION_MAX: Micros = 300_000;
 const MILLION: u128 = 1_000_000;
 /// Two clocks that are off as far as plans let them be, one fast and one slow.
 const LEASE_DRIFT_PPM: u32 = 45_000;
-/// Few and short-lived, so that some are pushed out and some expire.
+/// Few and short-lived, so that some are refused and some expire.
 pub(crate) const SESSION_LIMITS: SessionLimits = SessionLimits {
     most: 3,
     window: 8,
