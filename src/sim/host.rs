@@ -591,6 +591,7 @@ fn snapshot_options(rates: &Rates) -> SnapshotOptions {
     SnapshotOptions {
         every_entries: rates.snapshot_every,
         every_bytes: 0,
+        times_last: 0,
         keep_tail_entries: rates.snapshot_every / 4,
         keep_for_peers_entries: 2 * rates.snapshot_every,
         chunk_bytes: 512,

@@ -179,6 +179,7 @@ pub(crate) struct Wal {
 pub(crate) struct Snapshots {
     pub(crate) every_entries: u64,
     pub(crate) every_bytes: u64,
+    pub(crate) times_last: u32,
     pub(crate) keep_tail_entries: u64,
     pub(crate) keep_tail_bytes: u64,
     pub(crate) keep_for_peers_entries: u64,
@@ -192,6 +193,7 @@ impl Default for Snapshots {
         Self {
             every_entries: options.every_entries,
             every_bytes: options.every_bytes,
+            times_last: options.times_last,
             keep_tail_entries: options.keep_tail_entries,
             keep_tail_bytes: options.keep_tail_bytes,
             keep_for_peers_entries: options.keep_for_peers_entries,
@@ -206,6 +208,7 @@ impl Snapshots {
         SnapshotOptions {
             every_entries: self.every_entries,
             every_bytes: self.every_bytes,
+            times_last: self.times_last,
             keep_tail_entries: self.keep_tail_entries,
             keep_tail_bytes: self.keep_tail_bytes,
             keep_for_peers_entries: self.keep_for_peers_entries,
