@@ -123,6 +123,12 @@ fn exit_codes_tell_scripts_what_they_can_do() {
     assert_eq!(code, 3, "{said}");
     let (code, said) = exit(&site, &endpoint, &["transfer"]);
     assert_eq!(code, 3, "{said}");
+    // What it has it shows, but not as what everybody has.
+    let (code, said) = exit(&site, &endpoint, &["state"]);
+    assert_eq!(code, 0, "{said}");
+    let newest = ["state", "--consistency", "linearizable"];
+    let (code, said) = exit(&site, &endpoint, &newest);
+    assert_eq!(code, 3, "{said}");
     let (code, said) = exit(&other, &endpoint, &["status"]);
     assert!(code == 3 || code == 4, "{code}, a stranger: {said}");
     let (code, said) = exit(&site, &endpoint, &["members", "frobnicate"]);
@@ -131,6 +137,11 @@ fn exit_codes_tell_scripts_what_they_can_do() {
     figures::until("a leader", || {
         (exit(&site, &endpoint, &["health"]).0 == 0).then_some(())
     });
+    for consistency in ["linearizable", "lease", "local"] {
+        let args = ["state", "--consistency", consistency, "--full"];
+        let (code, said) = exit(&site, &endpoint, &args);
+        assert_eq!(code, 0, "{consistency}: {said}");
+    }
     let file = site.path("day.ndjson");
     std::fs::write(&file, format!("{noop}\nnonsense\n")).expect("written");
     let file = file.to_str().expect("UTF-8");

@@ -496,11 +496,19 @@ pub(crate) struct ProposeArgs {
     pub(crate) forward: bool,
 }
 
+/// What a read reflects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Consistency {
+    Local,
+    Lease,
+    Linearizable,
+}
+
 /// Show a cluster's state.
 ///
 /// The state is that of the node that is asked, as far as it has applied commands, which may be a
 /// little behind the leader. --at-least waits for an index, such as that of a command just
-/// proposed.
+/// proposed, and --consistency linearizable for everything that was acknowledged before.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -515,6 +523,11 @@ pub(crate) struct StateArgs {
     /// Every record, not only how many there are
     #[arg(long)]
     pub(crate) full: bool,
+
+    /// How new it has to be: what the node has (local), everything acknowledged before (linearizable), or the
+    /// same by the leader's lease where the nodes have one
+    #[arg(long, value_enum, default_value_t = Consistency::Local, conflicts_with = "at_least")]
+    pub(crate) consistency: Consistency,
 
     /// Wait until this index is applied on the node
     #[arg(

@@ -198,6 +198,15 @@ fn exit_of(status: &Status) -> Exit {
     }
 }
 
+/// The same of a call that changes nothing: whatever happened, it can be made again.
+pub(crate) fn unread(status: &Status) -> Failure {
+    let failure = failure_of(status);
+    match failure.exit() {
+        Exit::Unknown => failure.with(Exit::Unavailable),
+        _ => failure,
+    }
+}
+
 /// A status as a failure, with the leader it names.
 pub(crate) fn failure_of(status: &Status) -> Failure {
     let text = match status.message() {

@@ -5,7 +5,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::cli::HealthArgs;
-use crate::client::{Client, failure_of};
+use crate::client::{Client, unread};
 use crate::failure::{Exit, Failure};
 use crate::output::say;
 
@@ -22,7 +22,7 @@ pub(crate) async fn run(args: HealthArgs) -> Result<(), Failure> {
         service: service.to_owned(),
     });
     let answer = HealthClient::new(client.any().await?).check(request).await;
-    let answer = answer.map_err(|status| failure_of(&status))?.into_inner();
+    let answer = answer.map_err(|status| unread(&status))?.into_inner();
     if answer.status() != ServingStatus::Serving {
         return Err(Failure::new(format!("not {word}")).with(Exit::Unavailable));
     }

@@ -4,7 +4,7 @@ use conveyor_raft::proto::cluster_client::ClusterClient;
 use conveyor_raft::proto::{PeerStatus, StatusRequest, StatusResponse};
 
 use crate::cli::StatusArgs;
-use crate::client::{Client, failure, failure_of};
+use crate::client::{Client, failure, unread};
 use crate::failure::{Exit, Failure};
 use crate::links;
 use crate::output::{self, say};
@@ -47,7 +47,7 @@ async fn ask(client: &Client, endpoint: &str) -> Result<StatusResponse, Failure>
     let answer = ClusterClient::new(channel)
         .status(client.request(StatusRequest {}))
         .await;
-    Ok(answer.map_err(|status| failure_of(&status))?.into_inner())
+    Ok(answer.map_err(|status| unread(&status))?.into_inner())
 }
 
 fn connection(peer: &PeerStatus) -> String {

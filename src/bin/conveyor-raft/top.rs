@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use crate::cli::TopArgs;
-use crate::client::{Client, failure_of};
+use crate::client::{Client, unread};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, say};
 
@@ -191,7 +191,7 @@ async fn ask(
         };
         let asked = client.request(StatusRequest {});
         let status = ClusterClient::new(channel.clone()).status(asked).await;
-        let status = status.map_err(|status| failure_of(&status))?;
+        let status = status.map_err(|status| unread(&status))?;
         Ok((channel, status.into_inner()))
     };
     let answer = tokio::time::timeout(client.timeout(), asking).await;
