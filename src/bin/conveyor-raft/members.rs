@@ -12,7 +12,7 @@ use conveyor_raft::proto::{
 };
 
 use crate::cli::{MembersArgs, MembersCommand, MembersUpdateArgs, NewMemberArgs};
-use crate::client::{Client, failure, failure_of};
+use crate::client::{Client, failure, unread};
 use crate::failure::Failure;
 use crate::output::{self, say};
 
