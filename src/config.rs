@@ -218,9 +218,9 @@ pub mod limits {
     pub const MAX_UNCOMMITTED: usize = 64 << 20;
     /// Largest piece of a snapshot in a peer frame, bytes.
     pub const MAX_SNAPSHOT_CHUNK: usize = 256 << 10;
-    /// Sessions of clients; one more pushes out the one that was quiet for longest. Part of the
-    /// replicated state's rules, as all of the next four are: equal on all nodes, or they part.
-    pub const MAX_SESSIONS: usize = 10_000;
+    /// Sessions of clients; while as many are open, no other is. Part of the replicated state's rules, as
+    /// all of the next four are: equal on all nodes, or they part.
+    pub const MAX_SESSIONS: usize = 100_000;
     /// How far a command's number may be above the lowest one that the client still waits for.
     pub const SESSION_WINDOW: u64 = 256;
     /// Bytes of answers that are kept for one session.

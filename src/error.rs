@@ -50,7 +50,7 @@ pub enum ProposeError {
     /// This node does not lead; nothing entered the log.
     #[error("not the leader{}", leader_text(.0))]
     NotLeader(LeaderHint),
-    /// A budget is used up; nothing entered the log. Try again in a moment.
+    /// A budget is used up; nothing was done. Try again in a moment.
     #[error("overloaded: {budget} is used up; try again in {retry_after_ms} ms")]
     Overloaded {
         /// Which budget.
@@ -92,7 +92,7 @@ pub enum ProposeError {
 /// Why a session does not take a command. Decided by the replicated state, so the same everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionRefusal {
-    /// There is no such session any more (it was quiet for too long, or pushed out by newer ones, or
+    /// There is no such session any more (it was quiet for too long, or was
     /// closed), or there never was. Nothing can be said of commands that were sent in it before.
     #[error("the session has expired or was closed, or there never was one: open another")]
     Expired,

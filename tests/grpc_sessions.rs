@@ -8,9 +8,12 @@ use std::time::{Duration, Instant};
 use conveyor_raft::client::{Client, ClientOptions};
 use conveyor_raft::config::limits;
 use conveyor_raft::grpc::detail;
-use conveyor_raft::proto::{Certainty, CloseSessionRequest, KeepAliveRequest, SessionRefused};
+use conveyor_raft::proto::{
+    Certainty, CloseSessionRequest, KeepAliveRequest, OpenSessionRequest, Overloaded,
+    SessionRefused,
+};
 use conveyor_raft::quic::ClientRole;
-use conveyor_raft::{ProposeError, ProposeOptions, RouterCommand, SessionRefusal};
+use conveyor_raft::{ProposeOptions, RouterCommand};
 use grpc_common::{One, identity};
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -55,30 +58,44 @@ async fn f4_a_session_is_kept_at_the_edge_until_it_is_over() {
     one.stop().await;
 }
 
-/// Of too many, the one goes of which nothing was heard for longest: kept, a session is none of them.
+/// Nobody's session is taken away for another's; who finds no room is told when to ask again.
 #[tokio::test]
-async fn f4_of_too_many_sessions_the_one_that_is_kept_stays() {
+async fn f4_of_too_many_sessions_none_is_opened_until_one_is_closed() {
     let one = One::start().await;
     let mut router = one.router(ClientRole::Writer).await;
     let options = ProposeOptions {
         deadline: Some(Duration::from_secs(60)),
         forward: false,
     };
-    let kept = one.node.open_session(options).await.expect("opened");
-    let quiet = one.node.open_session(options).await.expect("opened");
-    let mut opening = JoinSet::new();
-    for _ in 2..limits::MAX_SESSIONS {
-        let node = one.node.clone();
-        opening.spawn(async move { node.open_session(options).await });
+    let first = one.node.open_session(options).await.expect("opened");
+    let mut open = 1;
+    while open < limits::MAX_SESSIONS {
+        let some = (limits::MAX_SESSIONS - open).min(10_000);
+        let mut opening = JoinSet::new();
+        for _ in 0..some {
+            let node = one.node.clone();
+            opening.spawn(async move { node.open_session(options).await });
+        }
+        for opened in opening.join_all().await {
+            opened.expect("opened");
+        }
+        open += some;
     }
-    for opened in opening.join_all().await {
-        opened.expect("opened");
-    }
-    router.keep_alive(keep(kept)).await.expect("kept");
-    one.node.open_session(options).await.expect("one too many");
-    let gone = one.node.keep_session(quiet, options).await;
-    assert_eq!(gone, Err(ProposeError::Session(SessionRefusal::Expired)));
-    one.node.keep_session(kept, options).await.expect("there");
+    let mut too_many = async || router.open_session(OpenSessionRequest::default()).await;
+    let refused = too_many().await.expect_err("one too many");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let overloaded: Overloaded = detail(&refused).expect("detail");
+    assert!(
+        overloaded.budget.contains("sessions"),
+        "{}",
+        overloaded.budget
+    );
+    one.node.keep_session(first, options).await.expect("there");
+    one.node
+        .close_session(first, options)
+        .await
+        .expect("closed");
+    too_many().await.expect("there is room");
     one.stop().await;
 }
 

@@ -17,6 +17,7 @@ use conveyor_raft::{Cluster, NodeId, RaftConfig, RaftNode, RouterCommand, Router
 fn options() -> SnapshotOptions {
     SnapshotOptions {
         every_entries: 100,
+        times_last: 0,
         keep_tail_entries: 20,
         keep_for_peers_entries: 50,
         chunk_bytes: 512,
@@ -249,5 +250,60 @@ async fn d1_a_node_that_is_asked_before_it_has_applied_anything_takes_one_as_soo
     assert_eq!(node.applied_index(), 0, "nobody leads yet");
     let taken = node.take_snapshot(Duration::from_secs(8)).await;
     assert!(taken.expect("taken").index >= 1);
+    node.shutdown().await;
+}
+
+async fn applied(node: &RaftNode, command: RouterCommand) {
+    node.propose(command).await.expect("applied");
+}
+
+#[tokio::test]
+async fn a_large_state_is_not_written_out_again_before_the_log_has_grown_beyond_it() {
+    let _turn = common::real_time_turn();
+    let dir = tempfile::tempdir().expect("a folder");
+    let certs = certs::generate("large", &[1], &["localhost".into()]).expect("certificates");
+    let cluster = Cluster::single(dir.path(), certs.credentials(1).expect("credentials"));
+    let often = SnapshotOptions {
+        times_last: 4,
+        ..options()
+    };
+    let builder = RaftNode::builder(RaftConfig::default()).snapshots(often);
+    let node = builder.start(RouterStateMachine::new(), cluster);
+    let node = node.await.expect("starts");
+    let taken = || node.status().snapshots.taken;
+    let begun = Instant::now();
+    while !node.is_leader() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "no leader");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let config = |byte: u8| vec![byte; 1 << 20];
+    let create = RouterCommand::CreatePipeline {
+        pipeline_id: "large".to_owned(),
+        name: String::new(),
+        config: config(0),
+    };
+    applied(&node, create).await;
+    while taken() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no snapshot");
+        applied(&node, RouterCommand::Noop).await;
+    }
+    // A hundred entries would do, and do not: they are nothing beside the state.
+    let before = taken();
+    for _ in 0..500 {
+        applied(&node, RouterCommand::Noop).await;
+    }
+    assert_eq!(taken(), before);
+    for byte in 1..=5 {
+        let update = RouterCommand::UpdatePipeline {
+            pipeline_id: "large".to_owned(),
+            config: config(byte),
+            expected_version: None,
+        };
+        applied(&node, update).await;
+    }
+    while taken() == before {
+        assert!(begun.elapsed() < Duration::from_secs(40), "never again");
+        applied(&node, RouterCommand::Noop).await;
+    }
     node.shutdown().await;
 }

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use caller::Caller;
+use caller::{Caller, library, operator};
 use conveyor_raft::RouterCommand;
 use conveyor_raft::client::{BATCH, Client, ClientError, ClientOptions, Session};
-use conveyor_raft::grpc::{EdgeFiles, EdgeIdentity, connect};
+use conveyor_raft::grpc::connect;
 use conveyor_raft::node::ReadConsistency;
 use conveyor_raft::proto::cluster_client::ClusterClient;
 use conveyor_raft::proto::propose_outcome::Outcome;
@@ -38,24 +38,6 @@ const FORGETFUL: u64 = 4;
 fn rounds() -> u64 {
     let set = std::env::var("CONVEYOR_CLIENT_ROUNDS").ok();
     set.map_or(4, |rounds| rounds.parse().expect("a number"))
-}
-
-fn identity(site: &Site) -> EdgeIdentity {
-    let certs = site.path("certs");
-    let files = EdgeFiles {
-        ca: certs.join("client-ca.pem"),
-        cert: certs.join("clients/operator.pem"),
-        key: certs.join("clients/operator.key"),
-        crl: Some(certs.join("client-ca.crl")),
-    };
-    EdgeIdentity::load(&files).expect("operator")
-}
-
-fn client(site: &Site, deadline: Duration) -> Client {
-    let endpoints = (1..=3).map(|node| site.endpoint(node));
-    let mut options = ClientOptions::new(endpoints, Some(identity(site)));
-    options.deadline = deadline;
-    Client::new(options).expect("a client")
 }
 
 fn create(pipeline: &str) -> RouterCommand {
@@ -275,8 +257,8 @@ async fn f4_what_a_session_sends_is_applied_once_over_kill_9_transfers_and_parti
     let wires = Wires::between(&mut site).await;
     let mut nodes: Vec<_> = (1..=3).map(|node| site.start(node)).collect();
     // Short for single commands, so that some are left unknown and sent again by hand.
-    let short = client(&site, Duration::from_millis(700));
-    let long = client(&site, PATIENCE);
+    let short = library(&site, Duration::from_millis(700));
+    let long = library(&site, PATIENCE);
     let batches = long.open_session().await.expect("a session");
     for pipeline in ["p", "q", "r"] {
         batches.propose(create(pipeline)).await.expect("created");
@@ -356,7 +338,7 @@ async fn a_client_finds_the_leader_and_says_when_there_is_none() {
     let follower = (1..=3).find(|node| *node != leader).expect("another");
 
     // A follower takes nothing on a stream either, and leads the way.
-    let identity = identity(&site);
+    let identity = operator(&site);
     let channel = connect(&site.endpoint(follower), Some(&identity)).await;
     let mut router = RouterClient::new(channel.expect("reachable"));
     let give_up = Instant::now() + PATIENCE;
@@ -440,7 +422,7 @@ async fn a_client_finds_the_leader_and_says_when_there_is_none() {
 
     // Without a majority nothing is done, and the client does not claim to know more than it does.
     nodes.retain(|running| running.node == follower);
-    let mut options = ClientOptions::new([site.endpoint(follower)], Some(self::identity(&site)));
+    let mut options = ClientOptions::new([site.endpoint(follower)], Some(operator(&site)));
     options.deadline = Duration::from_secs(1);
     let client = Client::new(options).expect("a client");
     tokio::time::sleep(Duration::from_secs(1)).await;

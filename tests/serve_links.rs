@@ -2,13 +2,18 @@
 //! other end never came, and a peer that is refused.
 #![cfg(feature = "cli")]
 
+#[path = "serve_common/client.rs"]
+mod caller;
 mod common;
 mod serve_common;
 
 use std::time::{Duration, Instant};
 
+use caller::{Caller, operator};
+use conveyor_raft::client::{Client, ClientOptions, MemberStatus};
+use conveyor_raft::proto::Role;
 use serde_json::Value;
-use serve_common::{PATIENCE, Site, certs_init, run, stdout};
+use serve_common::{PATIENCE, Site, certs_init, run, stderr, stdout};
 
 fn status(site: &Site, node: u64, more: &[&str]) -> Option<String> {
     let (endpoint, certs) = (site.endpoint(node), site.path("certs"));
@@ -108,4 +113,51 @@ fn status_says_how_each_connection_between_nodes_is() {
     }
     let short = status(&site, 1, &[]).expect("an answer");
     assert!(!short.contains("CLASS"), "{short}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_answer_has_the_status_of_every_member() {
+    let _turn = common::real_time_turn();
+    let site = Site::new(3);
+    let mut nodes: Vec<_> = (1..=3).map(|node| site.start(node)).collect();
+    let leads = Caller::new(&site).leader().await;
+    let gone = if leads == 3 { 2 } else { 3 };
+    // Of one endpoint only the others are known.
+    let mut options = ClientOptions::new([site.endpoint(1)], Some(operator(&site)));
+    options.deadline = Duration::from_secs(2);
+    let client = Client::new(options).expect("a client");
+    let all = client.status_of_all().await.expect("an answer");
+    let says = |node: &MemberStatus| node.status.as_ref().expect("it answers").node_id;
+    assert_eq!(all.nodes.iter().map(says).collect::<Vec<_>>(), [1, 2, 3]);
+    let leading = all.nodes.iter().filter(|node| {
+        let status = node.status.as_ref().expect("it answers");
+        status.node_id == leads && status.role() == Role::Leader
+    });
+    assert_eq!(leading.count(), 1);
+    assert_eq!(all.membership.leader_id, leads);
+
+    let (one, certs) = (site.endpoint(1), site.path("certs"));
+    let certs = certs.to_str().expect("UTF-8");
+    let args = [
+        "status",
+        "--all",
+        "--json",
+        "--endpoint",
+        &one,
+        "--certs",
+        certs,
+    ];
+    let output = run(&args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stdout(&output).lines().count(), 3);
+
+    nodes.remove(gone as usize - 1).kill();
+    let all = client.status_of_all().await.expect("an answer");
+    let silent = all.nodes.iter().filter(|node| node.status.is_err());
+    let silent: Vec<_> = silent.map(|node| node.node_id).collect();
+    assert_eq!(silent, [gone]);
+    let output = run(&args);
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(stdout(&output).lines().count(), 2);
+    assert!(stderr(&output).contains(&format!("no status from node {gone}")));
 }

@@ -59,7 +59,7 @@ fn site() -> Site {
     let site = Site::new(3);
     for node in 1..=3 {
         let file = OpenOptions::new().append(true).open(site.config(node));
-        let text = "[snapshots]\nevery_entries = 200\nkeep_tail_entries = 20\n\
+        let text = "[snapshots]\nevery_entries = 200\ntimes_last = 0\nkeep_tail_entries = 20\n\
                     keep_for_peers_entries = 50\n";
         file.expect("settings")
             .write_all(text.as_bytes())

@@ -53,6 +53,7 @@ mod propose;
 mod reads;
 mod records;
 mod session;
+mod status;
 mod upload;
 mod watch;
 
@@ -66,6 +67,7 @@ pub use error::ClientError;
 pub use lists::{Pages, ReadCall};
 pub use reads::StateAt;
 pub use session::{BATCH, Numbered, Session};
+pub use status::{ClusterStatus, MemberStatus};
 pub use upload::{UploadOptions, upload_backup};
 pub use watch::{WatchFailure, WatchNews, Watcher};
 

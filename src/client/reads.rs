@@ -77,7 +77,10 @@ impl Client {
     }
 
     /// Asks one node after the other until one answers.
-    async fn at_any<T, F>(&self, call: impl Fn(Channel, Duration) -> F) -> Result<T, ClientError>
+    pub(super) async fn at_any<T, F>(
+        &self,
+        call: impl Fn(Channel, Duration) -> F,
+    ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<T, Status>>,
     {

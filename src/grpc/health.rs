@@ -98,7 +98,8 @@ impl Probe {
         let peer = status.certificates.iter().find(|(name, _)| name == "peer");
         let mut own = peer.map(|(_, end)| *end).into_iter().chain(edge);
         let good = own.all(|end| end >= today);
-        let works = good && !status.disk_full && !status.stopping;
+        let stays = !status.stopping && !status.leaving;
+        let works = stays && good && !status.disk_full;
         (live, live && works && led && lag < MAX_APPLY_LAG)
     }
 }
@@ -154,6 +155,7 @@ impl ApplyLag {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::LeaderHint;
 
     fn status(commit_index: u64, applied_index: u64) -> NodeStatus {
         NodeStatus {
@@ -222,6 +224,28 @@ mod tests {
         let mut stopping = well(1);
         stopping.stopping = true;
         assert!((3601..3700).all(|s| look(&stopping, s)));
+    }
+
+    #[test]
+    fn who_is_about_to_go_is_live_and_not_ready() {
+        let led = NodeStatus {
+            leader: LeaderHint {
+                node: Some(2),
+                ..LeaderHint::default()
+            },
+            ..status(10, 10)
+        };
+        let now = Instant::now();
+        let look = |status: &NodeStatus| Probe::default().judge(status, None, now, 0);
+        assert_eq!(look(&led), (true, true));
+        for (leaving, stopping) in [(true, false), (false, true)] {
+            let goes = NodeStatus {
+                leaving,
+                stopping,
+                ..led.clone()
+            };
+            assert_eq!(look(&goes), (true, false));
+        }
     }
 
     #[test]

@@ -31,6 +31,14 @@ pub(super) enum Failure {
     },
 }
 
+/// For servers of one's own: the code and the typed detail that this crate's edge answers with. The
+/// edge itself also knows whether the caller's time was over, and who leads when this node ends.
+impl From<ProposeError> for Status {
+    fn from(error: ProposeError) -> Self {
+        Failure::new(error, &LeaderHint::default(), false).into_status()
+    }
+}
+
 impl Failure {
     /// `late`: whether the caller's deadline has passed, which tells a deadline from lost
     /// leadership where the outcome is unknown.

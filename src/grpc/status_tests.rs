@@ -17,7 +17,9 @@ fn status(error: ProposeError, late: bool) -> Status {
 
 #[test]
 fn a_follower_names_the_leader_in_detail_and_trailers() {
+    let of_a_server = Status::from(ProposeError::NotLeader(hint()));
     let status = status(ProposeError::NotLeader(hint()), false);
+    assert_eq!(of_a_server.details(), status.details());
     assert_eq!(status.code(), Code::Unavailable);
     let detail: NotLeader = detail(&status).expect("detail");
     assert_eq!(

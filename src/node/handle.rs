@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -224,6 +225,7 @@ impl<S: StateMachine> RaftNode<S> {
             stopping: brief.stopping || *shared.stopped.borrow(),
             turns: shared.turns(),
             disk_full: brief.disk_full,
+            leaving: shared.leaving.load(Ordering::Relaxed),
         }
     }
 
@@ -465,6 +467,21 @@ impl<S: StateMachine> RaftNode<S> {
             Ok(answer) => answer.unwrap_or(Err(HandOverError::Stopped)),
             Err(_) => Err(HandOverError::TimedOut),
         }
+    }
+
+    /// To be called before [`shutdown`](Self::shutdown) where clients are served meanwhile: from now on
+    /// the node says that it is [leaving](NodeStatus::leaving), so that probes send nobody here, and if it
+    /// leads it hands leadership over, to whom it says. What comes afterwards is refused with the new
+    /// leader's name instead of with a closed connection.
+    ///
+    /// # Errors
+    /// See [`HandOverError`]: it leads on, until it is shut down.
+    pub async fn leave(&self) -> Result<Option<NodeId>, HandOverError> {
+        self.shared().leaving.store(true, Ordering::Relaxed);
+        if !self.is_leader() {
+            return Ok(None);
+        }
+        self.transfer_leadership(None).await.map(Some)
     }
 
     /// Closes cleanly: hands leadership over, takes no more proposals, gives those under way a moment to end, answers the

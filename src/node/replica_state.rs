@@ -14,6 +14,12 @@ use crate::state_machine::{ApplyContext, Changes, Frozen, StateMachine};
 use crate::types::{Entry, EntryKind, Micros};
 use crate::wal::Files;
 
+/// As many sessions are open as may be; one may expire at any moment.
+const FULL: ProposeError = ProposeError::Overloaded {
+    budget: "the room for sessions of clients",
+    retry_after_ms: 1000,
+};
+
 /// See the module.
 pub(crate) struct ReplicaState<S> {
     pub(crate) machine: S,
@@ -77,18 +83,19 @@ impl<S: StateMachine> ReplicaState<S> {
         payload: &[u8],
     ) -> Result<Outcome<S::Response>, String> {
         let sessions = &mut self.sessions;
-        let known = match SystemEntry::decode(payload)? {
-            SystemEntry::OpenSession => {
-                sessions.open(context.index, context.time_us);
-                true
+        let refusal = ProposeError::Session(SessionRefusal::Expired);
+        let (done, refusal) = match SystemEntry::decode(payload)? {
+            SystemEntry::OpenSession => (sessions.open(context.index, context.time_us), FULL),
+            SystemEntry::CloseSession(session) => {
+                (sessions.close(session, context.time_us), refusal)
             }
-            SystemEntry::CloseSession(session) => sessions.close(session, context.time_us),
-            SystemEntry::KeepAlive(session) => sessions.keep(session, context.time_us),
+            SystemEntry::KeepAlive(session) => (sessions.keep(session, context.time_us), refusal),
         };
-        match known {
-            true => Ok(Outcome::Done),
-            false => Ok(refused(SessionRefusal::Expired)),
-        }
+        Ok(if done {
+            Outcome::Done
+        } else {
+            Outcome::Refused(refusal)
+        })
     }
 
     fn command(

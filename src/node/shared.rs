@@ -63,6 +63,8 @@ pub(crate) struct Shared<S: StateMachine> {
     /// Turns of the driver that have ended. A count and not a time: a clock that jumps, or a machine
     /// that slept, must not look like a driver that hangs.
     turns: AtomicU64,
+    /// It is about to be shut down.
+    pub(super) leaving: AtomicBool,
     /// The driver holds committed entries back until the applier has caught up.
     apply_is_behind: AtomicBool,
     /// Until when no other leader can have been elected, by `clock`; 0 = there is no such promise.
@@ -114,6 +116,7 @@ impl<S: StateMachine> Shared<S> {
             sessions: AtomicU64::new(state.sessions.len() as u64),
             turns: AtomicU64::new(0),
             live: LiveState::new(state, begin),
+            leaving: AtomicBool::new(false),
             apply_is_behind: AtomicBool::new(false),
             lease: AtomicU64::new(0),
             stopped_at: AtomicU64::new(0),

@@ -70,6 +70,8 @@ pub struct NodeStatus {
     pub turns: u64,
     /// The disk is full, and what is left of the log's own room would not take the largest entry.
     pub disk_full: bool,
+    /// It is about to be shut down ([`RaftNode::leave`](super::RaftNode::leave)), and serves until then.
+    pub leaving: bool,
     /// How often the log was synced since the node started.
     pub syncs: u64,
     /// The log begins after this entry.

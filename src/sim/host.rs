@@ -31,7 +31,7 @@ pub(crate) const ELECTION_MAX: Micros = 300_000;
 const MILLION: u128 = 1_000_000;
 /// Two clocks that are off as far as plans let them be, one fast and one slow.
 const LEASE_DRIFT_PPM: u32 = 45_000;
-/// Few and short-lived, so that some are pushed out and some expire.
+/// Few and short-lived, so that some are refused and some expire.
 pub(crate) const SESSION_LIMITS: SessionLimits = SessionLimits {
     most: 3,
     window: 8,
@@ -591,6 +591,7 @@ fn snapshot_options(rates: &Rates) -> SnapshotOptions {
     SnapshotOptions {
         every_entries: rates.snapshot_every,
         every_bytes: 0,
+        times_last: 0,
         keep_tail_entries: rates.snapshot_every / 4,
         keep_for_peers_entries: 2 * rates.snapshot_every,
         chunk_bytes: 512,

@@ -62,7 +62,7 @@ pub struct Report {
     pub installs: u64,
     /// Sessions that clients opened.
     pub sessions: u64,
-    /// And those that ended by being quiet for too long, or were pushed out.
+    /// And those that ended by being quiet for too long.
     pub sessions_expired: u64,
     /// Commands of sessions that were answered.
     pub session_acked: u64,

@@ -44,7 +44,7 @@ pub(crate) fn part(entry: &Entry) -> (Part, Option<u64>) {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SessionCounts {
     pub(crate) opened: u64,
-    /// Ended by being quiet, or pushed out.
+    /// Ended by being quiet.
     pub(crate) expired: u64,
     /// Commands in the log that had been applied before.
     pub(crate) repeated: u64,
@@ -106,11 +106,7 @@ impl SessionModel {
     fn opens(&mut self, at: LogIndex) {
         self.expire();
         if self.open.len() == SESSION_LIMITS.most {
-            let longest = self.open.iter().min_by_key(|(id, one)| (one.used_us, **id));
-            if let Some(id) = longest.map(|(id, _)| *id) {
-                self.open.remove(&id);
-                self.counts.expired += 1;
-            }
+            return;
         }
         let known = Known {
             used_us: self.active_us,

@@ -13,6 +13,9 @@ pub struct SnapshotOptions {
     /// Or once the entries applied since the last take so many bytes. 0: not by bytes. Default
     /// 64 MiB.
     pub every_bytes: u64,
+    /// But not before the entries since the last one take so many times the bytes of its file, so that a
+    /// large state is not written out over and over; the log grows to that. 0: at once. Default 4.
+    pub times_last: u32,
     /// Behind a snapshot the log keeps at most so many entries for peers that are a little behind.
     /// Default 10,000.
     pub keep_tail_entries: u64,
@@ -34,6 +37,7 @@ impl Default for SnapshotOptions {
         Self {
             every_entries: 100_000,
             every_bytes: 64 * MIB,
+            times_last: 4,
             keep_tail_entries: 10_000,
             keep_tail_bytes: 16 * MIB,
             keep_for_peers_entries: 400_000,

@@ -161,6 +161,14 @@ impl<K: Ord + Clone, V: Clone> OrderedMap<K, V> {
         self.0.get_mut(key)
     }
 
+    /// The key as it is stored, and its value to be changed.
+    pub(crate) fn get_key_value_mut<Q>(&mut self, key: &Q) -> Option<(&K, &mut V)>
+    where
+        Q: Comparable<K> + ?Sized,
+    {
+        self.0.get_key_value_mut(key)
+    }
+
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         self.0.insert(key, value)
     }

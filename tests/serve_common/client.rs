@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use conveyor_raft::RouterCommand;
+use conveyor_raft::client::{Client, ClientOptions};
 use conveyor_raft::grpc::{EdgeFiles, EdgeIdentity, connect, detail};
 use conveyor_raft::proto::cluster_client::ClusterClient;
 use conveyor_raft::proto::router_client::RouterClient;
@@ -15,6 +16,26 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use crate::serve_common::{PATIENCE, Site};
+
+/// An operator's certificate.
+pub(crate) fn operator(site: &Site) -> EdgeIdentity {
+    let certs = site.path("certs");
+    let files = EdgeFiles {
+        ca: certs.join("client-ca.pem"),
+        cert: certs.join("clients/operator.pem"),
+        key: certs.join("clients/operator.key"),
+        crl: Some(certs.join("client-ca.crl")),
+    };
+    EdgeIdentity::load(&files).expect("operator")
+}
+
+/// The crate's own client of all nodes.
+pub(crate) fn library(site: &Site, deadline: Duration) -> Client {
+    let endpoints = (1..=site.ports.len() as u64).map(|node| site.endpoint(node));
+    let mut options = ClientOptions::new(endpoints, Some(operator(site)));
+    options.deadline = deadline;
+    Client::new(options).expect("a client")
+}
 
 /// What a caller knows of a command.
 pub(crate) enum Fate {
@@ -34,18 +55,11 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) fn new(site: &Site) -> Self {
-        let certs = site.path("certs");
-        let identity = EdgeIdentity::load(&EdgeFiles {
-            ca: certs.join("client-ca.pem"),
-            cert: certs.join("clients/operator.pem"),
-            key: certs.join("clients/operator.key"),
-            crl: Some(certs.join("client-ca.crl")),
-        });
         Self {
             endpoints: (1..=site.ports.len() as u64)
                 .map(|node| site.endpoint(node))
                 .collect(),
-            identity: identity.expect("operator"),
+            identity: operator(site),
             current: None,
             hint: None,
             next: 0,

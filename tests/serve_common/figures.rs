@@ -1,4 +1,5 @@
 //! What a node's listener for figures and probes says.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::fs::OpenOptions;
 use std::io::{Read, Write};

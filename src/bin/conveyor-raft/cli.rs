@@ -27,7 +27,9 @@ pub(crate) use watch::*;
     version,
     propagate_version = true,
     arg_required_else_help = true,
-    after_help = "Try it: conveyor-raft dev --input examples/conveyor-day.ndjson\n\
+    after_help = "Exit codes: 0 done; 1 failed; 2 wrong command line; 3 nobody there who could, or not now, \
+                  and nothing was done; 4 not allowed; 5 outcome unknown\n\n\
+                  Try it: conveyor-raft dev --input examples/conveyor-day.ndjson\n\
                   Every command explains itself: conveyor-raft help COMMAND"
 )]
 pub(crate) struct Cli {
@@ -51,6 +53,7 @@ pub(crate) enum Command {
     Status(StatusArgs),
     Top(TopArgs),
     Members(MembersArgs),
+    #[command(visible_alias = "transfer")]
     TransferLeadership(TransferArgs),
     Health(HealthArgs),
     Leave(LeaveArgs),
@@ -493,11 +496,19 @@ pub(crate) struct ProposeArgs {
     pub(crate) forward: bool,
 }
 
+/// What a read reflects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Consistency {
+    Local,
+    Lease,
+    Linearizable,
+}
+
 /// Show a cluster's state.
 ///
 /// The state is that of the node that is asked, as far as it has applied commands, which may be a
 /// little behind the leader. --at-least waits for an index, such as that of a command just
-/// proposed.
+/// proposed, and --consistency linearizable for everything that was acknowledged before.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,
@@ -512,6 +523,11 @@ pub(crate) struct StateArgs {
     /// Every record, not only how many there are
     #[arg(long)]
     pub(crate) full: bool,
+
+    /// How new it has to be: what the node has (local), everything acknowledged before (linearizable), or the
+    /// same by the leader's lease where the nodes have one
+    #[arg(long, value_enum, default_value_t = Consistency::Local, conflicts_with = "at_least")]
+    pub(crate) consistency: Consistency,
 
     /// Wait until this index is applied on the node
     #[arg(
@@ -540,6 +556,10 @@ pub(crate) struct StatusArgs {
     /// Also show each connection between nodes: how far it is, its figures, how earlier ones ended.
     #[arg(long)]
     pub(crate) links: bool,
+
+    /// Ask every member, wherever it takes calls, instead of the endpoints: one of those says who they are
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 /// Look at a node's log on disk, check it, repair it.

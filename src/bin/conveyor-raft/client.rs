@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use conveyor_raft::client::{ClientError, ClientOptions};
 use conveyor_raft::grpc::{EdgeFiles, EdgeIdentity, connect, detail};
-use conveyor_raft::proto::NotLeader;
+use conveyor_raft::proto::{Certainty, NotAppended, NotLeader, OutcomeUnknown};
 use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::cli::ClientArgs;
-use crate::failure::{Context, Failure};
+use crate::failure::{Context, Exit, Failure};
 use crate::output::{self, say};
 
 /// Where a cluster is, and who asks.
@@ -71,7 +71,8 @@ impl Client {
     }
 
     pub(crate) async fn channel(&self, endpoint: &str) -> Result<Channel, Failure> {
-        Ok(connect(endpoint, self.identity.as_ref()).await?)
+        let channel = connect(endpoint, self.identity.as_ref()).await;
+        channel.map_err(|error| Failure::from(error).with(Exit::Unavailable))
     }
 
     /// The first endpoint that answers.
@@ -96,7 +97,7 @@ impl Client {
         ask: impl AsyncFn(&str) -> Result<T, Failure>,
         in_words: impl Fn(&str, &T) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
-        let mut failed = Vec::new();
+        let (mut failed, mut exit) = (Vec::new(), Exit::Failed);
         for endpoint in &self.endpoints {
             match ask(endpoint).await {
                 Ok(answer) if self.json => say!("{}", output::json(&answer)?),
@@ -104,6 +105,7 @@ impl Client {
                 Err(failure) => {
                     eprintln!("{endpoint}: {failure}");
                     failed.push(endpoint.as_str());
+                    exit = failure.exit();
                 }
             }
         }
@@ -111,7 +113,7 @@ impl Client {
             return Ok(());
         }
         let failed = failed.join(", ");
-        Err(Failure::new(format!("no {wanted} from {failed}")))
+        Err(Failure::new(format!("no {wanted} from {failed}")).with(exit))
     }
 
     pub(crate) fn timeout(&self) -> Duration {
@@ -172,7 +174,36 @@ fn together(
 pub(crate) fn failure(error: ClientError) -> Failure {
     match error {
         ClientError::Refused(status) => failure_of(&status),
-        error => Failure::new(error.to_string()),
+        error => {
+            let exit = match &error {
+                ClientError::Deadline { .. } => Exit::Unavailable,
+                error if error.certainty() == Certainty::Unknown => Exit::Unknown,
+                _ => Exit::Failed,
+            };
+            Failure::new(error.to_string()).with(exit)
+        }
+    }
+}
+
+/// What a script can do about a status.
+fn exit_of(status: &Status) -> Exit {
+    match status.code() {
+        Code::Unauthenticated | Code::PermissionDenied => Exit::Denied,
+        _ if detail::<OutcomeUnknown>(status).is_some() => Exit::Unknown,
+        _ if detail::<NotLeader>(status).is_some() => Exit::Unavailable,
+        Code::DeadlineExceeded if detail::<NotAppended>(status).is_some() => Exit::Unavailable,
+        Code::Unavailable | Code::ResourceExhausted => Exit::Unavailable,
+        Code::DeadlineExceeded | Code::Unknown | Code::Cancelled => Exit::Unknown,
+        _ => Exit::Failed,
+    }
+}
+
+/// The same of a call that changes nothing: whatever happened, it can be made again.
+pub(crate) fn unread(status: &Status) -> Failure {
+    let failure = failure_of(status);
+    match failure.exit() {
+        Exit::Unknown => failure.with(Exit::Unavailable),
+        _ => failure,
     }
 }
 
@@ -182,10 +213,32 @@ pub(crate) fn failure_of(status: &Status) -> Failure {
         "" => status.code().description(),
         text => text,
     };
-    match detail::<NotLeader>(status) {
+    let failure = match detail::<NotLeader>(status) {
         Some(hint) if !hint.leader_endpoint.is_empty() && !text.contains(&hint.leader_endpoint) => {
             Failure::new(format!("{text}; the leader is at {}", hint.leader_endpoint))
         }
         _ => Failure::new(format!("{:?}: {text}", status.code())),
+    };
+    failure.with(exit_of(status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_told_by_the_exit_code_what_it_can_do() {
+        let of = |code| exit_of(&Status::new(code, "why"));
+        assert_eq!(of(Code::PermissionDenied), Exit::Denied);
+        assert_eq!(of(Code::Unauthenticated), Exit::Denied);
+        assert_eq!(of(Code::Unavailable), Exit::Unavailable);
+        assert_eq!(of(Code::ResourceExhausted), Exit::Unavailable);
+        assert_eq!(of(Code::DeadlineExceeded), Exit::Unknown);
+        assert_eq!(of(Code::InvalidArgument), Exit::Failed);
+        let late = ClientError::Deadline { why: String::new() };
+        assert_eq!(failure(late).exit(), Exit::Unavailable);
+        let unknown = ClientError::Unknown { why: String::new() };
+        assert_eq!(failure(unknown).exit(), Exit::Unknown);
+        assert_eq!(failure(ClientError::AnswerNotKept).exit(), Exit::Failed);
     }
 }

@@ -5,8 +5,8 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::cli::HealthArgs;
-use crate::client::{Client, failure_of};
-use crate::failure::Failure;
+use crate::client::{Client, unread};
+use crate::failure::{Exit, Failure};
 use crate::output::say;
 
 const LIVE: &str = "conveyor.raft.v1.Live";
@@ -22,9 +22,9 @@ pub(crate) async fn run(args: HealthArgs) -> Result<(), Failure> {
         service: service.to_owned(),
     });
     let answer = HealthClient::new(client.any().await?).check(request).await;
-    let answer = answer.map_err(|status| failure_of(&status))?.into_inner();
+    let answer = answer.map_err(|status| unread(&status))?.into_inner();
     if answer.status() != ServingStatus::Serving {
-        return Err(Failure::new(format!("not {word}")));
+        return Err(Failure::new(format!("not {word}")).with(Exit::Unavailable));
     }
     match client.json {
         true => say!("{{\"{word}\":true}}"),

@@ -7,7 +7,7 @@ use conveyor_raft::proto::{StatusRequest, StatusResponse, TransferLeadershipRequ
 use tonic::transport::Channel;
 
 use crate::cli::LeaveArgs;
-use crate::client::{Client, failure_of};
+use crate::client::{Client, failure_of, unread};
 use crate::failure::Failure;
 use crate::output::{self, say};
 
@@ -56,5 +56,5 @@ async fn status(
     cluster: &mut ClusterClient<Channel>,
 ) -> Result<StatusResponse, Failure> {
     let answer = cluster.status(client.request(StatusRequest {})).await;
-    Ok(answer.map_err(|status| failure_of(&status))?.into_inner())
+    Ok(answer.map_err(|status| unread(&status))?.into_inner())
 }

@@ -12,7 +12,7 @@ use conveyor_raft::proto::{
 };
 
 use crate::cli::{MembersArgs, MembersCommand, MembersUpdateArgs, NewMemberArgs};
-use crate::client::{Client, failure, failure_of};
+use crate::client::{Client, failure, unread};
 use crate::failure::Failure;
 use crate::output::{self, say};
 
@@ -89,7 +89,7 @@ async fn ask(client: &Client, endpoint: &str) -> Result<MembershipResponse, Fail
     let channel = client.channel(endpoint).await?;
     let request = client.request(MembershipRequest {});
     let answer = ClusterClient::new(channel).membership(request).await;
-    Ok(answer.map_err(|status| failure_of(&status))?.into_inner())
+    Ok(answer.map_err(|status| unread(&status))?.into_inner())
 }
 
 /// What the leader knows, or else the first node that answers, with all who wait at any of them.

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::cli::ProposeArgs;
 use crate::client::{Client, failure};
-use crate::failure::{Context, Failure};
+use crate::failure::{Context, Exit, Failure};
 use crate::input::{Item, Source};
 use crate::output::{self, say};
 
@@ -47,6 +47,7 @@ pub(crate) async fn run(args: ProposeArgs) -> Result<(), Failure> {
         waiting: VecDeque::new(),
         ended: false,
         failed: 0,
+        unknown: 0,
         bar,
     };
     let result = run.all(source.spawn()?).await;
@@ -56,12 +57,17 @@ pub(crate) async fn run(args: ProposeArgs) -> Result<(), Failure> {
         // It would end by itself.
         let _ = session.close().await;
     }
-    match run.failed {
-        0 => Ok(()),
-        failed => Err(Failure::new(format!(
-            "lines that are no commands, were not proposed, or have an unknown outcome: {failed}"
-        ))),
+    if run.failed == 0 {
+        return Ok(());
     }
+    let text = format!(
+        "lines that are no commands, were not proposed, or have an unknown outcome: {}",
+        run.failed
+    );
+    Err(Failure::new(text).with(match run.unknown {
+        0 => Exit::Failed,
+        _ => Exit::Unknown,
+    }))
 }
 
 struct Run<'a> {
@@ -72,6 +78,8 @@ struct Run<'a> {
     waiting: VecDeque<Command>,
     ended: bool,
     failed: u64,
+    /// Of these.
+    unknown: u64,
     bar: ProgressBar,
 }
 
@@ -167,6 +175,9 @@ impl Run<'_> {
     fn tell(&mut self, number: u64, told: &Told) -> Result<(), Failure> {
         if matches!(told, Told::Unknown { .. } | Told::Invalid { .. }) {
             self.failed += 1;
+        }
+        if matches!(told, Told::Unknown { .. }) {
+            self.unknown += 1;
         }
         let line = match self.client.json {
             true => output::json(&Line { line: number, told })?,

@@ -69,6 +69,7 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
         };
         if let Ok(End::Asked(why)) = &ended {
             tracing::info!(why, "closing");
+            leave(&node).await;
         }
         // First the callers are let go, then the log is closed behind the last of them.
         edge.shutdown().await;
@@ -80,6 +81,15 @@ pub(crate) async fn run(args: ServeArgs, filter: Option<String>) -> Result<(), F
             End::Asked(_) => return Ok(()),
             End::Restored => {}
         }
+    }
+}
+
+/// Callers that find this node gone find another that leads.
+async fn leave(node: &RaftNode) {
+    match node.leave().await {
+        Ok(Some(to)) => tracing::info!(to, "another leads"),
+        Ok(None) => {}
+        Err(error) => tracing::info!(%error, "nobody else leads while this node closes"),
     }
 }
 
@@ -106,7 +116,11 @@ async fn start(config: &Config, files: &Files) -> Result<(RaftNode, Edge), Failu
     let cluster = cluster(config, id, credentials)
         .await?
         .client_endpoint(&endpoint);
-    let node = RaftNode::builder(raft(config, id))
+    let mut builder = RaftNode::builder(raft(config, id));
+    if let Some(ppm) = config.raft.lease_drift_ppm {
+        builder = builder.lease_reads(ppm);
+    }
+    let node = builder
         .log(log_options(config))
         .snapshots(config.snapshots.options())
         .auto_join(config.node.auto_join)

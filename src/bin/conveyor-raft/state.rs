@@ -3,10 +3,10 @@
 use std::io::{self, BufWriter, Write};
 
 use conveyor_raft::proto::router_client::RouterClient;
-use conveyor_raft::proto::{GetStateRequest, SummaryRequest, SummaryResponse};
+use conveyor_raft::proto::{self, GetStateRequest, SummaryRequest, SummaryResponse};
 
-use crate::cli::StateArgs;
-use crate::client::{Client, failure_of};
+use crate::cli::{Consistency, StateArgs};
+use crate::client::{Client, unread};
 use crate::failure::Failure;
 use crate::output::{self, say};
 
@@ -17,14 +17,15 @@ pub(crate) async fn run(args: StateArgs) -> Result<(), Failure> {
     let client = Client::new(args.client)?;
     let mut router = RouterClient::new(client.any().await?).max_decoding_message_size(MAX_PART);
     if args.full {
-        return full(&client, &mut router, args.at_least).await;
+        return full(&client, &mut router, asked(args.at_least, args.consistency)).await;
     }
+    let (at_least_index, consistency) = asked(args.at_least, args.consistency);
     let request = SummaryRequest {
-        at_least_index: args.at_least,
-        ..SummaryRequest::default()
+        at_least_index,
+        consistency: consistency as i32,
     };
     let answer = router.summary(client.request(request)).await;
-    let summary = answer.map_err(|status| failure_of(&status))?.into_inner();
+    let summary = answer.map_err(|status| unread(&status))?.into_inner();
     match client.json {
         true => say!("{}", output::json(&summary)?),
         false => print(&summary),
@@ -32,25 +33,31 @@ pub(crate) async fn run(args: StateArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+fn asked(at_least: u64, consistency: Consistency) -> (u64, proto::Consistency) {
+    let consistency = match (at_least, consistency) {
+        (1.., _) => proto::Consistency::AtLeastIndex,
+        (_, Consistency::Local) => proto::Consistency::Local,
+        (_, Consistency::Lease) => proto::Consistency::Lease,
+        (_, Consistency::Linearizable) => proto::Consistency::Linearizable,
+    };
+    (at_least, consistency)
+}
+
 async fn full(
     client: &Client,
     router: &mut RouterClient<tonic::transport::Channel>,
-    at_least: u64,
+    (at_least_index, consistency): (u64, proto::Consistency),
 ) -> Result<(), Failure> {
     let request = GetStateRequest {
-        at_least_index: at_least,
-        ..GetStateRequest::default()
+        at_least_index,
+        consistency: consistency as i32,
     };
     // No deadline: how long it takes is a matter of how much there is.
     let answer = router.get_state(request).await;
-    let mut parts = answer.map_err(|status| failure_of(&status))?.into_inner();
+    let mut parts = answer.map_err(|status| unread(&status))?.into_inner();
     let mut out = BufWriter::new(io::stdout());
     let mut first = true;
-    while let Some(part) = parts
-        .message()
-        .await
-        .map_err(|status| failure_of(&status))?
-    {
+    while let Some(part) = parts.message().await.map_err(|status| unread(&status))? {
         if std::mem::take(&mut first) && !client.json {
             writeln!(out, "# state at index {}, term {}", part.index, part.term)?;
         }

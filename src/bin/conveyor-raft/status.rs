@@ -4,16 +4,42 @@ use conveyor_raft::proto::cluster_client::ClusterClient;
 use conveyor_raft::proto::{PeerStatus, StatusRequest, StatusResponse};
 
 use crate::cli::StatusArgs;
-use crate::client::{Client, failure_of};
-use crate::failure::Failure;
+use crate::client::{Client, failure, unread};
+use crate::failure::{Exit, Failure};
 use crate::links;
-use crate::output::say;
+use crate::output::{self, say};
 
 pub(crate) async fn run(args: StatusArgs) -> Result<(), Failure> {
     let client = Client::new(args.client)?;
+    if args.all {
+        return of_all(&client, args.links).await;
+    }
     let ask = async |endpoint: &str| ask(&client, endpoint).await;
     let show = |endpoint: &str, status: &StatusResponse| print(endpoint, status, args.links);
     client.ask_each("status", ask, show).await
+}
+
+/// Every member; one that does not answer is a failure, after all others were shown.
+async fn of_all(client: &Client, links: bool) -> Result<(), Failure> {
+    let all = client.cluster.status_of_all().await.map_err(failure)?;
+    let mut silent = Vec::new();
+    for member in &all.nodes {
+        match &member.status {
+            Ok(status) if client.json => say!("{}", output::json(status)?),
+            Ok(status) => print(&member.endpoint, status, links)?,
+            Err(why) => {
+                eprintln!("node {} at {}: {why}", member.node_id, member.endpoint);
+                silent.push(member.node_id.to_string());
+            }
+        }
+    }
+    match silent.is_empty() {
+        true => Ok(()),
+        false => {
+            let silent = silent.join(", ");
+            Err(Failure::new(format!("no status from node {silent}")).with(Exit::Unavailable))
+        }
+    }
 }
 
 async fn ask(client: &Client, endpoint: &str) -> Result<StatusResponse, Failure> {
@@ -21,7 +47,7 @@ async fn ask(client: &Client, endpoint: &str) -> Result<StatusResponse, Failure>
     let answer = ClusterClient::new(channel)
         .status(client.request(StatusRequest {}))
         .await;
-    Ok(answer.map_err(|status| failure_of(&status))?.into_inner())
+    Ok(answer.map_err(|status| unread(&status))?.into_inner())
 }
 
 fn connection(peer: &PeerStatus) -> String {

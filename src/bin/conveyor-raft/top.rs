@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use crate::cli::TopArgs;
-use crate::client::{Client, failure_of};
-use crate::failure::Failure;
+use crate::client::{Client, unread};
+use crate::failure::{Exit, Failure};
 use crate::output::{self, say};
 
 /// Puts what follows in the place of what is on a terminal.
@@ -171,10 +171,10 @@ impl View {
         let silent: Vec<_> = silent.map(|(endpoint, _)| endpoint.as_str()).collect();
         match silent.is_empty() {
             true => Ok(()),
-            false => Err(Failure::new(format!(
-                "no answer from {}",
-                silent.join(", ")
-            ))),
+            false => Err(
+                Failure::new(format!("no answer from {}", silent.join(", ")))
+                    .with(Exit::Unavailable),
+            ),
         }
     }
 }
@@ -191,11 +191,11 @@ async fn ask(
         };
         let asked = client.request(StatusRequest {});
         let status = ClusterClient::new(channel.clone()).status(asked).await;
-        let status = status.map_err(|status| failure_of(&status))?;
+        let status = status.map_err(|status| unread(&status))?;
         Ok((channel, status.into_inner()))
     };
     let answer = tokio::time::timeout(client.timeout(), asking).await;
-    let late = |_| Err(Failure::new("does not answer in time"));
+    let late = |_| Err(Failure::new("does not answer in time").with(Exit::Unavailable));
     let answer = answer.unwrap_or_else(late);
     (endpoint, answer)
 }

@@ -226,8 +226,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         let options = &snapshots.options;
         let applied = self.shared.applied_index();
         let new = applied.saturating_sub(snapshots.cut_at);
-        let due = options.every_entries > 0 && new >= options.every_entries
+        let many = options.every_entries > 0 && new >= options.every_entries
             || options.every_bytes > 0 && snapshots.bytes_since >= options.every_bytes;
+        let last = snapshots.stored.map_or(0, |stored| stored.sum.len);
+        let worth_it = snapshots.bytes_since >= last.saturating_mul(options.times_last.into());
+        let due = many && worth_it;
         applied > 0 && self.skips.allow_snapshot(applied) && (snapshots.wanted || new > 0 && due)
     }
 

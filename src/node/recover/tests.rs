@@ -43,6 +43,7 @@ impl Place {
         let cluster = Cluster::single(self.path(name), credentials);
         let snapshots = SnapshotOptions {
             every_entries: 30,
+            times_last: 0,
             keep_tail_entries: 5,
             ..SnapshotOptions::default()
         };

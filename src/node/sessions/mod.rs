@@ -24,7 +24,7 @@ use crate::types::{LogIndex, Micros};
 /// Bounds of the table. All nodes of a cluster must have the same: they decide what is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SessionLimits {
-    /// Sessions; another one pushes out the one that was quiet for longest.
+    /// Sessions; while as many are open, no other is.
     pub(crate) most: usize,
     /// How far numbers may be above the floor.
     pub(crate) window: u64,
@@ -116,14 +116,12 @@ impl Sessions {
         time_us.saturating_sub(self.leaderless_us)
     }
 
-    /// The entry at `index` opens a session.
-    pub(crate) fn open(&mut self, index: LogIndex, time_us: Micros) {
+    /// The entry at `index` opens a session, unless as many are open as may be: nobody's is taken away for
+    /// it, since whoever has an unknown outcome in one could never learn it.
+    pub(crate) fn open(&mut self, index: LogIndex, time_us: Micros) -> bool {
         self.expire(time_us);
-        while self.open.len() >= self.limits.most.max(1) {
-            let Some((_, longest)) = self.quiet.get_min().copied() else {
-                break;
-            };
-            self.remove(longest);
+        if self.open.len() >= self.limits.most {
+            return false;
         }
         let client = Client {
             used_us: self.active(time_us),
@@ -131,6 +129,7 @@ impl Sessions {
             ..Client::default()
         };
         self.put(index, Arc::new(client));
+        true
     }
 
     /// Whether there was such a session.

@@ -43,8 +43,8 @@ fn assert_sound(table: &Sessions) {
 #[test]
 fn f4_a_command_that_is_sent_again_is_answered_and_not_applied_again() {
     let mut table = Sessions::new(LIMITS);
-    table.open(5, 10);
-    table.open(6, 10);
+    assert!(table.open(5, 10));
+    assert!(table.open(6, 10));
     assert_eq!(send(&mut table, 11, at(5, 1, 1), "one"), Verdict::Apply);
     assert_eq!(send(&mut table, 12, at(5, 2, 1), "two"), Verdict::Apply);
     assert_eq!(send(&mut table, 13, at(5, 1, 1), "three"), repeat("one"));
@@ -64,7 +64,7 @@ fn f4_a_command_that_is_sent_again_is_answered_and_not_applied_again() {
 #[test]
 fn f4_what_a_session_remembers_is_bounded() {
     let mut table = Sessions::new(LIMITS);
-    table.open(1, 0);
+    assert!(table.open(1, 0));
     let ahead = |floor| Verdict::Refuse(SessionRefusal::TooFarAhead { floor, window: 4 });
     assert_eq!(send(&mut table, 1, at(1, 5, 1), "x"), ahead(1));
     assert_eq!(send(&mut table, 1, at(1, 4, 1), "12345678"), Verdict::Apply);
@@ -90,7 +90,7 @@ fn f4_what_a_session_remembers_is_bounded() {
 fn f4_sessions_expire_by_the_time_in_which_somebody_led() {
     let mut table = Sessions::new(LIMITS);
     let expired = Verdict::Refuse(SessionRefusal::Expired);
-    table.open(1, 1_000);
+    assert!(table.open(1, 1_000));
     assert_eq!(send(&mut table, 1_100, at(1, 1, 1), "a"), Verdict::Apply);
     // Nobody led for long: that does not count.
     table.begin_term(5_000);
@@ -102,7 +102,7 @@ fn f4_sessions_expire_by_the_time_in_which_somebody_led() {
     // Time before there was a session leaves no trace.
     let mut other = Sessions::new(LIMITS);
     for table in [&mut table, &mut other] {
-        table.open(9, 7_000);
+        assert!(table.open(9, 7_000));
     }
     assert_eq!(table.digest(), other.digest());
 }
@@ -110,8 +110,8 @@ fn f4_sessions_expire_by_the_time_in_which_somebody_led() {
 #[test]
 fn f4_a_session_that_is_kept_outlives_its_quiet_time_and_one_that_is_not_does_not() {
     let mut table = Sessions::new(LIMITS);
-    table.open(1, 0);
-    table.open(2, 0);
+    assert!(table.open(1, 0));
+    assert!(table.open(2, 0));
     assert_eq!(send(&mut table, 1, at(1, 1, 1), "a"), Verdict::Apply);
     for time_us in [90, 180, 270] {
         assert!(table.keep(1, time_us));
@@ -126,20 +126,23 @@ fn f4_a_session_that_is_kept_outlives_its_quiet_time_and_one_that_is_not_does_no
 }
 
 #[test]
-fn f4_one_session_too_many_pushes_out_the_one_that_was_quiet_for_longest() {
+fn f4_one_session_too_many_is_refused_and_takes_nobodys_away() {
     let mut table = Sessions::new(LIMITS);
     for session in [1, 2, 3] {
-        table.open(session, 10);
+        assert!(table.open(session, 10));
     }
     assert_eq!(send(&mut table, 20, at(1, 1, 1), "a"), Verdict::Apply);
-    table.open(4, 30);
-    assert_eq!(table.len(), 3);
+    let before = table.digest();
+    assert!(!table.open(4, 30));
+    assert_eq!(table.digest(), before);
     let expired = Verdict::Refuse(SessionRefusal::Expired);
-    assert_eq!(send(&mut table, 31, at(2, 1, 1), "a"), expired);
+    assert_eq!(send(&mut table, 31, at(4, 1, 1), "a"), expired);
     assert_eq!(send(&mut table, 31, at(3, 1, 1), "a"), Verdict::Apply);
-    assert!(table.close(3, 32));
-    assert!(!table.close(3, 32));
-    assert_eq!(send(&mut table, 33, at(3, 1, 1), "a"), expired);
+    // There is room when one is closed, or was quiet for too long.
+    assert!(table.close(3, 32) && !table.close(3, 32));
+    assert!(table.open(5, 33) && !table.open(6, 34));
+    assert!(table.open(7, 111), "session 2 is over");
+    assert_eq!(send(&mut table, 112, at(2, 1, 1), "a"), expired);
     assert_sound(&table);
 }
 
@@ -154,7 +157,7 @@ fn f4_the_digest_covers_all_of_a_session() {
         &|table| drop(table.check(11, at(1, 2, 2))),
         &|table| table.remember(at(1, 2, 1), None),
         &|table| table.begin_term(1),
-        &|table| table.open(2, 11),
+        &|table| assert!(table.open(2, 11)),
     ];
     for change in changes {
         let mut other = one.clone();
@@ -170,7 +173,7 @@ fn f4_the_digest_covers_all_of_a_session() {
 #[test]
 fn damaged_tables_are_refused() {
     let mut table = Sessions::new(LIMITS);
-    table.open(1, 10);
+    assert!(table.open(1, 10));
     send(&mut table, 11, at(1, 1, 1), "answer");
     let bytes = table.encode();
     for len in 1..bytes.len() {

@@ -21,7 +21,7 @@ use crate::sim::workload::Workload;
 use crate::state_machine::StateMachine;
 use crate::types::{EntryKind, LogIndex, Micros, NodeId};
 
-/// More than there may be sessions, so that some are pushed out.
+/// More than there may be sessions, so that some are refused.
 const CLIENTS: usize = 4;
 /// One more than the window takes.
 const OPEN_EACH: usize = 9;

@@ -6,12 +6,12 @@ use std::iter;
 use super::groups::Raised;
 use super::store::Store;
 use super::{Answer, Applied, Rejection, applied, limits, unchanged, within};
+use crate::state_machine::RouterCommand;
 use crate::state_machine::command::{EventTime, SourceWatermark};
 use crate::state_machine::response::Behind;
 use crate::state_machine::state::{
     GlobalWatermark, Offset, ServiceCheckpoint, SourceKey, Watermark,
 };
-use crate::state_machine::{Id, RouterCommand};
 
 impl Store<'_> {
     pub(super) fn apply_source(&mut self, command: RouterCommand) -> Applied {
@@ -126,15 +126,18 @@ impl Store<'_> {
         event_time: Option<EventTime>,
     ) -> Applied {
         self.room_for_watermarks(source, iter::once(&partition))?;
-        let changed = match self.raise_watermark(source, partition, position, event_time) {
+        let (raised, mark) = self.raise_watermark(source, partition, position, event_time);
+        let changed = match raised {
             Raised::Changed => true,
             Raised::Same => false,
             Raised::Behind(current) => return Err(Rejection::Behind { current }),
         };
-        let own = self.state.watermark(source, partition);
-        let (Some(own), Some(global)) = (own, self.state.global_watermark(source)) else {
-            return unchanged(Answer::None);
+        let own = mark.of(partition);
+        let global = match self.state.indexes.slowest(source) {
+            Some(slowest) if slowest != partition => self.state.watermark(source, slowest),
+            _ => None,
         };
+        let global = global.unwrap_or(own);
         let answer = Answer::Watermark { own, global };
         if changed {
             applied(answer)
@@ -143,33 +146,33 @@ impl Store<'_> {
         }
     }
 
-    /// Raises position and event time, each by itself, unless the position is lower.
+    /// Raises position and event time, each by itself, unless the position is lower. What is in force then.
     fn raise_watermark(
         &mut self,
         source: &str,
         partition: u32,
         position: u64,
         event_time: Option<EventTime>,
-    ) -> Raised {
+    ) -> (Raised, Watermark) {
         let revision = self.state.clock.index;
         let watermarks = &mut self.state.checkpoints.watermarks;
         let key = SourceKey(source, partition);
-        let Some(entry) = watermarks.get_mut(&key) else {
+        let Some((stored, entry)) = watermarks.get_key_value_mut(&key) else {
             let new = Watermark {
                 position,
                 event_time,
                 revision,
             };
             self.new_watermark(source, partition, new);
-            return Raised::Changed;
+            return (Raised::Changed, new);
         };
         let old = *entry;
         if position < old.position {
-            return Raised::Behind(old.position);
+            return (Raised::Behind(old.position), old);
         }
         let event_time = event_time.max(old.event_time);
         if (position, event_time) == (old.position, old.event_time) {
-            return Raised::Same;
+            return (Raised::Same, old);
         }
         let new = Watermark {
             position,
@@ -177,10 +180,9 @@ impl Store<'_> {
             revision,
         };
         *entry = new;
-        let stored = watermarks.get_key_value(&key);
-        let id = stored.map_or_else(|| Id::from(source), |(key, _)| key.source_id.clone());
+        let id = stored.source_id.clone();
         self.exchange_watermark(&id, partition, &old, &new);
-        Raised::Changed
+        (Raised::Changed, new)
     }
 
     fn report_source(
@@ -207,7 +209,8 @@ impl Store<'_> {
             note(raised, partition, false);
         }
         for (&partition, mark) in watermarks {
-            let raised = self.raise_watermark(source, partition, mark.position, mark.event_time);
+            let (position, event_time) = (mark.position, mark.event_time);
+            let (raised, _) = self.raise_watermark(source, partition, position, event_time);
             note(raised, partition, true);
         }
         let answer = Answer::SourceReported {

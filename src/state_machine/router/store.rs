@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::tell::Tell;
 use crate::proto;
-use crate::state_machine::command::EventTime;
 use crate::state_machine::digest::{Canon, Section};
 use crate::state_machine::ordered::OrderedMap;
 use crate::state_machine::state::{
@@ -517,7 +516,7 @@ impl Store<'_> {
         self.tell.watermark(source, partition, &value);
         let new = self.canon.watermark(source, partition, &value);
         let indexes = &mut self.state.indexes;
-        indexes.slowest_add(&source_id, value.event_time, partition);
+        indexes.gets_on(&source_id, partition, None, value.event_time);
         let key = SourcePartition {
             source_id,
             partition,
@@ -538,10 +537,10 @@ impl Store<'_> {
         let gone = self.canon.watermark(source, partition, old);
         let added = self.canon.watermark(source, partition, new);
         self.exchange(gone, added);
-        let (from, to): (Option<EventTime>, _) = (old.event_time, new.event_time);
+        let (from, to) = (old.event_time, new.event_time);
         if from != to {
-            self.state.indexes.slowest_take(source, from, partition);
-            self.state.indexes.slowest_add(source, to, partition);
+            let indexes = &mut self.state.indexes;
+            indexes.gets_on(source, partition, Some(from), to);
         }
     }
 }

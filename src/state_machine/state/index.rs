@@ -3,7 +3,7 @@
 
 use std::ops::Bound;
 
-use super::keys::{FirstOf, PairKey};
+use super::keys::PairKey;
 use super::{RouterState, ServiceState, SidecarState};
 use crate::state_machine::command::{EventTime, StageTarget};
 use crate::state_machine::ordered::{Id, OrderedMap};
@@ -58,8 +58,9 @@ impl Pairs {
     }
 }
 
-/// A source's partitions, the slowest first.
-type Slowest = OrderedMap<(Id, Option<EventTime>, u32), ()>;
+/// The partitions of each source, the slowest first. By source, so that a partition that gets on moves
+/// among those of its source: keys of numbers, few and near.
+type Slowest = OrderedMap<Id, OrderedMap<(Option<EventTime>, u32), ()>>;
 
 /// All secondary indexes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -115,18 +116,29 @@ impl Indexes {
         }
     }
 
-    pub(crate) fn slowest_add(&mut self, source: &Id, time: Option<EventTime>, partition: u32) {
-        self.slowest.insert((source.clone(), time, partition), ());
-    }
-
-    pub(crate) fn slowest_take(&mut self, source: &Id, time: Option<EventTime>, partition: u32) {
-        self.slowest.remove(&(source.clone(), time, partition));
+    /// A partition of `source` is at an event time, and was at another if it is not new.
+    pub(crate) fn gets_on(
+        &mut self,
+        source: &Id,
+        partition: u32,
+        from: Option<Option<EventTime>>,
+        to: Option<EventTime>,
+    ) {
+        let Some(partitions) = self.slowest.get_mut(&**source) else {
+            let first = OrderedMap::from_iter([((to, partition), ())]);
+            self.slowest.insert(source.clone(), first);
+            return;
+        };
+        if let Some(from) = from {
+            partitions.remove(&(from, partition));
+        }
+        partitions.insert((to, partition), ());
     }
 
     /// The partition of `source` with the least event time, none counting as least.
     pub(crate) fn slowest(&self, source: &str) -> Option<u32> {
-        let ((found, _, partition), ()) = self.slowest.range(FirstOf(source)..).next()?;
-        (**found == *source).then_some(*partition)
+        let (_, partition) = self.slowest.get(source)?.keys().next()?;
+        Some(*partition)
     }
 
     /// All of it, from the records.
@@ -146,7 +158,7 @@ impl Indexes {
             }
         }
         for (key, watermark) in &state.checkpoints.watermarks {
-            indexes.slowest_add(&key.source_id, watermark.event_time, key.partition);
+            indexes.gets_on(&key.source_id, key.partition, None, watermark.event_time);
         }
         indexes
     }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use equivalent::{Comparable, Equivalent};
 
-use crate::state_machine::{EventTime, Id};
+use crate::state_machine::Id;
 
 /// A partition of a source.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,9 +35,6 @@ pub(crate) struct GroupKey<'a>(pub(crate) &'a str, pub(crate) &'a str, pub(crate
 
 /// Two ids, borrowed.
 pub(crate) struct PairKey<'a>(pub(crate) &'a str, pub(crate) &'a str);
-
-/// Before everything that a source has in the order of slowness.
-pub(super) struct FirstOf<'a>(pub(super) &'a str);
 
 macro_rules! comparable {
     ($borrowed:ident, $owned:ty, |$one:ident, $other:ident| $compare:expr) => {
@@ -72,8 +69,3 @@ comparable!(PairKey, (Id, Id), |one, other| {
     let first = one.0.cmp(&other.0);
     first.then_with(|| one.1.cmp(&other.1))
 });
-
-comparable!(FirstOf, (Id, Option<EventTime>, u32), |one, other| one
-    .0
-    .cmp(&other.0)
-    .then(Ordering::Less));

@@ -61,6 +61,8 @@ pub(crate) struct Raft {
     pub(crate) election_timeout_min_ms: u64,
     pub(crate) election_timeout_max_ms: u64,
     pub(crate) heartbeat_interval_ms: u64,
+    /// How much faster one clock may run than another, if reads may rest on leases.
+    pub(crate) lease_drift_ppm: Option<u32>,
 }
 
 impl Default for Raft {
@@ -70,6 +72,7 @@ impl Default for Raft {
             election_timeout_min_ms: config.election_timeout_min_ms,
             election_timeout_max_ms: config.election_timeout_max_ms,
             heartbeat_interval_ms: config.heartbeat_interval_ms,
+            lease_drift_ppm: None,
         }
     }
 }
@@ -176,6 +179,7 @@ pub(crate) struct Wal {
 pub(crate) struct Snapshots {
     pub(crate) every_entries: u64,
     pub(crate) every_bytes: u64,
+    pub(crate) times_last: u32,
     pub(crate) keep_tail_entries: u64,
     pub(crate) keep_tail_bytes: u64,
     pub(crate) keep_for_peers_entries: u64,
@@ -189,6 +193,7 @@ impl Default for Snapshots {
         Self {
             every_entries: options.every_entries,
             every_bytes: options.every_bytes,
+            times_last: options.times_last,
             keep_tail_entries: options.keep_tail_entries,
             keep_tail_bytes: options.keep_tail_bytes,
             keep_for_peers_entries: options.keep_for_peers_entries,
@@ -203,6 +208,7 @@ impl Snapshots {
         SnapshotOptions {
             every_entries: self.every_entries,
             every_bytes: self.every_bytes,
+            times_last: self.times_last,
             keep_tail_entries: self.keep_tail_entries,
             keep_tail_bytes: self.keep_tail_bytes,
             keep_for_peers_entries: self.keep_for_peers_entries,
