@@ -64,6 +64,10 @@ impl Place {
             let command = RouterCommand::register_service(service, "transform", "10.0.1.5:8081");
             node.propose(command).await.expect("applied");
         }
+        // It is written beside the commands: on a busy machine perhaps after the last of them.
+        while services > 50 && node.status().snapshot.is_none() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         let (_, digest) = node.digest().await;
         node.shutdown().await;
         digest
