@@ -31,12 +31,13 @@ const SHORT: Duration = Duration::from_millis(500);
 /// As large as a command may be, nearly.
 const LARGE: usize = 1 << 20;
 
-/// Whoever leads does not notice for seconds that it is alone.
+/// Whoever leads does not notice for seconds that it is alone, and does nothing by itself for a second and a
+/// half: callers are answered in time all the same.
 async fn patient() -> Three {
     let patient = RaftConfig {
         election_timeout_min_ms: 5_000,
         election_timeout_max_ms: 6_000,
-        heartbeat_interval_ms: 100,
+        heartbeat_interval_ms: 1_500,
         ..RaftConfig::default()
     };
     Three::start_with(patient).await
@@ -319,9 +320,10 @@ async fn h1_a_leader_without_room_refuses_by_every_call_and_says_when_to_try_aga
     let two = [pipeline("b", LARGE), pipeline("c", 1)];
     let outcomes = batch(&channel, LONG, &two).await;
     assert!(is_overload(&outcomes[0]), "{outcomes:?}");
-    // It would fit, and is not to overtake.
+    // It would fit, and is not to overtake; or it came together with the other, and was refused with it.
+    let behind = &outcomes[1];
     assert!(
-        matches!(outcomes[1], Outcome::NotAppended(_)),
+        matches!(behind, Outcome::NotAppended(_)) || is_overload(behind),
         "{outcomes:?}"
     );
     let outcome = item(&channel, LONG, pipeline("d", LARGE)).await;
