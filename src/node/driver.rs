@@ -85,6 +85,8 @@ pub(crate) struct Driver<S: StateMachine, M: Medium, N: RaftNetwork> {
     deferred: Vec<(WriteId, NodeId, Message)>,
     /// Admitted by a leader and not yet appended, for want of prepared room.
     pending: VecDeque<Submission<S::Response>>,
+    /// As that of the waiters: no deadline of the pending is before.
+    pending_due: Micros,
     /// Of other nodes whose proposals come in here.
     lines: Lines,
     entries: Vec<NewEntry>,
@@ -186,6 +188,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             scratch: Vec::new(),
             deferred: Vec::new(),
             pending: VecDeque::new(),
+            pending_due: Micros::MAX,
             lines: Lines::default(),
             entries: Vec::new(),
             reads,
@@ -220,14 +223,11 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
     /// Handles everything that came in, and time. Returns when to call again at the latest.
     pub(crate) fn burst(&mut self, now: Now, lanes: &mut Lanes<S::Response>) -> Micros {
         // Timers first: a process that slept must notice before it answers anything (hazard A10).
-        let ticked = now.mono >= self.core.deadline();
-        if ticked {
+        if now.mono >= self.core.deadline() {
             self.step(now, Input::Tick, Cause::Other);
         }
-        if ticked || !self.ticks_often() {
-            self.shared.waiters.expire(now.mono);
-            self.expire_pending(now.mono);
-        }
+        self.shared.waiters.expire(now.mono);
+        self.expire_pending(now.mono);
         lanes
             .requests
             .drain(..)
@@ -269,20 +269,14 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         self.next_call(now.mono)
     }
 
-    /// A leader does, with every heartbeat. A failed core has no timer, and a follower's is put off
-    /// by every heartbeat.
-    fn ticks_often(&self) -> bool {
-        self.failure.is_none() && self.core.is_leader()
-    }
-
-    /// Whoever waits for what is still being applied has a deadline (hazard F5).
+    /// Also when a deadline of somebody who waits is over (hazard F5): the answer is to be there before the
+    /// caller stops waiting for it, and a heartbeat may be seconds away.
     fn next_call(&self, now: Micros) -> Micros {
         let deadline = self.core.deadline().min(self.reads.deadline());
         let deadline = deadline.min(self.snapshots.deadline());
-        if self.ticks_often() || self.shared.waiters.is_empty() {
-            return deadline;
-        }
-        deadline.min(now + STATUS_INTERVAL)
+        let deadline = deadline.min(self.shared.waiters.deadline());
+        // Never in the past: whose time was over already is answered with the next burst.
+        deadline.min(self.pending_due).max(now)
     }
 
     /// What an observer of a simulation compares with what is on the disks.

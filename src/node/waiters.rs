@@ -2,6 +2,7 @@
 //! "unknown" when leadership or time runs out after the append, or with why nothing was appended.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -165,17 +166,29 @@ pub(crate) struct Slot<R> {
 
 /// The waiters of appended proposals in the order of the log; shared by the driver, which adds and
 /// expires, and the applier, which answers.
-pub(crate) struct Waiters<R>(Mutex<VecDeque<Slot<R>>>);
+pub(crate) struct Waiters<R> {
+    slots: Mutex<VecDeque<Slot<R>>>,
+    /// Nobody's time is over before: that of the first who is, or was, there. Changed with the lock held.
+    due: AtomicU64,
+}
 
 impl<R> Default for Waiters<R> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self {
+            slots: Mutex::default(),
+            due: AtomicU64::new(Micros::MAX),
+        }
     }
 }
 
 impl<R> Waiters<R> {
     fn slots(&self) -> MutexGuard<'_, VecDeque<Slot<R>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When somebody's time may be over.
+    pub(crate) fn deadline(&self) -> Micros {
+        self.due.load(Ordering::Relaxed)
     }
 
     /// Adds the waiters of consecutive entries from `first` on.
@@ -185,12 +198,17 @@ impl<R> Waiters<R> {
         term: Term,
         waiters: impl Iterator<Item = Waiter<R>>,
     ) {
-        let slots = (first..).zip(waiters);
-        self.slots().extend(slots.map(|(index, waiter)| Slot {
-            index,
-            term,
-            waiter: Some(waiter),
+        let mut slots = self.slots();
+        let mut due = self.deadline();
+        slots.extend((first..).zip(waiters).map(|(index, waiter)| {
+            due = due.min(waiter.deadline);
+            Slot {
+                index,
+                term,
+                waiter: Some(waiter),
+            }
         }));
+        self.due.store(due, Ordering::Relaxed);
     }
 
     /// Whether nobody waits.
@@ -242,20 +260,25 @@ impl<R> Waiters<R> {
         abandoned.into_iter().for_each(Slot::give_up);
     }
 
-    /// Answers "unknown" to those whose time is over. When the next may be, is for the caller's
-    /// timer to know: it calls this at every tick.
+    /// Answers "unknown" to those whose time is over. When the next may be, [`deadline`](Self::deadline)
+    /// says: the caller's timer goes by it.
     pub(crate) fn expire(&self, now: Micros) {
+        if now < self.deadline() {
+            return;
+        }
         let mut slots = self.slots();
+        let mut due = Micros::MAX;
         for slot in slots.iter_mut() {
-            let over = slot
-                .waiter
-                .as_ref()
-                .is_some_and(|waiter| waiter.deadline <= now);
-            if over {
-                let waiter = slot.waiter.take();
-                Slot { waiter, ..*slot }.give_up();
+            match slot.waiter.as_ref().map(|waiter| waiter.deadline) {
+                Some(deadline) if deadline > now => due = due.min(deadline),
+                Some(_) => {
+                    let waiter = slot.waiter.take();
+                    Slot { waiter, ..*slot }.give_up();
+                }
+                None => {}
             }
         }
+        self.due.store(due, Ordering::Relaxed);
     }
 }
 
@@ -324,5 +347,23 @@ mod tests {
         assert!(receivers[2].try_recv().is_err(), "still waiting");
         waiters.expire(1000);
         assert_eq!(receivers[2].try_recv(), unknown(12));
+    }
+
+    #[test]
+    fn f5_it_is_known_when_the_first_waiters_time_is_over() {
+        assert_eq!(Waiters::<u8>::default().deadline(), Micros::MAX);
+        let (waiters, mut receivers) = waiters(&[50, 20, 90]);
+        assert_eq!(waiters.deadline(), 20);
+        waiters.expire(19);
+        assert!(receivers[1].try_recv().is_err(), "still waiting");
+        waiters.expire(20);
+        assert!(receivers[1].try_recv().is_ok());
+        assert_eq!(waiters.deadline(), 50);
+        // Who was answered meanwhile counts until it is looked again.
+        waiters.take_through(10, &mut VecDeque::new());
+        waiters.expire(50);
+        assert_eq!(waiters.deadline(), 90);
+        waiters.expire(90);
+        assert_eq!(waiters.deadline(), Micros::MAX);
     }
 }

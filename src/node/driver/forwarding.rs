@@ -93,7 +93,7 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
             return reply.answer(Ok(ForwardOutcome::Invalid { field, why }));
         }
         let patience = Micros::try_from(patience.as_micros()).unwrap_or(Micros::MAX);
-        self.pending.push_back(Submission {
+        self.wait_for_room(Submission {
             kind,
             payload,
             waiter: Waiter {

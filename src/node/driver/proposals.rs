@@ -27,12 +27,12 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         }
         if self.core.is_handing_over() {
             // What is appended now would only hold the successor up.
-            return self.pending.extend(proposals.drain(..));
+            return self.keep_waiting(proposals);
         }
         if self.pending.is_empty() && self.all_fit(proposals) {
             return self.append(now, proposals);
         }
-        self.pending.extend(proposals.drain(..));
+        self.keep_waiting(proposals);
         let count = self.fitting();
         proposals.extend(self.pending.drain(..count));
         self.append(now, proposals);
@@ -69,11 +69,26 @@ impl<S: StateMachine, M: Medium, N: RaftNetwork> Driver<S, M, N> {
         fits.count()
     }
 
+    fn keep_waiting(&mut self, proposals: &mut Vec<Submission<S::Response>>) {
+        for submission in proposals.drain(..) {
+            self.wait_for_room(submission);
+        }
+    }
+
+    pub(super) fn wait_for_room(&mut self, submission: Submission<S::Response>) {
+        self.pending_due = self.pending_due.min(submission.waiter.deadline);
+        self.pending.push_back(submission);
+    }
+
     /// What found no room until its deadline never will enter the log.
     pub(super) fn expire_pending(&mut self, now: Micros) {
+        if now < self.pending_due {
+            return;
+        }
+        self.pending_due = Micros::MAX;
         for submission in std::mem::take(&mut self.pending) {
             if submission.waiter.deadline > now {
-                self.pending.push_back(submission);
+                self.wait_for_room(submission);
             } else {
                 submission.waiter.answer(Err(ProposeError::Deadline));
             }

@@ -1,5 +1,7 @@
 //! Nothing leaves before the sync that it waits for: the disks of this bed sync when told to.
 
+use tokio::sync::oneshot;
+
 use super::bed::{Answer, Bed};
 use crate::config::limits;
 use crate::core::{AppendStatus, Heartbeat, Message};
@@ -288,6 +290,37 @@ fn f5_what_finds_no_room_in_time_is_answered_and_certainly_not_applied() {
         applied,
         "nothing else was applied"
     );
+}
+
+#[test]
+fn f5_whose_time_is_over_is_answered_then_and_not_with_the_next_heartbeat() {
+    let mut bed = Bed::new(3, SyncPolicy::Sync);
+    assert!(bed.run(5 * SECOND, |bed| bed.leader().is_some()));
+    bed.run(SECOND, |_| false);
+    let leader = bed.leader().expect("a leader");
+    // Some find no room in the log; those that did are not committed.
+    bed.node_mut(leader).room_stalls = true;
+    for node in 1..=3 {
+        bed.node_mut(node).disk_stalls = true;
+    }
+    let large = "x".repeat(1 << 20);
+    let (mut appended, mut waited) = (0, 0);
+    for nth in 0..24 {
+        let (reply, mut answer) = oneshot::channel();
+        // Heartbeats are 50 ms apart.
+        let patience = 1_000 + 700 * nth;
+        bed.propose_with(leader, &large, reply.into(), patience);
+        bed.run(patience - 500, |_| false);
+        assert!(answer.try_recv().is_err(), "{nth}: its time is not over");
+        bed.run(1_000, |_| false);
+        let outcome = answer.try_recv().expect("its time is over");
+        match outcome {
+            Err(ProposeError::Unknown { .. }) => appended += 1,
+            Err(ProposeError::Deadline) => waited += 1,
+            other => panic!("{nth}: {other:?}"),
+        }
+    }
+    assert!(appended > 0 && waited > 0, "{appended} and {waited}");
 }
 
 #[test]
