@@ -201,6 +201,15 @@ fn a_pod_needs_no_argument_and_says_which_variable_is_missing() {
     }
 }
 
+/// Its default command is the one that is tried above: who gives no arguments needs no file.
+#[test]
+fn the_image_asks_for_no_file_of_settings() {
+    let image = file("Dockerfile");
+    let mut lines = image.lines();
+    let command = lines.find(|line| line.starts_with("CMD "));
+    assert_eq!(command, Some("CMD [\"serve\"]"));
+}
+
 #[test]
 fn the_image_is_built_with_the_oldest_compiler_that_will_do() {
     let manifest = include_str!("../Cargo.toml");

@@ -386,7 +386,7 @@ Paths in the file are relative to the file. All keys: docs/configuration.md"
 )]
 pub(crate) struct ServeArgs {
     /// The settings
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "CONVEYOR_RAFT_CONFIG")]
     pub(crate) config: Option<PathBuf>,
 
     /// [node] id
