@@ -4,12 +4,14 @@
 mod grpc_common;
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use conveyor_raft::backup::{BackupLimits, verify};
+use conveyor_raft::grpc::detail;
 use conveyor_raft::proto::backup_client::BackupClient;
 use conveyor_raft::proto::{
     CreateSnapshotRequest, DeleteSnapshotRequest, GetStateMetadataRequest, ListSnapshotsRequest,
-    SnapshotChunk, StreamSnapshotRequest,
+    Overloaded, SnapshotChunk, StreamSnapshotRequest,
 };
 use conveyor_raft::quic::ClientRole;
 use conveyor_raft::{RouterCommand, RouterStateMachine, StateMachine};
@@ -236,5 +238,53 @@ async fn a_damaged_backup_is_named_and_never_sent() {
         .expect("list")
         .into_inner();
     assert_eq!((list.snapshots.len(), list.damaged.len()), (0, 1));
+    one.stop().await;
+}
+
+/// Each that is being sent holds a file open and chunks in memory: the ninth waits until one is through, and
+/// is told so.
+#[tokio::test]
+async fn h1_nine_downloads_at_a_time_are_one_too_many() {
+    let one = One::start().await;
+    let mut router = one.router(ClientRole::Writer).await;
+    // More than a connection takes ahead of who does not read.
+    for n in 0..24 {
+        let command = RouterCommand::CreatePipeline {
+            pipeline_id: format!("p-{n}"),
+            name: String::new(),
+            config: vec![n; 1 << 20],
+        };
+        propose(&mut router, command).await.expect("applied");
+    }
+    let mut caller = client(&one).await;
+    let made = caller.create_snapshot(create("large")).await.expect("made");
+    assert!(made.into_inner().size_bytes > 24 << 20);
+    let mut held = Vec::new();
+    for _ in 0..8 {
+        // One connection each, none of which is read from.
+        let mut caller = client(&one).await;
+        let stream = caller.stream_snapshot(fetch("large", 0)).await;
+        held.push((caller, stream.expect("sent").into_inner()));
+    }
+    let ninth = caller.stream_snapshot(fetch("large", 0)).await;
+    let status = ninth.expect_err("too many");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let overloaded: Overloaded = detail(&status).expect("detail");
+    assert!(overloaded.retry_after_ms > 0, "{overloaded:?}");
+    // One that is read to its end, or let go of, gives its place back.
+    drop(held.pop());
+    let until = Instant::now() + Duration::from_secs(10);
+    let mut stream = loop {
+        match caller.stream_snapshot(fetch("large", 0)).await {
+            Ok(stream) => break stream.into_inner(),
+            Err(_) => assert!(Instant::now() < until, "no place"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let mut bytes = 0;
+    while let Some(chunk) = stream.message().await.expect("chunk") {
+        bytes += chunk.data.len();
+    }
+    assert!(bytes > 24 << 20);
     one.stop().await;
 }
