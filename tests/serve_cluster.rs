@@ -103,7 +103,7 @@ fn assert_top_shows_all(site: &Site, all: &str, leader: u64, index: u64) {
     let nowhere = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let nowhere = format!("https://{}", nowhere.local_addr().expect("its address"));
     let output = top(&format!("{all},{nowhere}"), &["--json", "--timeout", "2"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     let said = serve_common::stderr(&output);
     assert!(
         said.contains(&format!("no answer from {nowhere}")),

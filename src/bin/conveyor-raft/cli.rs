@@ -465,8 +465,8 @@ pub(crate) struct ClientArgs {
 /// Commands are JSON objects, given as arguments or, one a line, in a file. They are proposed in
 /// their order, in a session; the leader is found by itself, and a command whose outcome got lost is
 /// sent again until that is known, and applied once. The outcome of each is printed. A command that the
-/// state machine rejects had no effect. The exit code is 1 if a line is no command, or a command was
-/// not applied or its outcome is unknown when the time is over.
+/// state machine rejects had no effect. The exit code is 1 if a line is no command, 3 if
+/// nobody took one in time, and 5 if the outcome of one is unknown when the time is over.
 #[derive(Debug, Args)]
 #[command(
     verbatim_doc_comment,

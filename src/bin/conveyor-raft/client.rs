@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use conveyor_raft::client::{ClientError, ClientOptions};
-use conveyor_raft::grpc::{EdgeFiles, EdgeIdentity, connect, detail};
+use conveyor_raft::grpc::{ConnectError, EdgeFiles, EdgeIdentity, connect, detail};
 use conveyor_raft::proto::{Certainty, NotAppended, NotLeader, OutcomeUnknown};
 use serde::{Deserialize, Serialize};
 use tonic::transport::Channel;
@@ -72,7 +72,17 @@ impl Client {
 
     pub(crate) async fn channel(&self, endpoint: &str) -> Result<Channel, Failure> {
         let channel = connect(endpoint, self.identity.as_ref()).await;
-        channel.map_err(|error| Failure::from(error).with(Exit::Unavailable))
+        channel.map_err(|error| {
+            let exit = match &error {
+                // Where TLS says no, asking again is of no use; of that there is only the text.
+                ConnectError::Unreachable { why, .. } if why.contains("certificate") => {
+                    Exit::Denied
+                }
+                ConnectError::Unreachable { .. } => Exit::Unavailable,
+                _ => Exit::Failed,
+            };
+            Failure::from(error).with(exit)
+        })
     }
 
     /// The first endpoint that answers.

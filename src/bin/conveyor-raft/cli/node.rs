@@ -8,8 +8,9 @@ use super::{ClientArgs, ServeArgs};
 
 /// Ask whether a node is ready, or live, for probes.
 ///
-/// Ready: a leader is known, and what is committed gets applied. Live: the node answers and its replica
-/// has not failed; never a matter of the other nodes. The exit code is 1 if it is not. A reader's
+/// Ready: a leader is known, what is committed gets applied, and neither a full disk nor an expired
+/// certificate keeps the node from its work. Live: the node answers and its replica
+/// has not failed; never a matter of the other nodes. The exit code is 3 if it is not. A reader's
 /// certificate will do.
 #[derive(Debug, Args)]
 #[command(

@@ -9,7 +9,7 @@ use super::ClientArgs;
 /// One line for each endpoint, again and again until Ctrl-C: role, term, how far its log and its state
 /// are, how far behind the leader both are, how many entries it applies a second, and how long ago
 /// the leader heard it. On a terminal each look takes the place of the one before; elsewhere they
-/// come one after the other, with --json one array a line. With --once the exit code is 1 if a
+/// come one after the other, with --json one array a line. With --once the exit code is 3 if a
 /// node did not answer.
 #[derive(Debug, Args)]
 #[command(
