@@ -14,9 +14,9 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use caller::Caller;
+use caller::{Caller, operator};
 use conveyor_raft::client::{Client, ClientOptions, Session};
-use conveyor_raft::grpc::{EdgeFiles, EdgeIdentity, connect};
+use conveyor_raft::grpc::connect;
 use conveyor_raft::proto::TransferLeadershipRequest;
 use conveyor_raft::proto::cluster_client::ClusterClient;
 use serve_common::{PATIENCE, Running, Site};
@@ -36,20 +36,9 @@ const PARTS: [&str; 10] = [
     "/checkpoints/",
 ];
 
-fn identity(site: &Site) -> EdgeIdentity {
-    let certs = site.path("certs");
-    let files = EdgeFiles {
-        ca: certs.join("client-ca.pem"),
-        cert: certs.join("clients/operator.pem"),
-        key: certs.join("clients/operator.key"),
-        crl: Some(certs.join("client-ca.crl")),
-    };
-    EdgeIdentity::load(&files).expect("operator")
-}
-
 fn client(site: &Site, nodes: impl IntoIterator<Item = u64>) -> Client {
     let endpoints = nodes.into_iter().map(|node| site.endpoint(node));
-    let mut options = ClientOptions::new(endpoints, Some(identity(site)));
+    let mut options = ClientOptions::new(endpoints, Some(operator(site)));
     options.deadline = PATIENCE;
     Client::new(options).expect("a client")
 }
@@ -123,7 +112,7 @@ async fn a_watcher_of_each_part_sees_every_change_once_over_lost_leaders_snapsho
     // Leadership moves.
     caller.reachable().await;
     let leader = caller.leader().await;
-    let channel = connect(&site.endpoint(leader), Some(&identity(&site))).await;
+    let channel = connect(&site.endpoint(leader), Some(&operator(&site))).await;
     let mut cluster = ClusterClient::new(channel.expect("reachable"));
     let moved = cluster
         .transfer_leadership(TransferLeadershipRequest::default())
